@@ -1,0 +1,244 @@
+"""The configuration keys that the project adds to detectron2's, and the check of their mixture."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode as CN
+
+QUERY_SELECTIONS = ("learned", "two_stage", "mixed")
+REFERENCES = ("point", "box")
+DENOISING_TYPES = ("none", "plain", "contrastive")
+ATTENTIONS = ("deformable",)
+POSITION_FRAMES = ("padded", "image")
+PROPOSAL_BOXES = ("selected", "all")
+AMP_DTYPES = ("float16", "bfloat16")
+RESIZE_ROUNDINGS = ("nearest", "down")
+
+
+def add_lite_focus_detr_config(cfg: CN) -> None:
+    """Add the project's keys with their defaults to a detectron2 configuration, in place.
+
+    The defaults describe the one-stage Deformable DETR of the original release; the files under
+    ``configs/_base_/family`` turn them into the other families.
+    """
+    _add_detr(cfg)
+    _add_backbones(cfg)
+    _add_training(cfg)
+    _add_data(cfg)
+
+
+def _add_detr(cfg: CN) -> None:
+    cfg.MODEL.DETR = detr = CN()
+    # Rows of the class heads. Must equal the number of categories of the training set;
+    # 91 keeps the COCO-id rows of the original repositories.
+    detr.NUM_CLASSES = 80
+    # Backbone outputs that become feature levels, fine to coarse.
+    detr.IN_FEATURES = ["res3", "res4", "res5"]
+    # Levels of the encoder; those beyond IN_FEATURES are 3x3 stride-2 convolutions of the last.
+    detr.NUM_LEVELS = 4
+    detr.EMBED_DIM = 256
+    detr.NUM_HEADS = 8
+    # Groups of the GroupNorm after each projection of the neck.
+    detr.NORM_GROUPS = 32
+    # Object queries of the decoder (two-stage and mixed: the top-scored encoder tokens).
+    detr.NUM_QUERIES = 300
+    # learned: embeddings; two_stage: content and position from the best proposals (Deformable
+    # DETR); mixed: position from the proposals, content learned (DINO).
+    detr.QUERY_SELECTION = "learned"
+    # Learned queries only. point: a linear layer of the query position gives (x, y), and the
+    # position embedding is fixed; box: learned anchors (x, y, w, h) give both (DAB, DN).
+    detr.REFERENCE = "point"
+    # Each decoder layer refines the reference boxes of the next.
+    detr.BOX_REFINE = False
+    # The box loss of a layer also reaches the layer before (DINO, section 3.5).
+    detr.LOOK_FORWARD_TWICE = False
+    # One class head and one box head for all decoder layers.
+    detr.SHARE_HEADS = True
+    # The class rows are COCO category ids (91, the original repositories): detections are mapped
+    # to the 80 contiguous classes of detectron2's COCO data sets, and ground truth back.
+    detr.COCO_ID_ROWS = False
+    # Clamp of the inverse sigmoid: 1e-5 in the original Deformable DETR, 1e-3 in DINO and detrex.
+    detr.INVERSE_SIGMOID_EPS = 1e-5
+    # Two-stage proposals score objectness only: row 0 of the class head, trained on all tokens
+    # with one class (Deformable DETR). False: all classes, trained on the selected (DINO).
+    detr.CLASS_AGNOSTIC_PROPOSALS = False
+    # Tokens whose boxes the proposal head computes: all, as DINO does, or only the selected, which
+    # gives the same detections for 1 % less. Class-agnostic proposals train on all.
+    detr.PROPOSAL_BOXES = "selected"
+    # Recompute encoder and decoder layers in the backward pass instead of keeping activations.
+    detr.GRADIENT_CHECKPOINTING = False
+
+    # Sine position of the tokens. DINO: (20, 0); Deformable DETR and detrex: (10000, -0.5).
+    detr.POSITION = CN({"TEMPERATURE": 10000.0, "OFFSET": -0.5})
+
+    detr.ENCODER = encoder = CN()
+    encoder.NUM_LAYERS = 6
+    encoder.FFN_DIM = 1024
+    encoder.NUM_POINTS = 4
+    encoder.DROPOUT = 0.1
+    encoder.ATTENTION = "deformable"
+
+    detr.DECODER = decoder = CN()
+    decoder.NUM_LAYERS = 6
+    decoder.FFN_DIM = 1024
+    decoder.NUM_POINTS = 4
+    decoder.DROPOUT = 0.1
+    decoder.ATTENTION = "deformable"
+    # LayerNorm on every layer's output before the heads; refinement uses the un-normed one (DINO).
+    decoder.FINAL_NORM = False
+    # Scale the position part of the query by an MLP of its content from layer 2 on (DAB, DN).
+    decoder.POSITION_SCALE = False
+    # Queries whose position is their box embed it relative to the padded batch, as all published
+    # code does in training and evaluation, or to the image: then no result depends on the batch.
+    decoder.POSITION_FRAME = "padded"
+
+    detr.DENOISING = denoising = CN()
+    # none | plain (DN-DETR) | contrastive (DINO).
+    denoising.TYPE = "none"
+    # plain: number of groups. contrastive: boxes to denoise, NUM // max boxes per image groups.
+    denoising.NUM = 5
+    # Probability that a label is replaced by a random one.
+    denoising.LABEL_NOISE = 0.2
+    # Amplitude of the corner or centre shift, in half box sizes.
+    denoising.BOX_NOISE = 0.4
+    # Upper bound of denoising queries per image; boxes beyond it are not denoised.
+    denoising.MAX_QUERIES = 400
+
+    detr.LOSS = CN({"CLASS_WEIGHT": 2.0, "BOX_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0})
+    detr.MATCHER = CN({"CLASS_COST": 2.0, "BOX_COST": 5.0, "GIOU_COST": 2.0})
+
+
+def _add_backbones(cfg: CN) -> None:
+    # detectron2's SwinTransformer (MODEL.BACKBONE.NAME build_swin_backbone).
+    cfg.MODEL.SWIN = swin = CN()
+    swin.EMBED_DIM = 96
+    swin.DEPTHS = [2, 2, 6, 2]
+    swin.NUM_HEADS = [3, 6, 12, 24]
+    swin.WINDOW_SIZE = 7
+    swin.DROP_PATH_RATE = 0.1
+    swin.PRETRAIN_IMAGE_SIZE = 224
+    # Stages before this one are frozen, as in detectron2; -1 trains everything.
+    swin.FREEZE_AT = -1
+    # Recompute the blocks in the backward pass instead of keeping activations.
+    swin.GRADIENT_CHECKPOINTING = False
+
+    # Any timm model with features_only (MODEL.BACKBONE.NAME build_timm_backbone).
+    cfg.MODEL.TIMM = CN({"NAME": "resnet18", "PRETRAINED": False})
+
+
+def _add_training(cfg: CN) -> None:
+    solver = cfg.SOLVER
+    solver.OPTIMIZER = "AdamW"
+    # Learning rate of the backbone relative to BASE_LR.
+    solver.BACKBONE_MULTIPLIER = 0.1
+    # ... and of the layers named sampling_offsets and reference_points.
+    solver.SAMPLING_MULTIPLIER = 1.0
+    # > 0: length of the training in passes over the data; MAX_ITER and STEPS are then derived
+    # from it, STEP_EPOCHS, the size of the data set and the batch.
+    solver.EPOCHS = 0
+    solver.STEP_EPOCHS = []
+    # Batches of IMS_PER_BATCH images whose gradients are summed before an optimiser step.
+    solver.ACCUMULATION_STEPS = 1
+    # With SOLVER.AMP.ENABLED: float16 (loss scaling) or bfloat16; the CPU takes bfloat16.
+    solver.AMP.DTYPE = "float16"
+    # Exponential moving average of the weights; evaluation uses it, checkpoints contain it.
+    cfg.MODEL.EMA = CN({"ENABLED": False, "DECAY": 0.9997})
+
+
+def _add_data(cfg: CN) -> None:
+    # Data sets of one's own in COCO format, registered by train_net.py: [[name, json, images], ...]
+    cfg.DATASETS.COCO = []
+    # The generated data sets shapes_train and shapes_val: drawn under ROOT when first used.
+    cfg.DATASETS.SHAPES = shapes = CN()
+    shapes.ROOT = "datasets/shapes"
+    shapes.NUM_TRAIN = 1000
+    shapes.NUM_VAL = 100
+    shapes.IMAGE_SIZE = 128
+    shapes.SEED = 0
+    # DETR augmentation: half of the images are resized to one of these short sides, cropped to
+    # INPUT.CROP.SIZE (absolute_range) and then resized as usual; needs INPUT.CROP.ENABLED.
+    cfg.INPUT.CROP.RESIZE = [400, 500, 600]
+    # Rounding of the resized long side: nearest (detectron2) or down (original DETR code).
+    cfg.INPUT.RESIZE_ROUNDING = "nearest"
+
+
+def validate_config(cfg: CN) -> None:
+    """Refuse combinations of keys that cannot be built or trained.
+
+    Raises:
+        ValueError: names the keys, their values and the remedy.
+    """
+    detr = cfg.MODEL.DETR
+    _one_of("MODEL.DETR.QUERY_SELECTION", detr.QUERY_SELECTION, QUERY_SELECTIONS)
+    _one_of("MODEL.DETR.REFERENCE", detr.REFERENCE, REFERENCES)
+    _one_of("MODEL.DETR.DENOISING.TYPE", detr.DENOISING.TYPE, DENOISING_TYPES)
+    _one_of("MODEL.DETR.ENCODER.ATTENTION", detr.ENCODER.ATTENTION, ATTENTIONS)
+    _one_of("MODEL.DETR.DECODER.ATTENTION", detr.DECODER.ATTENTION, ATTENTIONS)
+    _one_of("MODEL.DETR.DECODER.POSITION_FRAME", detr.DECODER.POSITION_FRAME, POSITION_FRAMES)
+    _one_of("MODEL.DETR.PROPOSAL_BOXES", detr.PROPOSAL_BOXES, PROPOSAL_BOXES)
+    _one_of("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, AMP_DTYPES)
+    _one_of("INPUT.RESIZE_ROUNDING", cfg.INPUT.RESIZE_ROUNDING, RESIZE_ROUNDINGS)
+    _validate_sizes(cfg)
+    _validate_family(cfg)
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
+
+
+def _validate_sizes(cfg: CN) -> None:
+    detr = cfg.MODEL.DETR
+    positive = {
+        "MODEL.DETR.NUM_CLASSES": detr.NUM_CLASSES,
+        "MODEL.DETR.NUM_QUERIES": detr.NUM_QUERIES,
+        "MODEL.DETR.ENCODER.NUM_LAYERS": detr.ENCODER.NUM_LAYERS,
+        "MODEL.DETR.DECODER.NUM_LAYERS": detr.DECODER.NUM_LAYERS,
+        "MODEL.DETR.DENOISING.MAX_QUERIES": detr.DENOISING.MAX_QUERIES,
+        "SOLVER.IMS_PER_BATCH": cfg.SOLVER.IMS_PER_BATCH,
+        "SOLVER.ACCUMULATION_STEPS": cfg.SOLVER.ACCUMULATION_STEPS,
+    }
+    for key, value in positive.items():
+        if value < 1:
+            raise ValueError(f"{key} is {value}; it must be at least 1")
+    divisors = {"MODEL.DETR.NUM_HEADS": detr.NUM_HEADS, "MODEL.DETR.NORM_GROUPS": detr.NORM_GROUPS}
+    for key, value in {**divisors, "the sine position's": 4}.items():
+        if detr.EMBED_DIM % value:
+            raise ValueError(
+                f"MODEL.DETR.EMBED_DIM {detr.EMBED_DIM} must be divisible by {key} {value}"
+            )
+    if len(detr.IN_FEATURES) > detr.NUM_LEVELS:
+        raise ValueError(
+            f"MODEL.DETR.NUM_LEVELS {detr.NUM_LEVELS} is less than the "
+            f"{len(detr.IN_FEATURES)} entries of MODEL.DETR.IN_FEATURES"
+        )
+
+
+def _validate_family(cfg: CN) -> None:
+    detr = cfg.MODEL.DETR
+    if detr.LOOK_FORWARD_TWICE and not detr.BOX_REFINE:
+        raise ValueError(
+            "MODEL.DETR.LOOK_FORWARD_TWICE needs MODEL.DETR.BOX_REFINE: without refinement there "
+            "is no earlier layer to look at"
+        )
+    if detr.CLASS_AGNOSTIC_PROPOSALS and detr.QUERY_SELECTION == "learned":
+        raise ValueError(
+            "MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS needs MODEL.DETR.QUERY_SELECTION two_stage or "
+            "mixed: learned queries have no proposals"
+        )
+    if detr.COCO_ID_ROWS and detr.NUM_CLASSES != 91:
+        raise ValueError(
+            f"MODEL.DETR.COCO_ID_ROWS needs MODEL.DETR.NUM_CLASSES 91, not {detr.NUM_CLASSES}"
+        )
+    box_queries = detr.QUERY_SELECTION == "mixed" or (
+        detr.QUERY_SELECTION == "learned" and detr.REFERENCE == "box"
+    )
+    if detr.DENOISING.TYPE != "none" and not box_queries:
+        raise ValueError(
+            f"MODEL.DETR.DENOISING.TYPE {detr.DENOISING.TYPE} needs queries whose position is a "
+            "box: MODEL.DETR.QUERY_SELECTION mixed, or learned with MODEL.DETR.REFERENCE box"
+        )
+    if detr.DECODER.POSITION_SCALE and not box_queries:
+        raise ValueError(
+            "MODEL.DETR.DECODER.POSITION_SCALE needs MODEL.DETR.QUERY_SELECTION mixed, or learned "
+            "with MODEL.DETR.REFERENCE box"
+        )

@@ -1,0 +1,13 @@
+"""Detectors of the DETR family as detectron2 meta-architectures."""
+
+from . import backbone
+from .encoder import ENCODER_REGISTRY
+from .meta_arch import DeformableDETR, DetectionTransformer, DetectorOutputs
+
+__all__ = [
+    "ENCODER_REGISTRY",
+    "DeformableDETR",
+    "DetectionTransformer",
+    "DetectorOutputs",
+    "backbone",
+]

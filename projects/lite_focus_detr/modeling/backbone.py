@@ -1,0 +1,81 @@
+"""Backbones that detectron2 ships without registering them, and all of timm."""
+
+from collections.abc import Sequence
+
+import timm
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone, SwinTransformer
+from timm.layers import Format
+from torch import Tensor
+
+
+@BACKBONE_REGISTRY.register()
+def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SwinTransformer:
+    """detectron2's Swin Transformer with the sizes of ``MODEL.SWIN``; maps ``p0`` … ``p3``."""
+    swin, names = cfg.MODEL.SWIN, cfg.MODEL.DETR.IN_FEATURES
+    return SwinTransformer(
+        pretrain_img_size=swin.PRETRAIN_IMAGE_SIZE,
+        in_chans=input_shape.channels,
+        embed_dim=swin.EMBED_DIM,
+        depths=swin.DEPTHS,
+        num_heads=swin.NUM_HEADS,
+        window_size=swin.WINDOW_SIZE,
+        drop_path_rate=swin.DROP_PATH_RATE,
+        out_indices=_positions(names, ["p0", "p1", "p2", "p3"]),
+        frozen_stages=swin.FREEZE_AT,
+        use_checkpoint=swin.GRADIENT_CHECKPOINTING,
+    )
+
+
+class TimmBackbone(Backbone):
+    """Any timm model that supports ``features_only``; ``res3`` is its map of stride 8."""
+
+    def __init__(
+        self, *, name: str, pretrained: bool, in_channels: int, out_features: Sequence[str]
+    ) -> None:
+        """``pretrained``: download timm's weights; ``out_features``: maps that are needed.
+
+        Raises:
+            ValueError: timm does not know the model or cannot give these maps.
+        """
+        super().__init__()
+        options = {"features_only": True, "in_chans": in_channels}
+        try:
+            strides = timm.create_model(name, **options).feature_info.reduction()
+        except (RuntimeError, AttributeError) as error:
+            raise ValueError(f"MODEL.TIMM.NAME {name!r} gives no feature maps: {error}") from error
+        # Stride 2 ** n is res{n}, as in detectron2's ResNets.
+        indices = _positions(out_features, [f"res{stride.bit_length() - 1}" for stride in strides])
+        self.model = timm.create_model(name, pretrained=pretrained, out_indices=indices, **options)
+        info = self.model.feature_info
+        self.channels_last = getattr(self.model, "output_fmt", Format.NCHW) == Format.NHWC
+        self._out_features = list(out_features)
+        self._out_feature_strides = dict(zip(out_features, info.reduction(), strict=True))
+        self._out_feature_channels = dict(zip(out_features, info.channels(), strict=True))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Maps (B, C, H, W) by name."""
+        maps = self.model(x)
+        if self.channels_last:
+            maps = [level.permute(0, 3, 1, 2) for level in maps]
+        return dict(zip(self._out_features, maps, strict=True))
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
+    """The model ``MODEL.TIMM.NAME`` of timm with the maps ``MODEL.DETR.IN_FEATURES``."""
+    return TimmBackbone(
+        name=cfg.MODEL.TIMM.NAME,
+        pretrained=cfg.MODEL.TIMM.PRETRAINED,
+        in_channels=input_shape.channels,
+        out_features=cfg.MODEL.DETR.IN_FEATURES,
+    )
+
+
+def _positions(names: Sequence[str], known: list[str]) -> list[int]:
+    if not set(names) <= set(known):
+        raise ValueError(
+            f"MODEL.DETR.IN_FEATURES is {list(names)}; this backbone has {', '.join(known)}"
+        )
+    return [known.index(name) for name in names]

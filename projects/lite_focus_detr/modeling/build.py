@@ -1,0 +1,131 @@
+"""Parts of the detector from ``cfg.MODEL.DETR``: the families are data."""
+
+from typing import Any
+
+from detectron2.config import CfgNode
+from torch import nn
+
+from .attention import build_attention
+from .criterion import Criterion
+from .decoder import Decoder, DecoderLayer
+from .denoising import Denoising
+from .heads import DetectionHeads, ProposalHead
+from .matcher import HungarianMatcher
+from .queries import LearnedBoxQueries, LearnedPointQueries, MixedQueries, TwoStageQueries
+from .tokens import TokenBuilder
+
+
+def build_tokens(cfg: CfgNode, in_channels: list[int]) -> TokenBuilder:
+    """The neck for backbone maps of ``in_channels``, fine to coarse."""
+    detr = cfg.MODEL.DETR
+    return TokenBuilder(
+        in_channels=in_channels,
+        num_levels=detr.NUM_LEVELS,
+        embed_dim=detr.EMBED_DIM,
+        norm_groups=detr.NORM_GROUPS,
+        temperature=detr.POSITION.TEMPERATURE,
+        offset=detr.POSITION.OFFSET,
+    )
+
+
+def build_queries(cfg: CfgNode) -> nn.Module:
+    """Query selection by ``QUERY_SELECTION`` and, if learned, ``REFERENCE``."""
+    detr = cfg.MODEL.DETR
+    size = {"num_queries": detr.NUM_QUERIES, "embed_dim": detr.EMBED_DIM}
+    if detr.QUERY_SELECTION == "learned":
+        if detr.REFERENCE == "point":
+            return LearnedPointQueries(**size)
+        return LearnedBoxQueries(**size, indicator=detr.DENOISING.TYPE == "plain")
+    queries = TwoStageQueries if detr.QUERY_SELECTION == "two_stage" else MixedQueries
+    return queries(
+        **size,
+        class_agnostic=detr.CLASS_AGNOSTIC_PROPOSALS,
+        all_boxes=detr.PROPOSAL_BOXES == "all",
+    )
+
+
+def build_decoder(cfg: CfgNode) -> Decoder:
+    """The decoder of ``MODEL.DETR.DECODER``."""
+    detr, decoder = cfg.MODEL.DETR, cfg.MODEL.DETR.DECODER
+    layers = [
+        DecoderLayer(
+            cross_attn=build_attention(detr, decoder),
+            embed_dim=detr.EMBED_DIM,
+            num_heads=detr.NUM_HEADS,
+            ffn_dim=decoder.FFN_DIM,
+            dropout=decoder.DROPOUT,
+            recompute=detr.GRADIENT_CHECKPOINTING,
+        )
+        for _ in range(decoder.NUM_LAYERS)
+    ]
+    return Decoder(
+        layers=layers,
+        embed_dim=detr.EMBED_DIM,
+        box_position=has_box_queries(cfg),
+        position_scale=decoder.POSITION_SCALE,
+        padded_frame=decoder.POSITION_FRAME == "padded",
+        final_norm=decoder.FINAL_NORM,
+        box_refine=detr.BOX_REFINE,
+        look_forward_twice=detr.LOOK_FORWARD_TWICE,
+    )
+
+
+def has_box_queries(cfg: CfgNode) -> bool:
+    """Whether the position of a query is its reference box (DINO, DN), so that it can be noised."""
+    detr = cfg.MODEL.DETR
+    learned_boxes = detr.QUERY_SELECTION == "learned" and detr.REFERENCE == "box"
+    return learned_boxes or detr.QUERY_SELECTION == "mixed"
+
+
+def build_heads(cfg: CfgNode) -> DetectionHeads:
+    """The heads of all decoder layers."""
+    detr = cfg.MODEL.DETR
+    return DetectionHeads(
+        embed_dim=detr.EMBED_DIM,
+        num_classes=detr.NUM_CLASSES,
+        num_layers=detr.DECODER.NUM_LAYERS,
+        share=detr.SHARE_HEADS,
+        # Without proposals the first boxes start at 12 % of the image, not at half of it.
+        size_bias=-2.0 if detr.QUERY_SELECTION == "learned" else 0.0,
+        eps=detr.INVERSE_SIGMOID_EPS,
+    )
+
+
+def build_proposal_head(cfg: CfgNode) -> ProposalHead | None:
+    """The head that scores tokens, if the queries are made of them."""
+    detr = cfg.MODEL.DETR
+    if detr.QUERY_SELECTION == "learned":
+        return None
+    return ProposalHead(embed_dim=detr.EMBED_DIM, num_classes=detr.NUM_CLASSES)
+
+
+def build_denoising(cfg: CfgNode) -> Denoising | None:
+    """The denoising of ``MODEL.DETR.DENOISING``, if any."""
+    detr, denoising = cfg.MODEL.DETR, cfg.MODEL.DETR.DENOISING
+    if denoising.TYPE == "none":
+        return None
+    return Denoising(
+        num_classes=detr.NUM_CLASSES,
+        embed_dim=detr.EMBED_DIM,
+        contrastive=denoising.TYPE == "contrastive",
+        num=denoising.NUM,
+        label_noise=denoising.LABEL_NOISE,
+        box_noise=denoising.BOX_NOISE,
+        max_queries=denoising.MAX_QUERIES,
+        eps=detr.INVERSE_SIGMOID_EPS,
+    )
+
+
+def build_criterion(cfg: CfgNode) -> Criterion:
+    """Matcher and losses with the weights of ``MODEL.DETR.{MATCHER,LOSS}``."""
+    detr = cfg.MODEL.DETR
+    return Criterion(
+        matcher=HungarianMatcher(**_arguments(detr.MATCHER)),
+        class_agnostic_proposals=detr.CLASS_AGNOSTIC_PROPOSALS,
+        **_arguments(detr.LOSS),
+    )
+
+
+def _arguments(node: CfgNode) -> dict[str, Any]:
+    """The keys of a node as keyword arguments of the same names."""
+    return {key.lower(): value for key, value in node.items()}

@@ -1,0 +1,129 @@
+"""The training losses of all families."""
+
+from collections.abc import Sequence
+
+import torch
+from detectron2.utils import comm
+from fvcore.nn import sigmoid_focal_loss
+from torch import Tensor
+from torchvision.ops import box_convert, generalized_box_iou_loss
+
+from .denoising import DenoisingQueries
+from .heads import Prediction
+from .matcher import FOCAL_ALPHA, FOCAL_GAMMA, HungarianMatcher
+from .targets import Match, Targets
+
+
+def average_num_boxes(counts: Sequence[int], device: torch.device, steps: int = 1) -> Tensor:
+    """Ground-truth boxes per process and step, the normaliser of the losses; never zero.
+
+    Args:
+        counts: boxes of all images of this process, of all steps that share an update.
+        device: for the sum over processes.
+        steps: batches whose gradients are accumulated.
+
+    Returns:
+        Scalar. Dividing by it makes the mean gradient of several processes, or the mean of
+        several steps, equal to that of one large batch.
+    """
+    total = torch.tensor(float(sum(counts)), device=device)
+    world_size = comm.get_world_size()
+    if world_size > 1:
+        torch.distributed.all_reduce(total)
+    return total.clamp(min=1.0) / (world_size * steps)
+
+
+class Criterion:
+    """Match every set of predictions and weigh the losses (DETR, 3.1; DINO, 3.3)."""
+
+    def __init__(
+        self,
+        *,
+        matcher: HungarianMatcher,
+        class_weight: float,
+        box_weight: float,
+        giou_weight: float,
+        class_agnostic_proposals: bool,
+    ) -> None:
+        """``class_agnostic_proposals``: proposals know one class, 0, for all objects."""
+        self.matcher = matcher
+        self.weights = (class_weight, box_weight, giou_weight)
+        self.class_agnostic_proposals = class_agnostic_proposals
+
+    def __call__(
+        self,
+        layers: Sequence[Prediction],
+        proposals: Prediction | None,
+        targets: Targets,
+        num_boxes: Tensor,
+    ) -> dict[str, Tensor]:
+        """Losses of decoder layers and proposals.
+
+        Args:
+            layers: predictions of the decoder layers, the last one without suffix in the result.
+            proposals: of the encoder, suffix ``_enc``.
+            targets: ground truth.
+            num_boxes: normaliser, see :func:`average_num_boxes`.
+        """
+        names = layer_suffixes(len(layers))
+        predictions, truths = list(layers), [targets] * len(layers)
+        if proposals is not None:
+            names.append("_enc")
+            predictions.append(proposals)
+            labels = targets.labels
+            if self.class_agnostic_proposals:
+                labels = torch.zeros_like(labels)
+            truths.append(targets._replace(labels=labels))
+        matches = self.matcher(predictions, truths)
+        losses: dict[str, Tensor] = {}
+        for name, *arguments in zip(names, predictions, truths, matches, strict=True):
+            losses.update(self._losses(name, *arguments, num_boxes))
+        return losses
+
+    def denoising(
+        self,
+        layers: Sequence[Prediction],
+        queries: DenoisingQueries,
+        targets: Targets,
+        num_boxes: Tensor,
+    ) -> dict[str, Tensor]:
+        """Losses of the denoising queries, whose boxes are known; suffix ``_dn``."""
+        num_boxes = num_boxes * queries.num_groups
+        losses: dict[str, Tensor] = {}
+        for name, layer in zip(layer_suffixes(len(layers)), layers, strict=True):
+            losses.update(self._losses("_dn" + name, layer, targets, queries.match, num_boxes))
+        return losses
+
+    def _losses(
+        self,
+        name: str,
+        prediction: Prediction,
+        targets: Targets,
+        match: Match,
+        num_boxes: Tensor,
+    ) -> dict[str, Tensor]:
+        """Weighted losses of one set of predictions.
+
+        Focal over all queries and classes, where unmatched queries are background, L1 and
+        generalised IoU of the matched boxes.
+        """
+        class_weight, box_weight, giou_weight = self.weights
+        wanted = torch.zeros_like(prediction.logits)
+        wanted[match.image, match.query, targets.labels[match.image, match.target]] = 1.0
+        focal = sigmoid_focal_loss(
+            prediction.logits, wanted, FOCAL_ALPHA, FOCAL_GAMMA, reduction="sum"
+        )
+        boxes = prediction.boxes[match.image, match.query]
+        truth = targets.boxes[match.image, match.target].to(boxes.dtype)
+        corners = [box_convert(x, "cxcywh", "xyxy") for x in (boxes, truth)]
+        giou = generalized_box_iou_loss(*corners, reduction="sum", eps=1e-6)
+        return {
+            "loss_class" + name: focal / num_boxes * class_weight,
+            "loss_bbox" + name: (boxes - truth).abs().sum() / num_boxes * box_weight,
+            "loss_giou" + name: giou / num_boxes * giou_weight,
+        }
+
+
+def layer_suffixes(count: int) -> list[str]:
+    """Names of the decoder layers' losses: ``_0`` … and none for the last."""
+    return [f"_{index}" for index in range(count - 1)] + [""]

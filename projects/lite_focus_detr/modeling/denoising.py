@@ -1,0 +1,173 @@
+"""Denoising queries: noised ground truth that the decoder learns to restore (DN-DETR, DINO)."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.ops import box_convert
+
+from .heads import inverse_sigmoid
+from .queries import Queries
+from .targets import Match, Targets
+
+
+class Noise(NamedTuple):
+    """Random draws for N noised boxes: group by group, in each all images in order."""
+
+    label_chance: Tensor  #: (N,) uniform in [0, 1); below the probability the label changes
+    new_label: Tensor  #: (N,) int64, the label it changes to
+    box_sign: Tensor  #: (N, 4) in {-1, 1}; contrastive only
+    box_shift: Tensor  #: (N, 4) uniform in [0, 1)
+
+
+class DenoisingQueries(NamedTuple):
+    """D denoising queries per image, to be put before the Q others."""
+
+    content: Tensor  #: (B, D, C)
+    reference: Tensor  #: (B, D, 4) noised boxes, cxcywh in [0, 1]
+    blocked: Tensor  #: (D + Q, D + Q) bool, True where a query must not see another
+    match: Match  #: the box that each positive query stands for
+    num_groups: int  #: copies of each box among the matches
+
+    def prepend_to(self, queries: Queries) -> Queries:
+        """Put them before queries whose position is their reference."""
+        mask = queries.padding_mask
+        if mask is not None:
+            mask = nn.functional.pad(mask, (self.content.shape[1], 0))
+        return queries._replace(
+            content=torch.cat((self.content, queries.content), 1),
+            reference=torch.cat((self.reference, queries.reference), 1),
+            padding_mask=mask,
+        )
+
+
+class Denoising(nn.Module):
+    """Make denoising queries from the ground truth.
+
+    Plain denoising (DN-DETR, 4.1) moves centre and size of each box. Contrastive denoising (DINO,
+    3.3) moves its corners, in positive queries by up to half the box size and in negative ones,
+    which must become background, by up to twice that.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_classes: int,
+        embed_dim: int,
+        contrastive: bool,
+        num: int,
+        label_noise: float,
+        box_noise: float,
+        max_queries: int,
+        eps: float,
+    ) -> None:
+        """Configure the noise.
+
+        ``num``: groups of plain denoising; contrastive makes ``num // boxes of the richest image``.
+        ``label_noise``: probability of a new label; ``box_noise``: scale of the shifts.
+        ``max_queries`` of an image; boxes beyond are left out. ``eps``: clamp of the boxes' logits.
+        """
+        super().__init__()
+        self.contrastive = contrastive
+        self.num = num
+        self.label_noise = label_noise
+        self.box_noise = box_noise
+        self.max_queries = max_queries
+        self.eps = eps
+        # Plain denoising has one more label and marks its queries in the last channel.
+        self.num_labels = num_classes + (not contrastive)
+        self.label_enc = nn.Embedding(self.num_labels, embed_dim - (not contrastive))
+
+    def sample_noise(self, count: int, device: torch.device) -> Noise:
+        """Draw the noise of ``count`` boxes; replace this method to replay recorded draws."""
+        return Noise(
+            torch.rand(count, device=device),
+            torch.randint(self.num_labels, (count,), device=device),
+            torch.randint(2, (count, 4), device=device) * 2.0 - 1.0,
+            torch.rand(count, 4, device=device),
+        )
+
+    def forward(self, targets: Targets, num_queries: int) -> DenoisingQueries:
+        """Make the queries of a batch.
+
+        Args:
+            targets: ground truth; without any box there are no queries, D = 0.
+            num_queries: Q, the queries that follow the denoising ones.
+        """
+        slots, groups = self._layout(max(targets.counts))
+        counts = [min(count, slots) for count in targets.counts]
+        parts = groups * (2 if self.contrastive else 1)
+        device = targets.boxes.device
+        labels = torch.cat([x[:n] for x, n in zip(targets.labels, counts, strict=True)])
+        boxes = torch.cat([x[:n] for x, n in zip(targets.boxes, counts, strict=True)])
+        labels, boxes = labels.repeat(parts), boxes.repeat(parts, 1)
+        noise = self.sample_noise(len(labels), device)
+        changed = noise.label_chance < self.label_noise
+        labels = torch.where(changed, noise.new_label, labels)
+        content = self.label_enc(labels)
+        if not self.contrastive:
+            content = nn.functional.pad(content, (0, 1), value=1.0)
+        boxes = inverse_sigmoid(self._shift_boxes(boxes, noise, parts), self.eps)
+        index, filled = _slot_indices(counts, slots, parts)
+        return DenoisingQueries(
+            content=_scatter(content, index, filled),
+            reference=_scatter(boxes, index, filled).sigmoid(),
+            blocked=_block_groups(slots * parts, parts // groups * slots, num_queries, device),
+            match=_positives(counts, slots, groups, parts // groups, device),
+            num_groups=groups,
+        )
+
+    def _layout(self, most: int) -> tuple[int, int]:
+        """Slots for boxes in each part of a group, and number of groups, within the cap."""
+        parts = 2 if self.contrastive else 1
+        slots = min(most, max(1, self.max_queries // parts))
+        groups = self.num // max(slots, 1) if self.contrastive else self.num
+        return slots, max(1, min(groups, self.max_queries // max(slots * parts, 1)))
+
+    def _shift_boxes(self, boxes: Tensor, noise: Noise, parts: int) -> Tensor:
+        """Move boxes (N, 4) cxcywh and clip them to the image."""
+        if not self.contrastive:
+            reach = torch.cat((boxes[:, 2:] / 2, boxes[:, 2:]), -1)
+            return (boxes + (noise.box_shift * 2 - 1) * reach * self.box_noise).clamp(0, 1)
+        # Every second part of the sequence holds negatives.
+        negative = torch.arange(parts, device=boxes.device) % 2
+        shift = noise.box_shift + negative.repeat_interleave(len(boxes) // parts)[:, None]
+        reach = (boxes[:, 2:] / 2).repeat(1, 2)
+        corners = box_convert(boxes, "cxcywh", "xyxy")
+        corners = corners + noise.box_sign * shift * reach * self.box_noise
+        return box_convert(corners.clamp(0, 1), "xyxy", "cxcywh")
+
+
+def _slot_indices(counts: list[int], slots: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Where slot (B, parts * slots) finds its box in the flat sequence, and whether it has one."""
+    first = np.cumsum([0, *counts])
+    slot = np.arange(slots)
+    filled = slot < np.array(counts)[:, None]  # (B, slots)
+    in_part = np.where(filled, first[:-1, None] + slot, 0)
+    index = in_part[:, None] + first[-1] * np.arange(parts)[:, None]  # (B, parts, slots)
+    filled = np.broadcast_to(filled[:, None], index.shape)
+    return index.reshape(len(counts), -1), filled.reshape(len(counts), -1)
+
+
+def _scatter(flat: Tensor, index: np.ndarray, filled: np.ndarray) -> Tensor:
+    """Rows of ``flat`` (N, C) in the slots (B, D, C); empty slots are zero."""
+    rows = flat[torch.from_numpy(index).to(flat.device, non_blocking=True)]
+    empty = torch.from_numpy(~filled).to(flat.device, non_blocking=True)
+    return rows.masked_fill(empty[..., None], 0.0)
+
+
+def _block_groups(num: int, group_size: int, num_queries: int, device: torch.device) -> Tensor:
+    """Groups see themselves and the ordinary queries; those do not see the ground truth."""
+    group = torch.arange(num + num_queries, device=device) // max(group_size, 1)
+    group[num:] = -1
+    return (group[None] != group[:, None]) & (group[None] >= 0)
+
+
+def _positives(
+    counts: list[int], slots: int, groups: int, parts: int, device: torch.device
+) -> Match:
+    """The positive queries and their boxes: the first part of each group."""
+    start = np.arange(groups)[:, None] * parts * slots
+    pairs = [((start + np.arange(n)).reshape(-1), np.tile(np.arange(n), groups)) for n in counts]
+    return Match.from_host(pairs, device)

@@ -1,0 +1,60 @@
+"""Sine embeddings of token positions, boxes and proposals."""
+
+import math
+
+import torch
+from torch import Tensor
+
+NORMALIZER_EPS = 1e-6
+
+
+def sine_embedding(coordinate: Tensor, dim: int, temperature: float) -> Tensor:
+    """Embed a coordinate in alternating sines and cosines of falling frequency.
+
+    Args:
+        coordinate: (...) angles; a full turn, 2 pi, is the whole image.
+        dim: channels of the result, even.
+        temperature: ratio of the highest to the lowest frequency.
+
+    Returns:
+        (..., dim); sine on even, cosine on odd channels ("Attention is all you need", 3.5).
+    """
+    exponent = torch.arange(dim, dtype=coordinate.dtype, device=coordinate.device)
+    frequency = temperature ** (2 * (exponent // 2) / dim)
+    phase = coordinate[..., None] / frequency
+    return torch.stack((phase[..., 0::2].sin(), phase[..., 1::2].cos()), dim=-1).flatten(-2)
+
+
+def sine_box_embedding(boxes: Tensor, dim: int) -> Tensor:
+    """Embed normalised coordinates one after the other.
+
+    Args:
+        boxes: (..., N) coordinates in [0, 1], in the order in which they are wanted.
+        dim: channels of each coordinate.
+
+    Returns:
+        (..., N * dim).
+    """
+    return sine_embedding(boxes * (2 * math.pi), dim, 10000.0).flatten(-2)
+
+
+def sine_grid_embedding(valid: Tensor, dim: int, temperature: float, offset: float) -> Tensor:
+    """Embed the pixels of a padded batch relative to the valid part of each image.
+
+    Args:
+        valid: (B, H, W) bool, True inside the image.
+        dim: channels of the result, divisible by 4; the first half is y, the second x.
+        temperature: see :func:`sine_embedding`.
+        offset: shift in pixels before normalising; -0.5 takes pixel centres (Deformable DETR),
+            0 is the choice of DINO.
+
+    Returns:
+        (B, H, W, dim) in float32.
+    """
+    axes = []
+    for axis in (1, 2):
+        count = valid.cumsum(axis, dtype=torch.float32)
+        total = count.narrow(axis, count.shape[axis] - 1, 1)
+        angle = (count + offset) / (total + NORMALIZER_EPS) * (2 * math.pi)
+        axes.append(sine_embedding(angle, dim // 2, temperature))
+    return torch.cat(axes, dim=-1)

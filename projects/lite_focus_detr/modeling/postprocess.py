@@ -1,0 +1,53 @@
+"""From the decoder's last predictions to detections."""
+
+from collections.abc import Sequence
+
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+from torchvision.ops import box_convert
+
+from .heads import Prediction
+
+#: COCO category id of each contiguous class of detectron2's COCO data sets.
+COCO_IDS = tuple(category["id"] for category in COCO_CATEGORIES if category["isthing"])
+
+
+def select_detections(
+    prediction: Prediction,
+    image_sizes: Sequence[tuple[int, int]],
+    max_detections: int,
+    coco_id_rows: bool = False,
+    padding_mask: Tensor | None = None,
+) -> list[Instances]:
+    """The best (query, class) pairs of each image; a query may appear with several classes.
+
+    Args:
+        prediction: of B images.
+        image_sizes: (height, width) of each image before padding.
+        max_detections: most detections of an image.
+        coco_id_rows: the classes are COCO ids; unused ids are dropped, the others made contiguous.
+        padding_mask: (B, Q) bool, True for slots that hold no query.
+
+    Returns:
+        Instances with ``pred_boxes`` (xyxy in pixels), ``scores`` and ``pred_classes``.
+    """
+    scores = prediction.logits.sigmoid()
+    if coco_id_rows:
+        scores = scores[..., COCO_IDS]
+    num_classes = scores.shape[-1]
+    if padding_mask is not None:
+        scores = scores.masked_fill(padding_mask[..., None], 0.0)
+    scores = scores.flatten(1)
+    best, index = scores.topk(min(max_detections, scores.shape[1]), dim=1)
+    boxes = box_convert(prediction.boxes, "cxcywh", "xyxy")
+    results = []
+    for image, (height, width) in enumerate(image_sizes):
+        chosen = boxes[image, index[image] // num_classes]
+        result = Instances((height, width))
+        result.pred_boxes = Boxes(chosen * chosen.new_tensor([width, height, width, height]))
+        result.scores = best[image]
+        result.pred_classes = index[image] % num_classes
+        # Padding has the score zero; a box that is not a number would count as a hit in COCO's AP.
+        results.append(result[(result.scores > 0) & chosen.isfinite().all(-1)])
+    return results
