@@ -1,0 +1,13 @@
+"""Conversion of published checkpoints to the names and shapes of this package."""
+
+from .conversion import BACKBONE_FORMATS, Conversion, convert_state_dict, detect_format, unwrap
+from .report import ConversionReport
+
+__all__ = [
+    "BACKBONE_FORMATS",
+    "Conversion",
+    "ConversionReport",
+    "convert_state_dict",
+    "detect_format",
+    "unwrap",
+]

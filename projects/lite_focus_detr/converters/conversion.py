@@ -1,0 +1,176 @@
+"""From the weights of a published file to the state dict of a configured model."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor
+
+from .classes import fit_class_rows
+from .deformable_detr import DEFORMABLE_DETR
+from .detrex import DETREX
+from .dino import DINO
+from .draft import Draft
+from .formats import CheckpointFormat, has_keys
+from .heads import share_heads, split_proposal_head
+from .report import ConversionReport
+from .resnet import CAFFE2_RESNET, DETECTRON2_RESNET, TORCHVISION_RESNET
+from .swin import SWIN, TORCHVISION_SWIN
+
+logger = logging.getLogger(__name__)
+
+NATIVE = CheckpointFormat(
+    name="lite_focus_detr",
+    recognises=has_keys("tokens.level_embed", "tokens.input_proj.0.0.weight"),
+    rename=str,
+)
+
+# The first that recognises a file converts it: special before general.
+FORMATS: tuple[CheckpointFormat, ...] = (
+    NATIVE,
+    DETREX,
+    DINO,
+    DEFORMABLE_DETR,
+    TORCHVISION_RESNET,
+    DETECTRON2_RESNET,
+    CAFFE2_RESNET,
+    TORCHVISION_SWIN,
+    SWIN,
+)
+BACKBONE_FORMATS: frozenset[str] = frozenset(f.name for f in FORMATS if f.backbone_only)
+
+_CONTAINERS = ("model", "ema_model", "state_dict")
+# Buffers that a model computes itself and that releases store in different layouts.
+_CONSTANTS = ("relative_position_index", "attn_mask")
+
+
+class Conversion(NamedTuple):
+    """Result of :func:`convert_state_dict`."""
+
+    state_dict: dict[str, Tensor]
+    report: ConversionReport
+
+
+def unwrap(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
+    """Find the weights in the contents of a checkpoint file.
+
+    They may lie under ``model``, ``ema_model`` or ``state_dict`` (the first of these), be NumPy
+    arrays, and have the ``module.`` prefix of distributed training. Entries that are no tensors
+    are left out and logged.
+
+    Raises:
+        ValueError: there are no weights.
+    """
+    contents: Mapping[str, object] = checkpoint
+    for name in _CONTAINERS:
+        inner = checkpoint.get(name)
+        if isinstance(inner, Mapping):
+            contents = inner
+            break
+    tensors = {
+        str(key).removeprefix("module."): torch.as_tensor(value)
+        for key, value in contents.items()
+        if isinstance(value, (Tensor, np.ndarray, np.generic))
+    }
+    if not tensors:
+        raise ValueError(
+            f"The checkpoint holds no weights, only {', '.join(map(str, contents)) or 'nothing'}; "
+            f"expected tensors, or a dictionary of tensors under {' or '.join(_CONTAINERS)}"
+        )
+    if len(tensors) < len(contents):
+        others = [str(k) for k in contents if str(k).removeprefix("module.") not in tensors]
+        logger.warning("Not tensors, left out of the weights: %s", ", ".join(others))
+    return tensors
+
+
+def detect_format(state_dict: Collection[str]) -> str:
+    """Name of the format of a state dict (or of its keys).
+
+    Raises:
+        ValueError: no known format.
+    """
+    return _find_format(state_dict).name
+
+
+def _find_format(keys: Collection[str]) -> CheckpointFormat:
+    for checkpoint_format in FORMATS:
+        if checkpoint_format.recognises(keys):
+            return checkpoint_format
+    examples = ", ".join(list(keys)[:3])
+    raise ValueError(
+        f"Weights of an unknown model ({len(keys)} tensors: {examples}, ...); known are "
+        f"{', '.join(f.name for f in FORMATS)}. Give MODEL.WEIGHTS a file of one of these"
+    )
+
+
+def convert_state_dict(
+    state_dict: Mapping[str, Tensor],
+    cfg: CfgNode,
+    expected: Collection[str] | None = None,
+) -> Conversion:
+    """Rename, de-duplicate and fit the weights of a published file to a configuration.
+
+    Args:
+        state_dict: weights as :func:`unwrap` gives them; not changed.
+        cfg: configuration of the model that shall take them.
+        expected: names of that model's state dict; None builds the model to learn them.
+
+    Returns:
+        Tensors under names of the model (a subset of ``expected``; shapes that follow from other
+        configuration keys, such as NUM_QUERIES, are not compared), and the account of each tensor.
+
+    Raises:
+        ValueError: no known format, aliases that differ, or heads that the configuration shares
+            and the file does not.
+    """
+    source = _find_format(state_dict)
+    draft = Draft.renamed(state_dict, source.rename)
+    detr = cfg.MODEL.DETR
+    split_proposal_head(draft)
+    share_heads(draft, share=detr.SHARE_HEADS, num_layers=detr.DECODER.NUM_LAYERS)
+    fit_class_rows(
+        draft,
+        num_classes=detr.NUM_CLASSES,
+        agnostic_proposals=detr.CLASS_AGNOSTIC_PROPOSALS,
+        unknown_label=detr.DENOISING.TYPE == "plain",
+    )
+    names = _model_keys(cfg) if expected is None else expected
+    for name in list(draft.tensors):
+        if name.endswith(_CONSTANTS):
+            draft.drop(name, "constant that the model computes")
+        elif name not in names:
+            draft.drop(name, f"the configured model has no {name}")
+    missing = [n for n in names if n not in draft.tensors and not n.endswith(_CONSTANTS)]
+    notes = draft.notes + _differing_settings(source.settings(state_dict), cfg)
+    used = draft.used()
+    # A source of several names is used as long as one of them is.
+    unused = {key: reason for key, reason in draft.unused.items() if key not in used}
+    report = ConversionReport(source.name, used, unused, missing, notes)
+    return Conversion(draft.tensors, report)
+
+
+def _model_keys(cfg: CfgNode) -> list[str]:
+    cpu_cfg = cfg.clone()
+    cpu_cfg.defrost()
+    cpu_cfg.MODEL.DEVICE = "cpu"
+    with torch.random.fork_rng(devices=[]):
+        return list(build_model(cpu_cfg).state_dict())
+
+
+def _differing_settings(settings: Mapping[str, object], cfg: CfgNode) -> list[str]:
+    notes = []
+    for key, trained in settings.items():
+        configured = functools.reduce(getattr, key.split("."), cfg)
+        if configured != trained:
+            notes.append(
+                f"{key} is {configured}, the weights were trained with {trained}: "
+                f"set {key} {trained} to get the published results."
+            )
+    return notes

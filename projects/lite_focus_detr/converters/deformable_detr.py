@@ -1,0 +1,49 @@
+"""Deformable DETR as its authors released it: plain, with refinement, two-stage.
+
+https://github.com/fundamentalvision/Deformable-DETR
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from .formats import CheckpointFormat, Rules, has_keys, rename_by
+from .resnet import TORCHVISION_RULES
+
+# Shared by all repositories that descend from this one.
+ORIGINAL_RULES: Rules = (
+    (r"^backbone\.0\.body\.", ""),
+    *TORCHVISION_RULES,
+    (r"^backbone\.0\.", "backbone."),
+    (r"^input_proj\.", "tokens.input_proj."),
+    (r"^transformer\.level_embed$", "tokens.level_embed"),
+    (r"^(transformer\.decoder\.)?(class|bbox)_embed\.", r"heads.\2_embed."),
+    (r"^transformer\.enc_output", "proposal_head.enc_output"),
+    (r"^transformer\.(encoder|decoder)\.", r"\1."),
+)
+
+_RULES: Rules = (
+    *ORIGINAL_RULES,
+    (r"^query_embed\.", "queries.query_embed."),
+    (r"^transformer\.(reference_points|pos_trans)", r"queries.\1"),
+)
+
+
+def _settings(keys: Collection[str]) -> Mapping[str, object]:
+    two_stage = "transformer.pos_trans.weight" in keys
+    return {
+        "MODEL.DETR.POSITION.TEMPERATURE": 10000.0,
+        "MODEL.DETR.POSITION.OFFSET": -0.5,
+        "MODEL.DETR.INVERSE_SIGMOID_EPS": 1e-5,
+        "MODEL.DETR.QUERY_SELECTION": "two_stage" if two_stage else "learned",
+        "MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS": two_stage,
+        "MODEL.DETR.BOX_REFINE": "transformer.decoder.bbox_embed.0.layers.0.weight" in keys,
+    }
+
+
+DEFORMABLE_DETR = CheckpointFormat(
+    name="deformable_detr",
+    recognises=has_keys("transformer.level_embed", "input_proj.0.0.weight"),
+    rename=rename_by(_RULES),
+    settings=_settings,
+)

@@ -1,0 +1,72 @@
+"""Convert a published checkpoint to the names and shapes of a configured model.
+
+    python -m lite_focus_detr.tools.convert_checkpoint IN OUT --config-file FILE [KEY VALUE ...]
+
+``MODEL.WEIGHTS`` takes published files as they are; this writes the result down for other programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from torch import Tensor
+
+from ..converters import convert_state_dict, unwrap
+from ..engine import load_config, user_errors
+from ..engine.checkpoint_file import read_checkpoint, write_atomically
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Exits with one line on stderr if a file or the configuration is wrong."""
+    parser = argparse.ArgumentParser(description="Convert a published checkpoint.")
+    parser.add_argument("input", metavar="IN", help="published .pth or .pkl file")
+    parser.add_argument("output", metavar="OUT", help="detectron2 .pth file to write")
+    parser.add_argument("--config-file", required=True, help="configuration of the model")
+    parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help="further configuration")
+    args = parser.parse_intermixed_args(arguments)
+    with user_errors():
+        cfg = load_config(args.config_file, args.opts)
+        cfg.MODEL.DEVICE = "cpu"
+        convert_file(args.input, args.output, cfg)
+
+
+def convert_file(source: str, target: str, cfg: CfgNode) -> None:
+    """Convert one file and print where every tensor went.
+
+    Args:
+        source: published checkpoint.
+        target: file to write: the tensors that the source fills, under ``model``.
+        cfg: configuration of the model.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ValueError: the source is unsafe, of no known format, or does not fit the configuration.
+    """
+    expected = build_model(cfg).state_dict()
+    weights, report = convert_state_dict(unwrap(read_checkpoint(source)), cfg, expected)
+    print(report.table())
+    print(report.summary())
+    _require_shapes(weights, expected)
+    contents = {"model": weights, "__author__": f"lite_focus_detr, from the format {report.format}"}
+    write_atomically(target, lambda file: torch.save(contents, file))
+
+
+def _require_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    differing = [
+        f"{name} is {tuple(tensor.shape)}, the model has {tuple(expected[name].shape)}"
+        for name, tensor in weights.items()
+        if tensor.shape != expected[name].shape
+    ]
+    if differing or not weights:
+        raise ValueError(
+            f"the file does not fit the configuration: {'; '.join(differing) or 'no tensor fits'}. "
+            "Give the configuration of the published model"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+from lite_focus_detr.converters import ConversionReport
+
+REPORT = ConversionReport(
+    format="dino",
+    used={"label_enc.weight": ("denoising.label_enc.weight",), "a": ("b.0", "b.1")},
+    unused={"class_embed.1.bias": "alias of class_embed.0.bias"},
+    missing=["decoder.norm.bias"],
+    notes=["Class rows changed."],
+)
+
+
+def test_summary_counts_tensors_and_ends_with_the_notes():
+    first, note = REPORT.summary().splitlines()
+
+    assert first == (
+        "format dino: 2 tensors of the file fill 3 of the model, 1 are not used, "
+        "1 of the model are not in the file"
+    )
+    assert note == "Class rows changed."
+
+
+def test_table_says_for_every_tensor_where_it_went():
+    rows = [line.split("  ") for line in REPORT.table().splitlines()]
+
+    cells = [[cell.strip() for cell in row if cell.strip()] for row in rows]
+    assert cells[1:] == [
+        ["label_enc.weight", "denoising.label_enc.weight"],
+        ["a", "b.0, b.1"],
+        ["class_embed.1.bias", "not used: alias of class_embed.0.bias"],
+        ["not in the file", "decoder.norm.bias"],
+    ]
