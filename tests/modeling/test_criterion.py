@@ -1,0 +1,59 @@
+import math
+
+import pytest
+import torch
+
+from lite_focus_detr.modeling.criterion import Criterion, average_num_boxes
+from lite_focus_detr.modeling.heads import Prediction
+from lite_focus_detr.modeling.matcher import HungarianMatcher
+from lite_focus_detr.modeling.targets import Targets
+
+
+def criterion(class_agnostic=False):
+    return Criterion(
+        matcher=HungarianMatcher(class_cost=2.0, box_cost=5.0, giou_cost=2.0),
+        class_weight=1.0,
+        box_weight=5.0,
+        giou_weight=2.0,
+        class_agnostic_proposals=class_agnostic,
+    )
+
+
+def test_losses_of_one_matched_and_one_background_query_have_their_closed_form():
+    # Query 0 overlaps the box by half, query 1 is far away; two classes, the second is right.
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]]])
+    prediction = Prediction(torch.zeros(1, 2, 2), boxes)
+    targets = Targets(torch.tensor([[1]]), torch.tensor([[[0.6, 0.5, 0.2, 0.2]]]), (1,))
+    losses = criterion()([prediction], None, targets, torch.tensor(1.0))
+    # Focal at p = 0.5: one positive of weight 0.25, three negatives of weight 0.75.
+    assert losses["loss_class"].item() == pytest.approx((0.25 + 3 * 0.75) * 0.25 * math.log(2))
+    assert losses["loss_bbox"].item() == pytest.approx(5 * 0.1, rel=1e-5)
+    # Intersection 0.02, union 0.06, hull 0.06.
+    assert losses["loss_giou"].item() == pytest.approx(2 * (1 - 1 / 3), rel=1e-4)
+
+
+def test_class_agnostic_proposals_are_trained_with_one_class():
+    prediction = Prediction(torch.zeros(1, 1, 2), torch.full((1, 1, 4), 0.5))
+    prediction.logits[..., 0] = 4.0
+    targets = Targets(torch.tensor([[1]]), torch.full((1, 1, 4), 0.5), (1,))
+    losses = {
+        flag: criterion(flag)([prediction], prediction, targets, torch.tensor(1.0))
+        for flag in (False, True)
+    }
+    assert losses[True]["loss_class_enc"] < losses[False]["loss_class_enc"]
+    assert losses[True]["loss_class"] == losses[False]["loss_class"]
+
+
+def test_earlier_layers_and_proposals_are_named_by_suffix():
+    prediction = Prediction(torch.zeros(1, 2, 2), torch.full((1, 2, 4), 0.5))
+    targets = Targets(torch.zeros(1, 0).long(), torch.zeros(1, 0, 4), (0,))
+    losses = criterion()([prediction] * 3, prediction, targets, torch.tensor(1.0))
+    suffixes = ("_0", "_1", "", "_enc")
+    assert set(losses) == {f"loss_{k}{s}" for k in ("class", "bbox", "giou") for s in suffixes}
+
+
+def test_the_normaliser_counts_all_images_of_an_update_and_is_never_zero():
+    device = torch.device("cpu")
+    assert average_num_boxes((3, 0, 2), device).item() == 5.0
+    assert average_num_boxes((3, 0, 2), device, steps=2).item() == 2.5
+    assert average_num_boxes((0, 0), device).item() == 1.0

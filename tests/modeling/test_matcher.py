@@ -1,0 +1,97 @@
+from itertools import permutations
+
+import pytest
+import torch
+
+from lite_focus_detr.modeling.heads import Prediction
+from lite_focus_detr.modeling.matcher import HungarianMatcher
+from lite_focus_detr.modeling.targets import Targets
+
+MATCHER = HungarianMatcher(class_cost=2.0, box_cost=5.0, giou_cost=2.0)
+
+
+def problem(num_queries=5, counts=(3, 0, 2), seed=0):
+    random = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(counts), num_queries, 4, generator=random)
+    boxes = torch.rand(len(counts), num_queries, 4, generator=random) * 0.4 + 0.1
+    truth = torch.rand(len(counts), max(counts), 4, generator=random) * 0.4 + 0.1
+    labels = torch.randint(4, (len(counts), max(counts)), generator=random)
+    return Prediction(logits, boxes), Targets(labels, truth, counts)
+
+
+def pair_cost(logits, box, label, truth):
+    """The cost of one pair from its definition, in plain Python."""
+    p = 1 / (1 + torch.exp(-logits[label]).item())
+    hit = -0.25 * (1 - p) ** 2 * torch.tensor(p + 1e-8).log().item()
+    miss = -0.75 * p**2 * torch.tensor(1 - p + 1e-8).log().item()
+    a = [box[0] - box[2] / 2, box[1] - box[3] / 2, box[0] + box[2] / 2, box[1] + box[3] / 2]
+    b = [
+        truth[0] - truth[2] / 2,
+        truth[1] - truth[3] / 2,
+        truth[0] + truth[2] / 2,
+        truth[1] + truth[3] / 2,
+    ]
+    area = lambda r: max(r[2] - r[0], 0) * max(r[3] - r[1], 0)  # noqa: E731
+    inner = area([max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3])])
+    outer = area([min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])])
+    union = area(a) + area(b) - inner
+    giou = inner / union - (outer - union) / outer
+    l1 = sum(abs(x - y) for x, y in zip(box, truth))
+    return 2 * (hit - miss) + 5 * l1 - 2 * giou
+
+
+def test_the_cost_is_that_of_the_definition():
+    prediction, targets = problem()
+    cost = MATCHER.cost(prediction, targets)
+    for image, count in enumerate(targets.counts):
+        for query in range(5):
+            for target in range(count):
+                expected = pair_cost(
+                    prediction.logits[image, query],
+                    prediction.boxes[image, query].tolist(),
+                    targets.labels[image, target],
+                    targets.boxes[image, target].tolist(),
+                )
+                assert cost[image, query, target].item() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_assignment_is_the_best_of_all(seed):
+    prediction, targets = problem(seed=seed)
+    cost = MATCHER.cost(prediction, targets)
+    (match,) = MATCHER([prediction], [targets])
+    for image, count in enumerate(targets.counts):
+        best = min(
+            sum(cost[image, query, target].item() for target, query in enumerate(queries))
+            for queries in permutations(range(5), count)
+        )
+        chosen = match.image == image
+        found = cost[image, match.query[chosen], match.target[chosen]].sum().item()
+        assert sorted(match.target[chosen].tolist()) == list(range(count))
+        assert found == pytest.approx(best, abs=1e-5)
+
+
+def test_all_layers_and_images_take_one_transfer_from_the_device(monkeypatch):
+    transfers = []
+    original = torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda x: transfers.append(x.numel()) or original(x))
+    prediction, targets = problem()
+    wide, _ = problem(num_queries=9)
+    matches = MATCHER([prediction, wide, prediction], [targets] * 3)
+    assert transfers == [(5 + 9 + 5) * 3 * 3]
+    assert [len(match.query) for match in matches] == [5, 5, 5]
+
+
+def test_predictions_that_are_not_numbers_still_get_an_assignment():
+    prediction, targets = problem()
+    prediction.boxes[0, 1] = float("nan")
+    prediction.logits[2, 3] = float("inf")
+    (match,) = MATCHER([prediction], [targets])
+    assert len(match.query) == 5
+    assert 1 not in match.query[match.image == 0].tolist()
+
+
+def test_more_boxes_than_queries_leave_boxes_unmatched():
+    prediction, targets = problem(num_queries=2)
+    (match,) = MATCHER([prediction], [targets])
+    assert len(match.query) == 4

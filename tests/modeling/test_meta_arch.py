@@ -1,0 +1,106 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from lite_focus_detr import ops
+
+FAMILIES = ["deformable", "deformable_refine", "deformable_two_stage", "dn_deformable", "dino"]
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_parameter_gets_a_gradient_for_any_ground_truth(
+    tiny_config, make_batch, family, counts
+):
+    model = build_model(tiny_config(family)).train()
+    sum(model(make_batch(counts)).values()).backward()
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_names_of_the_losses_do_not_depend_on_the_ground_truth(tiny_config, make_batch, family):
+    model = build_model(tiny_config(family)).train()
+    assert list(model(make_batch((3, 1)))) == list(model(make_batch((0, 0))))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_with_fewer_tokens_than_queries_are_detected(tiny_config, make_batch, family):
+    model = build_model(tiny_config(family, NUM_QUERIES=900)).eval()
+    batch = make_batch((0, 0, 0), sizes=((33, 32), (64, 64), (1, 40)))
+    results = model(batch)
+    assert [len(x["instances"]) > 0 for x in results] == [True] * 3
+
+
+@pytest.mark.parametrize("family", ["deformable_two_stage", "dino"])
+def test_a_batch_detects_what_its_images_give_alone_when_queries_exceed_tokens(
+    tiny_config, make_batch, family
+):
+    cfg = tiny_config(family, NUM_QUERIES=900, **{"DECODER.POSITION_FRAME": "image"})
+    # The backbone and the neck see the padding: only images of one size compare exactly.
+    model = build_model(cfg).double().eval()
+    one, other = make_batch((0, 0), sizes=((64, 64), (64, 64)))
+    alone, both = model([one])[0]["instances"], model([one, other])[0]["instances"]
+    torch.testing.assert_close(both.scores, alone.scores, rtol=0, atol=1e-10)
+
+
+def test_gradient_checkpointing_changes_no_gradient(tiny_config, make_batch):
+    gradients = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        model = build_model(tiny_config("dino", GRADIENT_CHECKPOINTING=recompute)).double().train()
+        torch.manual_seed(1)
+        sum(model(make_batch((3, 1))).values()).backward()
+        gradients.append({n: p.grad for n, p in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_autocast_keeps_references_in_full_precision(tiny_config, make_batch, monkeypatch, family):
+    dtypes = []
+    original = ops.fused_deformable_attention
+
+    def spy(value, spatial_shapes, reference_points, *rest):
+        dtypes.append((value.dtype, reference_points.dtype))
+        return original(value, spatial_shapes, reference_points, *rest)
+
+    monkeypatch.setattr(ops, "fused_deformable_attention", spy)
+    model = build_model(tiny_config(family)).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model(make_batch((3, 1)))
+    assert set(dtypes) == {(torch.bfloat16, torch.float32)}
+    sum(losses.values()).backward()
+
+
+def test_coco_id_rows_are_mapped_to_contiguous_classes_and_back(tiny_config, make_batch):
+    cfg = tiny_config("dino", NUM_CLASSES=91, COCO_ID_ROWS=True)
+    model = build_model(cfg)
+    batch = make_batch((1, 1), num_classes=80)
+    seen = {}
+    model.criterion = lambda layers, proposals, targets, num_boxes: seen.update(t=targets) or {}
+    model.criterion.denoising = lambda *_: {}
+    batch[0]["instances"].gt_classes[:] = 79  # toothbrush, category id 90
+    batch[1]["instances"].gt_classes[:] = 0  # person, category id 1
+    model.train()(batch)
+    assert seen["t"].labels.tolist() == [[90], [1]]
+    classes = model.eval()(batch)[0]["instances"].pred_classes
+    assert classes.max() < 80
+
+
+def test_a_detector_of_every_timm_layout_runs(tiny_config, make_batch):
+    for name in ("test_resnet", "swin_tiny_patch4_window7_224"):
+        cfg = tiny_config("dino")
+        cfg.MODEL.TIMM.NAME = name
+        sizes = ((224, 224), (224, 224))
+        assert len(build_model(cfg).eval()(make_batch((0, 0), sizes))) == 2
+
+
+def test_a_timm_model_without_the_wanted_maps_is_refused(tiny_config):
+    cfg = tiny_config("dino")
+    cfg.MODEL.TIMM.NAME = "vit_tiny_patch16_224"
+    with pytest.raises(ValueError, match=r"IN_FEATURES is \['res3', 'res4', 'res5'\]"):
+        build_model(cfg)
+    cfg.MODEL.TIMM.NAME = "no_such_model"
+    with pytest.raises(ValueError, match="no_such_model"):
+        build_model(cfg)

@@ -1,0 +1,41 @@
+import pytest
+import torch
+
+from lite_focus_detr.modeling.heads import Prediction
+from lite_focus_detr.modeling.postprocess import COCO_IDS, select_detections
+
+
+def test_the_best_pairs_of_query_and_class_become_boxes_in_pixels():
+    logits = torch.tensor([[[2.0, -1.0], [3.0, 1.0], [-5.0, -5.0]]])
+    boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.4], [0.25, 0.5, 0.5, 1.0], [0.5, 0.5, 0.1, 0.1]]])
+    (result,) = select_detections(Prediction(logits, boxes), [(100, 200)], 3)
+    assert result.pred_classes.tolist() == [0, 0, 1]
+    assert result.scores.tolist() == pytest.approx(torch.tensor([3.0, 2.0, 1.0]).sigmoid().tolist())
+    expected = [[0, 0, 100, 100], [80, 30, 120, 70], [0, 0, 100, 100]]
+    torch.testing.assert_close(result.pred_boxes.tensor, torch.tensor(expected).float())
+
+
+def test_boxes_that_are_not_numbers_are_dropped():
+    boxes = torch.full((1, 2, 4), 0.5)
+    boxes[0, 0, 2] = float("nan")
+    (result,) = select_detections(Prediction(torch.zeros(1, 2, 1), boxes), [(10, 10)], 5)
+    assert len(result) == 1
+
+
+def test_slots_without_a_query_give_no_detection():
+    prediction = Prediction(torch.ones(1, 3, 2), torch.full((1, 3, 4), 0.5))
+    mask = torch.tensor([[False, True, False]])
+    (result,) = select_detections(prediction, [(10, 10)], 100, padding_mask=mask)
+    assert len(result) == 4
+
+
+def test_coco_ids_that_no_category_has_are_dropped():
+    logits = torch.full((1, 1, 91), -10.0)
+    logits[0, 0, 12] = 10.0  # No category has the id 12.
+    logits[0, 0, 90] = 5.0
+    prediction = Prediction(logits, torch.full((1, 1, 4), 0.5))
+    (result,) = select_detections(prediction, [(10, 10)], 1, coco_id_rows=True)
+    assert result.pred_classes.tolist() == [79]
+    assert len(COCO_IDS) == 80
+    assert COCO_IDS[0] == 1
+    assert COCO_IDS[-1] == 90

@@ -1,0 +1,57 @@
+from pathlib import Path
+
+import pytest
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+
+from lite_focus_detr import add_lite_focus_detr_config, validate_config
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+LEAVES = sorted(
+    str(path.relative_to(CONFIGS))
+    for path in CONFIGS.rglob("*.yaml")
+    if path.parent.name != "_base_" and path.parent.parent.name != "_base_"
+)
+
+
+def default():
+    cfg = get_cfg()
+    add_lite_focus_detr_config(cfg)
+    return cfg
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_every_configuration_builds_and_validates(leaf):
+    cfg = default()
+    cfg.merge_from_file(str(CONFIGS / leaf))
+    validate_config(cfg)
+    cfg.MODEL.DEVICE = "meta"
+    assert sum(p.numel() for p in build_model(cfg).parameters()) > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["MODEL.DETR.QUERY_SELECTION", "best"], "QUERY_SELECTION is 'best'; it must be one of"),
+        (["MODEL.DETR.LOOK_FORWARD_TWICE", True], "LOOK_FORWARD_TWICE needs .*BOX_REFINE"),
+        (["MODEL.DETR.DENOISING.TYPE", "contrastive"], "DENOISING.TYPE contrastive needs queries"),
+        (["MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS", True], "learned queries have no proposals"),
+        (["MODEL.DETR.DECODER.POSITION_SCALE", True], "POSITION_SCALE needs"),
+        (["MODEL.DETR.NUM_HEADS", 7], "EMBED_DIM 256 must be divisible by .*NUM_HEADS 7"),
+        (["MODEL.DETR.NORM_GROUPS", 48], "must be divisible by .*NORM_GROUPS 48"),
+        (["MODEL.DETR.NUM_LEVELS", 2], "NUM_LEVELS 2 is less than the 3 entries"),
+        (["MODEL.DETR.NUM_CLASSES", 0], "NUM_CLASSES is 0; it must be at least 1"),
+        (["SOLVER.IMS_PER_BATCH", 0], "IMS_PER_BATCH is 0; it must be at least 1"),
+        (["MODEL.DETR.COCO_ID_ROWS", True], "COCO_ID_ROWS needs MODEL.DETR.NUM_CLASSES 91"),
+        (["SOLVER.AMP.DTYPE", "fp16"], "float16, bfloat16"),
+    ],
+)
+def test_impossible_mixtures_are_refused_with_the_keys_named(options, message):
+    cfg = default()
+    cfg.merge_from_list(options)
+    with pytest.raises(ValueError, match=message):
+        validate_config(cfg)
+
+
+def test_the_defaults_are_valid():
+    validate_config(default())
