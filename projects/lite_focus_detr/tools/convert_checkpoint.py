@@ -15,7 +15,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from ..converters import convert_state_dict, unwrap
+from ..converters import convert_state_dict, training_options, unwrap
 from ..engine import load_config, user_errors
 from ..engine.checkpoint_file import read_checkpoint, write_atomically
 
@@ -47,12 +47,15 @@ def convert_file(source: str, target: str, cfg: CfgNode) -> None:
         ValueError: the source is unsafe, of no known format, or does not fit the configuration.
     """
     expected = build_model(cfg).state_dict()
-    weights, report = convert_state_dict(unwrap(read_checkpoint(source)), cfg, expected)
+    contents = read_checkpoint(source)
+    options = training_options(contents)
+    weights, report = convert_state_dict(unwrap(contents), cfg, expected, options)
     print(report.table())
     print(report.summary())
     _require_shapes(weights, expected)
-    contents = {"model": weights, "__author__": f"lite_focus_detr, from the format {report.format}"}
-    write_atomically(target, lambda file: torch.save(contents, file))
+    author = f"lite_focus_detr, from the format {report.format}"
+    converted = {"model": weights, "__author__": author}
+    write_atomically(target, lambda file: torch.save(converted, file))
 
 
 def _require_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,52 @@
+# make env    the environment in .venv: pinned dependencies, detectron2, this package with its kernels
+# make demo   train, evaluate and draw the quick configuration on generated images
+# make test   all tests
+# make lint   ruff, mypy --strict, clang-format
+# Every target sets up what it needs, once. Another interpreter: make env PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO_CONFIG ?= configs/quick_schedules/dino_shapes.yaml
+DEMO_OUTPUT ?= output/demo
+
+PY := $(VENV)/bin/python
+KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: env demo test lint
+.DELETE_ON_ERROR:
+
+env: $(VENV)/.installed
+
+demo: env
+	$(PY) -m lite_focus_detr.tools.check_env
+	$(PY) train_net.py --resume --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO_OUTPUT)
+	$(PY) -m lite_focus_detr.tools.visualize --config-file $(DEMO_CONFIG) \
+		--output $(DEMO_OUTPUT)/pictures MODEL.WEIGHTS $(DEMO_OUTPUT)/model_final.pth
+
+test: env
+	$(PY) -m pytest
+
+lint: env
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy --strict
+	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS)
+
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "$(PYTHON) is older than Python 3.10; name another: make PYTHON=python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.requirements: requirements.txt requirements-dev.txt | $(VENV)/.created
+	$(PY) -m pip install -r requirements.txt -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.detectron2: requirements-detectron2.txt dev/install_detectron2.sh $(VENV)/.requirements
+	dev/install_detectron2.sh $(PY)
+	@touch $@
+
+$(VENV)/.installed: setup.py pyproject.toml $(KERNELS) $(VENV)/.detectron2
+	$(PY) -m pip install --no-build-isolation --no-deps --editable .
+	@touch $@

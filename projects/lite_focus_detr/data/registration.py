@@ -1,0 +1,106 @@
+"""Registers the data sets that the configuration names in detectron2's catalogs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_coco_json
+from detectron2.utils.file_io import PathManager
+
+from .coco_json import prepare_coco_json
+from .shapes import CLASS_NAMES, ShapesSpec, draw_dataset
+
+Record = dict[str, Any]
+
+
+def register_datasets(cfg: CfgNode) -> None:
+    """Register ``DATASETS.COCO`` and the generated ``shapes_train`` and ``shapes_val``.
+
+    No file is read or drawn before a data set is used. Calling it again, also in a spawned
+    process, changes nothing; a name whose paths have changed since is registered anew.
+
+    Raises:
+        ValueError: an entry is malformed, or its name belongs to a data set of detectron2.
+    """
+    for entry in cfg.DATASETS.COCO:
+        if len(entry) != 3 or not all(isinstance(field, str) for field in entry):
+            raise ValueError(
+                f"DATASETS.COCO has the entry {entry!r}; it must be [name, json file, image folder]"
+            )
+        name, json_file, image_root = entry
+        source = CocoSource(name, json_file, image_root, os.path.join(cfg.OUTPUT_DIR, "datasets"))
+        _register(name, source, image_root=image_root, evaluator_type="coco")
+    shapes = cfg.DATASETS.SHAPES
+    for split, num_images in (("train", shapes.NUM_TRAIN), ("val", shapes.NUM_VAL)):
+        spec = ShapesSpec(split, num_images, shapes.IMAGE_SIZE, shapes.SEED)
+        shapes_source = ShapesSource(f"shapes_{split}", shapes.ROOT, spec)
+        _register(
+            f"shapes_{split}",
+            shapes_source,
+            json_file=spec.json_file(shapes.ROOT),
+            image_root=spec.image_root(shapes.ROOT),
+            evaluator_type="coco",
+            thing_classes=list(CLASS_NAMES),
+        )
+
+
+@dataclass(frozen=True)
+class CocoSource:
+    """Loads one entry of ``DATASETS.COCO``, without boxes that cannot be one."""
+
+    name: str
+    json_file: str
+    image_root: str
+    cache_dir: str
+
+    def __call__(self) -> list[Record]:
+        """Return one record per image in detectron2's format.
+
+        Raises:
+            ValueError: the annotation file or the image folder is missing or malformed.
+        """
+        json_file = prepare_coco_json(self.name, self.json_file, self.cache_dir)
+        if not PathManager.isdir(self.image_root):
+            raise ValueError(
+                f"image folder {self.image_root} of data set {self.name} does not exist; "
+                "check DATASETS.COCO"
+            )
+        metadata = MetadataCatalog.get(self.name)
+        if not hasattr(metadata, "json_file"):
+            metadata.json_file = json_file
+        return list(load_coco_json(json_file, self.image_root, self.name))
+
+
+@dataclass(frozen=True)
+class ShapesSource:
+    """Draws a generated data set when it is first used, and loads it."""
+
+    name: str
+    root: str
+    spec: ShapesSpec
+
+    def __call__(self) -> list[Record]:
+        """Return one record per image in detectron2's format."""
+        draw_dataset(self.root, self.spec)
+        image_root = self.spec.image_root(self.root)
+        return list(load_coco_json(self.spec.json_file(self.root), image_root, self.name))
+
+
+def _register(name: str, source: Callable[[], list[Record]], **metadata: Any) -> None:
+    known = DatasetCatalog.data.get(name)
+    if known == source:
+        return
+    if known is not None:
+        if not isinstance(known, (CocoSource, ShapesSource)):
+            raise ValueError(
+                f"DATASETS.COCO: a data set named {name} exists already; choose another name"
+            )
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    DatasetCatalog.register(name, source)
+    MetadataCatalog.get(name).set(**metadata)

@@ -1,0 +1,249 @@
+"""Checkpoints: published formats, refusal of files that do not fit, resuming, atomic writing."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from ..converters import BACKBONE_FORMATS, convert_state_dict, training_options, unwrap
+from .checkpoint_file import read_checkpoint, write_atomically
+
+logger = logging.getLogger(__name__)
+
+BACKBONE = "backbone."
+
+
+class _Weights(NamedTuple):
+    """Tensors of a file under the model's names, and what the file is."""
+
+    tensors: dict[str, Tensor]
+    format: str
+
+
+class DetrCheckpointer(DetectionCheckpointer):
+    """A ``DetectionCheckpointer`` that knows the published formats and trusts no file.
+
+    ``load`` takes files of this project, detectron2 ``.pth`` and ``.pkl``, and the files that
+    Deformable DETR, DINO, detrex and torchvision publish, as they were downloaded. A file with an
+    averaged model (``MODEL.EMA``) gives the averaged weights, except when a training goes on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        cfg: CfgNode,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        """Set up loading into a model and saving to a folder.
+
+        Args:
+            model: detector built from ``cfg``, possibly wrapped for several processes.
+            save_dir: folder of the checkpoints; empty to save nothing.
+            cfg: decides how published weights are fitted (classes, shared heads, averaging).
+            save_to_disk: None saves on the main process only.
+            checkpointables: objects with ``state_dict`` and ``load_state_dict`` to save as well.
+        """
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.cfg = cfg
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load weights, and the states of checkpointables that the file holds.
+
+        Args:
+            path: file or URL; empty loads nothing.
+            checkpointables: names to restore; None restores all.
+
+        Returns:
+            what else the file holds.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is truncated, unsafe, of an unknown format, has weights that are
+                not finite, or matches less than half of the model. The model is unchanged.
+        """
+        local = path.split("?")[0]
+        if path and "://" not in path and not os.path.isfile(local):
+            raise FileNotFoundError(f"the checkpoint {local} does not exist; check MODEL.WEIGHTS")
+        try:
+            extra: dict[str, Any] = super().load(path, checkpointables)
+        finally:
+            # The base class leaves it set after an error and would refuse the next load.
+            self._parsed_url_during_load = None
+        return extra
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Resume from the newest readable checkpoint of ``save_dir``, else load ``path``."""
+        if resume and not self.has_checkpoint():
+            logger.warning(
+                "Nothing to resume in %s: starting at iteration 0 with MODEL.WEIGHTS '%s'",
+                self.save_dir,
+                path,
+            )
+        extra: dict[str, Any] = super().resume_or_load(path, resume=resume)
+        return extra
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name.pth``: the model, the checkpointables and ``kwargs``.
+
+        Raises:
+            OSError: it could not be written. No partial file is left, earlier ones are intact.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        contents = {"model": self.model.state_dict()}
+        contents |= {key: value.state_dict() for key, value in self.checkpointables.items()}
+        contents |= kwargs
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info("Saving checkpoint to %s", path)
+        write_atomically(path, lambda file: torch.save(contents, file))
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Record the name of the newest checkpoint in the file ``last_checkpoint``."""
+        tag = os.path.join(self.save_dir, "last_checkpoint")
+        write_atomically(tag, lambda file: file.write(last_filename_basename.encode()))
+
+    def has_checkpoint(self) -> bool:
+        """Whether a training has saved anything in ``save_dir``, readable or not."""
+        return bool(super().has_checkpoint() or self._saved("model_"))
+
+    def get_checkpoint_file(self) -> str:
+        """Path of the newest checkpoint that can be read.
+
+        Raises:
+            ValueError: there is none; the message names the files that were tried.
+        """
+        skipped: list[str] = []
+        for path in self._saved():
+            try:
+                if "iteration" in read_checkpoint(path, mmap=True):
+                    if skipped:
+                        logger.warning("Skipped %s: resuming from %s", "; ".join(skipped), path)
+                    return path
+                skipped.append(f"{path} holds weights only")
+            except ValueError as error:
+                skipped.append(str(error))
+        tried = "; ".join(skipped) or "it holds no .pth file"
+        raise ValueError(
+            f"cannot resume in {self.save_dir}: {tried}. Remove the folder or train without "
+            "--resume"
+        )
+
+    def _saved(self, prefix: str = "") -> list[str]:
+        """Checkpoint files, newest first."""
+        if not os.path.isdir(self.save_dir):
+            return []
+        files = [entry for entry in os.scandir(self.save_dir) if entry.name.endswith(".pth")]
+        files.sort(key=lambda entry: (entry.stat().st_mtime_ns, entry.name), reverse=True)
+        return [entry.path for entry in files if entry.name.startswith(prefix)]
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        contents = read_checkpoint(filename)
+        average = contents.get("ema")
+        if average and self.cfg.MODEL.EMA.ENABLED and "ema" not in self.checkpointables:
+            logger.info("Taking the averaged weights of %s", filename)
+            contents["model"] = _without_wrapper(average)
+        try:
+            weights = self._convert(unwrap(contents), training_options(contents))
+        except ValueError as error:
+            raise ValueError(f"{filename}: {error}") from error
+        self._require_match(filename, weights)
+        _require_finite(filename, weights.tensors)
+        extra = {
+            key: value
+            for key, value in contents.items()
+            # This one would make the base class guess names.
+            if key != "matching_heuristics" and not isinstance(value, Tensor)
+        }
+        return {**extra, "model": weights.tensors}
+
+    def _convert(self, weights: dict[str, Tensor], options: dict[str, object]) -> _Weights:
+        expected = self.model.state_dict()
+        if _shapes(weights) == _shapes(expected):
+            logger.info("All %d tensors of the model are in the file", len(weights))
+            return _Weights(weights, "lite_focus_detr")
+        converted, report = convert_state_dict(weights, self.cfg, expected, options)
+        logger.info("%s", report.summary())
+        logger.info("Where every tensor went:\n%s", report.table())
+        return _Weights(converted, report.format)
+
+    def _require_match(self, filename: str, weights: _Weights) -> None:
+        expected = self.model.state_dict()
+        backbone = {k: v for k, v in expected.items() if k.startswith(BACKBONE)}
+        rest = {k: v for k, v in expected.items() if k not in backbone}
+        if weights.format in BACKBONE_FORMATS:
+            parts = {"the backbone of ": backbone}
+        else:
+            # A backbone is half of a small detector and fits many others.
+            parts = {"": expected, "the transformer of ": rest}
+        for part, tensors in parts.items():
+            fitting = [v for k, v in tensors.items() if _fits(v, weights.tensors.get(k))]
+            total = sum(v.numel() for v in tensors.values())
+            share = sum(v.numel() for v in fitting) / max(total, 1)
+            if 2 * len(fitting) >= len(tensors) and share >= 0.5:
+                continue
+            raise ValueError(
+                f"{filename} (format {weights.format}) fits only {len(fitting)} of {len(tensors)} "
+                f"tensors and {share:.0%} of the weights of {part}this "
+                f"{self.cfg.MODEL.META_ARCHITECTURE}: give the --config-file that it was trained "
+                f"with, or another MODEL.WEIGHTS\n{_match_table(expected, weights.tensors)}"
+            )
+
+
+def _without_wrapper(average: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the model inside an ``AveragedModel``'s state."""
+    prefix = "module."
+    return {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)}
+
+
+def _fits(tensor: Tensor, given: Tensor | None) -> bool:
+    return given is not None and given.shape == tensor.shape
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _match_table(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
+    """Per part of the model: tensors that fit, have another shape, or are missing."""
+    counts: dict[str, list[int]] = {}
+    mismatched = []
+    for name, tensor in expected.items():
+        row = counts.setdefault(".".join(name.split(".")[:2]), [0, 0, 0])
+        if _fits(tensor, given.get(name)):
+            row[0] += 1
+        elif name in given:
+            row[1] += 1
+            mismatched.append((name, tuple(given[name].shape), tuple(tensor.shape)))
+        else:
+            row[2] += 1
+    parts = tabulate(
+        [(part, *row) for part, row in counts.items()],
+        headers=("part of the model", "fits", "other shape", "not in the file"),
+    )
+    shapes = tabulate(mismatched, headers=("tensor", "shape in the file", "shape in the model"))
+    return f"{parts}\n\n{shapes}" if mismatched else str(parts)
+
+
+def _require_finite(filename: str, tensors: Mapping[str, Tensor]) -> None:
+    broken = [
+        name
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]
+    if broken:
+        raise ValueError(
+            f"{filename} has NaN or infinite values in {len(broken)} tensors: "
+            f"{', '.join(broken[:5])}; use an earlier checkpoint"
+        )

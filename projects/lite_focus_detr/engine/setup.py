@@ -1,0 +1,196 @@
+"""From the command line to a checked configuration, and from a user's mistake to one line."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.engine import default_setup, launch
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from torch.multiprocessing.spawn import ProcessExitedException
+
+from ..config import add_lite_focus_detr_config, validate_config
+from ..data import register_datasets
+from ..data.validation import check_datasets, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+# detectron2 asserts much of what the user gives.
+_USER_ERRORS = (ValueError, RuntimeError, OSError, AssertionError)
+# Time for the first process of a machine to report an error that all of them run into.
+_REPORT_SECONDS = 5.0
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Read and check everything that a training or an evaluation depends on.
+
+    Args:
+        args: of detectron2's ``default_argument_parser``.
+
+    Returns:
+        the frozen configuration. Logging is set up, the data sets are registered, the random
+        generators are seeded, and the configuration is saved in ``OUTPUT_DIR``.
+
+    Raises:
+        ValueError: what is wrong, where, and what to do about it.
+    """
+    cfg = load_config(args.config_file, args.opts)
+    for key, registry in (
+        ("META_ARCHITECTURE", META_ARCH_REGISTRY),
+        ("BACKBONE.NAME", BACKBONE_REGISTRY),
+    ):
+        _require_registered(cfg, f"MODEL.{key}", registry)
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size and not args.eval_only:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} "
+            "processes; make it a multiple"
+        )
+    # The default of detectron2 is a GPU.
+    no_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available()
+    if no_gpu:
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    _silence("torch.utils.cpp_extension")
+    try:
+        default_setup(cfg, args)
+        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="lite_focus_detr")
+    except OSError as error:
+        raise ValueError(f"cannot write to OUTPUT_DIR {cfg.OUTPUT_DIR}: {error}") from error
+    if no_gpu:
+        logger.warning("There is no GPU: running on the CPU (MODEL.DEVICE cpu)")
+    register_datasets(cfg)
+    check_datasets(cfg, eval_only=args.eval_only)
+    return cfg
+
+
+def load_config(config_file: str, options: Sequence[str]) -> CfgNode:
+    """Merge a configuration file and ``KEY VALUE`` pairs into the defaults.
+
+    Args:
+        config_file: YAML file, possibly with ``_BASE_``; empty takes the defaults.
+        options: alternating keys and values, as on the command line.
+
+    Returns:
+        the checked configuration, not frozen.
+
+    Raises:
+        ValueError: a missing or malformed file, an unknown key (with the likely ones) or a value
+            that does not fit.
+    """
+    cfg = get_cfg()
+    add_lite_focus_detr_config(cfg)
+    if config_file:
+        content = _read_yaml(config_file)
+        _merge(cfg, _flatten(content), config_file, lambda: cfg.merge_from_other_cfg(content))
+    if len(options) % 2:
+        raise ValueError(
+            f"the command line ends with {options[-1]!r}: configuration keys and values come in "
+            "pairs, KEY VALUE"
+        )
+    _merge(cfg, options[::2], "the command line", lambda: cfg.merge_from_list(list(options)))
+    validate_config(cfg)
+    return cfg
+
+
+def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
+    """Call ``main(args)`` in as many processes as the command line asks for.
+
+    Without a GPU, ``--num-gpus`` is the number of CPU processes.
+    """
+    with user_errors():
+        num_gpus = torch.cuda.device_count()
+        if num_gpus and args.num_gpus > num_gpus:
+            raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {num_gpus}")
+    _silence("torch.multiprocessing.spawn")
+    try:
+        launch(
+            main,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(args,),
+        )
+    except ProcessExitedException as error:
+        if error.signal_name is not None:
+            raise
+        sys.exit(error.exit_code)
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn an error of the set-up into one line on stderr and the exit status 1.
+
+    Further lines of its message, such as tables, are logged. Meant for code that only reads what
+    the user gave: an error of the training keeps its traceback, as do all with ``python -X dev``.
+    """
+    try:
+        yield
+    except _USER_ERRORS as error:
+        if sys.flags.dev_mode:
+            raise
+        line, _, details = str(error).partition("\n")
+        if details:
+            logger.error("%s", details)
+        if comm.get_local_rank() > 0:
+            time.sleep(_REPORT_SECONDS)
+        raise SystemExit(f"error: {line}") from None
+
+
+def _silence(name: str) -> None:
+    """Keep warnings of a PyTorch module, about what is reported here anyway, off stderr."""
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _read_yaml(config_file: str) -> CfgNode:
+    try:
+        return CfgNode(CfgNode.load_yaml_with_base(config_file, allow_unsafe=True))
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"configuration file {error.filename} does not exist; check --config-file and _BASE_"
+        ) from error
+    except yaml.YAMLError as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"{config_file} is not valid YAML: {text}") from error
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Full names of all keys, of nodes as well as of leaves."""
+    names = []
+    for key, value in node.items():
+        names.append(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            names += _flatten(value, f"{prefix}{key}.")
+    return names
+
+
+def _merge(cfg: CfgNode, keys: Sequence[str], place: str, merge: Callable[[], None]) -> None:
+    known = _flatten(cfg)
+    for key in keys:
+        if key not in known:
+            hint = did_you_mean(key, known)
+            raise ValueError(f"unknown configuration key {key} in {place}{hint}")
+    try:
+        merge()
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _require_registered(cfg: CfgNode, key: str, registry: Any) -> None:
+    name = cfg
+    for part in key.split("."):
+        name = name[part]
+    known = [entry for entry, _ in registry]
+    if name not in known:
+        raise ValueError(f"{key} is {name!r}, which is not registered{did_you_mean(name, known)}")

@@ -1,0 +1,153 @@
+"""One optimiser step: gradient accumulation, mixed precision, clipping, several processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+
+from ..modeling.criterion import average_num_boxes
+
+Batch = list[dict[str, Any]]
+
+
+class TrainStep(SimpleTrainer):
+    """A ``SimpleTrainer`` whose step may take several batches and lower precision.
+
+    The gradient of ``accumulation_steps`` batches on any number of processes is that of one large
+    batch on one process: all of them share one normaliser of the losses.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        data_loader: Iterable[Batch],
+        optimizer: torch.optim.Optimizer,
+        accumulation_steps: int = 1,
+        amp_dtype: torch.dtype | None = None,
+        max_grad_norm: float | None = None,
+        norm_type: float = 2.0,
+    ) -> None:
+        """Set up the step.
+
+        Args:
+            model: called as ``model(batch, num_boxes=...)``, returns a dict of weighted losses.
+            data_loader: yields detectron2 batches.
+            optimizer: updates the parameters of ``model``.
+            accumulation_steps: batches of one step.
+            amp_dtype: type of the autocast region; ``torch.float16`` also scales the loss; None
+                trains in full precision.
+            max_grad_norm: bound of the norm of all gradients together; None does not clip.
+            norm_type: order of that norm.
+
+        Raises:
+            ValueError: float16 is asked for on the CPU.
+        """
+        super().__init__(model, data_loader, optimizer)
+        self.accumulation_steps = accumulation_steps
+        self.amp_dtype = amp_dtype
+        self.max_grad_norm = max_grad_norm
+        self.norm_type = norm_type
+        self.device = next(model.parameters()).device
+        if amp_dtype is torch.float16 and self.device.type == "cpu":
+            raise ValueError(
+                "SOLVER.AMP.DTYPE float16 needs a GPU; on the CPU set SOLVER.AMP.DTYPE bfloat16"
+            )
+        self.grad_scaler = GradScaler(self.device.type, enabled=amp_dtype is torch.float16)
+
+    def run_step(self) -> None:
+        """Fetch the batches of a step, accumulate their gradients and update the weights.
+
+        Raises:
+            FloatingPointError: a loss or the gradient is not finite; raised by every process, and
+                the weights are those of the step before.
+        """
+        start = time.perf_counter()
+        batches = [next(self._data_loader_iter) for _ in range(self.accumulation_steps)]
+        data_time = time.perf_counter() - start
+
+        self.optimizer.zero_grad()
+        losses = self._accumulate_gradients(batches)
+        self.after_backward()
+        self._require_finite(losses, batches)
+        self._write_metrics(losses, data_time)
+        self._update()
+
+    def _accumulate_gradients(self, batches: list[Batch]) -> dict[str, Tensor]:
+        """Return the losses of the whole step, on the CPU."""
+        counts = [len(image["instances"]) for batch in batches for image in batch]
+        num_boxes = average_num_boxes(counts, self.device, steps=len(batches))
+        shares = []
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            # Gradients travel between the processes once, with the last batch.
+            with nullcontext() if last else self._no_sync():
+                with torch.autocast(
+                    self.device.type, dtype=self.amp_dtype, enabled=self.amp_dtype is not None
+                ):
+                    losses = self.model(batch, num_boxes=num_boxes)
+                share = torch.stack(list(losses.values())) / len(batches)
+                torch.autograd.backward(self.grad_scaler.scale(share.sum()))
+            shares.append(share.detach())
+        # One transfer instead of one per loss.
+        return dict(zip(losses, torch.stack(shares).sum(0).cpu(), strict=True))
+
+    def _no_sync(self) -> AbstractContextManager[None]:
+        if isinstance(self.model, DistributedDataParallel):
+            context: AbstractContextManager[None] = self.model.no_sync()
+            return context
+        return nullcontext()
+
+    def _require_finite(self, losses: dict[str, Tensor], batches: list[Batch]) -> None:
+        finite = torch.stack(list(losses.values())).isfinite().all().float()
+        if comm.get_world_size() > 1:
+            finite = finite.to(self.device)
+            dist.all_reduce(finite, op=dist.ReduceOp.MIN)
+        if finite.item():
+            return
+        here = {
+            "rank": comm.get_rank(),
+            "losses": {name: value.item() for name, value in losses.items()},
+            "images": [image.get("file_name") for batch in batches for image in batch],
+        }
+        raise FloatingPointError(
+            f"a loss is not finite at iteration {self.iter}: {comm.all_gather(here)}; the weights "
+            "are still finite: look at these images or lower SOLVER.BASE_LR"
+        )
+
+    def _update(self) -> None:
+        if self.max_grad_norm is not None:
+            self.grad_scaler.unscale_(self.optimizer)
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, self.norm_type)
+            # With loss scaling an overflow is expected now and then, and the scaler skips it.
+            if not self.grad_scaler.is_enabled() and not norm.isfinite():
+                raise FloatingPointError(
+                    f"the gradient is not finite at iteration {self.iter}, its losses are; "
+                    "lower SOLVER.BASE_LR or train without SOLVER.AMP.ENABLED"
+                )
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the optimiser and, with float16, of the loss scale."""
+        state: dict[str, Any] = super().state_dict()
+        if self.grad_scaler.is_enabled():
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; a missing loss scale starts anew."""
+        super().load_state_dict(state_dict)
+        if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -1,0 +1,86 @@
+"""Writes pictures of a data set: ground truth on the left, predictions on the right.
+
+    python -m lite_focus_detr.tools.visualize --config-file FILE --output FOLDER \
+        [--dataset NAME] [--num-images 16] [MODEL.WEIGHTS CHECKPOINT ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
+from PIL import Image
+
+from ..data import read_image
+from ..engine import user_errors
+from ..visualization import draw_ground_truth, draw_predictions, side_by_side
+from .predictor import Predictor, load_inference_config
+
+# Under ``python -m`` the name of this module is not its own.
+logger = logging.getLogger("lite_focus_detr.tools.visualize")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Exits with one line on stderr if the configuration or a file is wrong."""
+    args = _parser().parse_args(arguments)
+    setup_logger(name="lite_focus_detr")
+    with user_errors():
+        cfg = load_inference_config(args.config_file, args.opts)
+        name = args.dataset or next(iter(cfg.DATASETS.TEST), None)
+        if name is None:
+            raise ValueError("DATASETS.TEST is empty; choose a data set with --dataset")
+        records = DatasetCatalog.get(name)[: args.num_images]
+        predictor = Predictor(cfg)
+    draw(predictor, records, Path(args.output), name, args.confidence_threshold)
+
+
+def draw(
+    predictor: Predictor,
+    records: Sequence[dict[str, Any]],
+    output: Path,
+    dataset: str,
+    threshold: float,
+) -> None:
+    """Write one picture per record of a data set to the folder ``output``.
+
+    Args:
+        predictor: the detector.
+        records: in detectron2's format.
+        output: created when needed.
+        dataset: name of the data set, for the names of the classes.
+        threshold: least score of a prediction that is drawn, in [0, 1].
+    """
+    metadata = MetadataCatalog.get(dataset)
+    output.mkdir(parents=True, exist_ok=True)
+    for record in records:
+        path = record["file_name"]
+        image = read_image(path, "RGB")
+        instances = predictor(path)
+        picture = side_by_side(
+            draw_ground_truth(image, record, metadata),
+            draw_predictions(image, instances[instances.scores >= threshold], metadata),
+        )
+        Image.fromarray(picture).save(output / f"{Path(path).stem}.png")
+    logger.info("%d pictures of %s are in %s", len(records), dataset, output)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lite_focus_detr.tools.visualize", description=__doc__
+    )
+    parser.add_argument("--config-file", required=True, help="configuration of the model")
+    parser.add_argument("--output", required=True, help="folder for the pictures")
+    parser.add_argument("--dataset", help="by default the first of DATASETS.TEST")
+    parser.add_argument("--num-images", type=int, default=16)
+    parser.add_argument("--confidence-threshold", type=float, default=0.5)
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+import logging
+import os
+
+import pytest
+import torch
+import torchvision
+from detectron2.modeling import build_model
+
+from lite_focus_detr.engine import DetrCheckpointer, EMAHook
+
+
+@pytest.fixture(autouse=True)
+def captured_logs(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
+    caplog.set_level(logging.INFO, "lite_focus_detr")
+
+
+def build(cfg, seed=0):
+    torch.manual_seed(seed)
+    return build_model(cfg)
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def saved(cfg, tmp_path, names, seed=0):
+    """A model, with checkpoints of these names in this order of age."""
+    model = build(cfg, seed)
+    checkpointer = DetrCheckpointer(model, str(tmp_path), cfg=cfg)
+    for age, name in enumerate(names):
+        checkpointer.save(name, iteration=age)
+        os.utime(tmp_path / f"{name}.pth", (1000 + age, 1000 + age))
+    return model
+
+
+def resume(cfg, tmp_path, path=""):
+    model = build(cfg, seed=99)
+    checkpointer = DetrCheckpointer(model, str(tmp_path), cfg=cfg)
+    return model, checkpointer.resume_or_load(path, resume=True)
+
+
+def test_a_saved_model_is_loaded_again_with_the_extra_data(make_cfg, tmp_path):
+    cfg = make_cfg()
+    model = saved(cfg, tmp_path, ["model_0000009"])
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000009.pth"
+    other = build(cfg, seed=1)
+    path = str(tmp_path / "model_0000009.pth")
+    extra = DetrCheckpointer(other, cfg=cfg).load(path)
+    assert same_weights(model, other)
+    assert extra["iteration"] == 0
+
+
+@pytest.mark.parametrize("fault", ["truncated", "empty", "tag empty", "tag missing", "tag wrong"])
+def test_resume_takes_the_newest_readable_file(make_cfg, tmp_path, caplog, fault):
+    cfg = make_cfg()
+    model = saved(cfg, tmp_path, ["model_0000009", "model_0000019"])
+    newest, tag = tmp_path / "model_0000019.pth", tmp_path / "last_checkpoint"
+    if fault == "truncated":
+        newest.write_bytes(newest.read_bytes()[:-1000])
+    elif fault == "empty":
+        newest.write_bytes(b"")
+    elif fault == "tag missing":
+        tag.unlink()
+    else:
+        tag.write_text("" if fault == "tag empty" else "model_0000029.pth")
+    resumed, extra = resume(cfg, tmp_path)
+    assert same_weights(model, resumed)
+    damaged = fault in ("truncated", "empty")
+    assert extra["iteration"] == (0 if damaged else 1)
+    assert any("Skipped" in m and "model_0000019.pth" in m for m in caplog.messages) == damaged
+
+
+def test_resume_skips_files_that_are_not_from_a_training(make_cfg, tmp_path, caplog):
+    cfg = make_cfg()
+    saved(cfg, tmp_path, ["model_0000009"])
+    torch.save({"model": build(cfg, seed=5).state_dict()}, tmp_path / "pretrained.pth")
+    assert resume(cfg, tmp_path)[1]["iteration"] == 0
+    assert "pretrained.pth holds weights only" in caplog.text
+
+
+def test_resume_without_any_readable_file_names_those_it_tried(make_cfg, tmp_path):
+    cfg = make_cfg()
+    saved(cfg, tmp_path, ["model_0000009"])
+    (tmp_path / "model_0000009.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cannot resume in .*model_0000009\.pth \(0 bytes\)"):
+        resume(cfg, tmp_path)
+
+
+def test_resume_with_nothing_to_resume_warns_and_loads_the_weights(make_cfg, tmp_path, caplog):
+    cfg = make_cfg()
+    model = saved(cfg, tmp_path, ["weights"])
+    started, _ = resume(cfg, tmp_path / "new", str(tmp_path / "weights.pth"))
+    assert same_weights(model, started)
+    assert "Nothing to resume" in caplog.text
+
+
+def test_a_missing_file_is_named(make_cfg):
+    cfg = make_cfg()
+    with pytest.raises(FileNotFoundError, match=r"no/such\.pth does not exist; check MODEL\.WEIGH"):
+        DetrCheckpointer(build(cfg), cfg=cfg).load("no/such.pth")
+
+
+def test_weights_of_another_architecture_are_refused_with_a_table(make_cfg, tmp_path):
+    saved(make_cfg(), tmp_path, ["other"])
+    cfg = make_cfg("MODEL.DETR.EMBED_DIM", 24)
+    model, before = build(cfg), build(cfg)
+    checkpointer = DetrCheckpointer(model, cfg=cfg)
+    with pytest.raises(ValueError, match=r"other\.pth .*fits only \d+ of \d+ tensors") as error:
+        checkpointer.load(str(tmp_path / "other.pth"))
+    line, *table = str(error.value).splitlines()
+    assert "DeformableDETR" in line
+    assert any("encoder.layers" in row for row in table)
+    assert any("tokens.level_embed" in r and "(4, 16)" in r and "(4, 24)" in r for r in table)
+    assert same_weights(model, before)
+    # The failure leaves the checkpointer usable.
+    saved(cfg, tmp_path, ["right"], seed=3)
+    checkpointer.load(str(tmp_path / "right.pth"))
+
+
+def test_a_few_missing_tensors_are_reported_but_accepted(make_cfg, tmp_path, caplog):
+    cfg = make_cfg()
+    state = build(cfg, seed=1).state_dict()
+    del state["tokens.level_embed"], state["encoder.layers.0.norm1.weight"]
+    state["tokens.level_embed"] = torch.zeros(4, 8)
+    torch.save({"model": state}, tmp_path / "a.pth")
+    model = build(cfg)
+    DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "a.pth"))
+    assert torch.equal(model.heads.class_embed[0].weight, state["heads.class_embed.0.weight"])
+    assert "encoder.layers.0.norm1.weight" in caplog.text
+
+
+def test_an_unknown_model_is_refused(make_cfg, tmp_path):
+    torch.save({"model": {"a": torch.zeros(2), "b": torch.zeros(3)}}, tmp_path / "a.pth")
+    cfg = make_cfg()
+    with pytest.raises(ValueError, match=r"a\.pth: .*unknown model"):
+        DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "a.pth"))
+
+
+def test_names_are_not_guessed_from_their_endings(make_cfg, tmp_path):
+    cfg = make_cfg()
+    state = {f"other.{name}": tensor for name, tensor in build(cfg).state_dict().items()}
+    torch.save({"model": state, "matching_heuristics": True}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth"):
+        DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "a.pth"))
+
+
+def test_tensors_that_are_not_finite_are_named(make_cfg, tmp_path):
+    cfg = make_cfg()
+    model, before = build(cfg), build(cfg)
+    state = build(cfg, seed=1).state_dict()
+    state["tokens.level_embed"][0, 0] = float("nan")
+    torch.save({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth has NaN .* in 1 tensors: tokens\.level_embed;"):
+        DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "a.pth"))
+    assert same_weights(model, before)
+
+
+def test_an_imagenet_backbone_is_recognised_and_fills_the_backbone(make_cfg, tmp_path):
+    cfg = make_cfg(
+        *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.STEM_OUT_CHANNELS", 64),
+        *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
+    )
+    torch.manual_seed(1)
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    model, before = build(cfg), build(cfg)
+    DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "resnet18.pth"))
+    assert torch.equal(model.backbone.stem.conv1.weight, state["conv1.weight"])
+    assert torch.equal(model.backbone.res5[1].conv2.weight, state["layer4.1.conv2.weight"])
+    assert torch.equal(model.tokens.level_embed, before.tokens.level_embed)
+
+
+def test_an_imagenet_backbone_of_another_size_is_refused(make_cfg, tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    cfg = make_cfg()
+    with pytest.raises(ValueError, match=r"of the weights of the backbone of this DeformableDETR"):
+        DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "resnet18.pth"))
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_evaluation_takes_the_averaged_weights_if_ema_is_enabled(make_cfg, tmp_path, enabled):
+    cfg = make_cfg("MODEL.EMA.ENABLED", enabled)
+    model, average = build(cfg, seed=1), EMAHook(model=build(cfg, seed=2), decay=0.5).average
+    DetrCheckpointer(model, str(tmp_path), cfg=cfg, ema=average).save("a", iteration=3)
+    evaluated = build(cfg)
+    DetrCheckpointer(evaluated, cfg=cfg).load(str(tmp_path / "a.pth"))
+    assert same_weights(evaluated, average.module if enabled else model)
+
+
+def test_a_resumed_training_gets_its_weights_and_its_average(make_cfg, tmp_path):
+    cfg = make_cfg("MODEL.EMA.ENABLED", True)
+    model, average = build(cfg, seed=1), EMAHook(model=build(cfg, seed=2), decay=0.5).average
+    DetrCheckpointer(model, str(tmp_path), cfg=cfg, ema=average).save("a", iteration=3)
+    resumed = build(cfg)
+    resumed_average = EMAHook(model=resumed, decay=0.5).average
+    checkpointer = DetrCheckpointer(resumed, str(tmp_path), cfg=cfg, ema=resumed_average)
+    checkpointer.resume_or_load("", resume=True)
+    assert same_weights(resumed, model)
+    assert same_weights(resumed_average.module, average.module)

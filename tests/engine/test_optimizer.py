@@ -1,0 +1,55 @@
+import pytest
+import torch
+from torch import nn
+
+from lite_focus_detr.engine import build_optimizer
+
+
+class Detector(nn.Module):
+    """Parameters with the names that decide about learning rates."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4))
+        self.sampling_offsets = nn.Linear(4, 2)
+        self.queries = nn.ModuleDict({"reference_points": nn.Linear(4, 2)})
+        self.linear = nn.Linear(4, 4)
+        self.frozen = nn.Linear(4, 4).requires_grad_(False)
+
+
+def settings(optimizer, parameter):
+    (group,) = [g for g in optimizer.param_groups if any(p is parameter for p in g["params"])]
+    return group["lr"], group["weight_decay"]
+
+
+@pytest.fixture
+def cfg(make_cfg):
+    return make_cfg(
+        *("SOLVER.BASE_LR", 2e-4, "SOLVER.BACKBONE_MULTIPLIER", 0.25),
+        *("SOLVER.SAMPLING_MULTIPLIER", 0.5, "SOLVER.WEIGHT_DECAY", 0.01),
+        *("SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.01),
+    )
+
+
+def test_backbone_and_sampling_layers_have_their_own_learning_rates(cfg):
+    model = Detector()
+    optimizer = build_optimizer(cfg, model)
+    assert isinstance(optimizer, torch.optim.AdamW)
+    assert settings(optimizer, model.linear.weight) == (2e-4, 0.01)
+    assert settings(optimizer, model.backbone[0].weight) == (5e-5, 0.01)
+    assert settings(optimizer, model.backbone[1].weight) == (5e-5, 0.0)
+    assert settings(optimizer, model.sampling_offsets.bias) == (1e-4, 0.01)
+    assert settings(optimizer, model.queries["reference_points"].weight) == (1e-4, 0.01)
+
+
+def test_every_trainable_parameter_is_optimised_once_and_no_frozen_one(cfg):
+    model = Detector()
+    optimised = [p for g in build_optimizer(cfg, model).param_groups for p in g["params"]]
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    assert sorted(map(id, optimised)) == sorted(map(id, trainable))
+
+
+def test_another_optimiser_is_refused_with_the_remedy(cfg):
+    cfg.SOLVER.OPTIMIZER = "SGD"
+    with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER is 'SGD'.*set SOLVER.OPTIMIZER AdamW"):
+        build_optimizer(cfg, Detector())

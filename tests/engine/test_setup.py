@@ -1,0 +1,174 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lite_focus_detr.engine import DetrTrainer, load_config, setup, user_errors
+
+ROOT = Path(__file__).parents[2]
+TINY = Path(__file__).with_name("tiny.yaml")
+
+
+def message_of(args) -> str:
+    """The line that ``train_net.py`` writes to stderr for these arguments."""
+    with pytest.raises(SystemExit) as exit_, user_errors():
+        DetrTrainer.load_model(setup(args))
+    message = exit_.value.code
+    assert isinstance(message, str)  # printed to stderr, exit status 1
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def coco_json(tmp_path):
+    """Annotation file of a data set with two categories."""
+    content = {
+        "images": [{"id": 1, "file_name": "a.jpg", "height": 8, "width": 8}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4]}],
+        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
+    }
+    path = tmp_path / "two.json"
+    path.write_text(json.dumps(content))
+    (tmp_path / "images").mkdir()
+    return path
+
+
+FAULTS = {
+    "misspelt key": (
+        ["MODEL.DETR.NUM_CLASES", "3"],
+        "unknown configuration key MODEL.DETR.NUM_CLASES in the command line; "
+        "did you mean MODEL.DETR.NUM_CLASSES",
+    ),
+    "value of another type": (
+        ["MODEL.DETR.NUM_CLASSES", "three"],
+        "the command line: Type mismatch .* MODEL.DETR.NUM_CLASSES",
+    ),
+    "key without value": (["MODEL.DETR.NUM_CLASSES"], "come in pairs, KEY VALUE"),
+    "unknown architecture": (
+        ["MODEL.META_ARCHITECTURE", "DeformabelDETR"],
+        "MODEL.META_ARCHITECTURE is 'DeformabelDETR', .* did you mean DeformableDETR",
+    ),
+    "unknown backbone": (
+        ["MODEL.BACKBONE.NAME", "build_swin_backbon"],
+        "MODEL.BACKBONE.NAME is 'build_swin_backbon', .* did you mean build_swin_backbone",
+    ),
+    "impossible combination": (
+        ["MODEL.DETR.LOOK_FORWARD_TWICE", "True"],
+        "MODEL.DETR.LOOK_FORWARD_TWICE needs MODEL.DETR.BOX_REFINE",
+    ),
+    "NUM_CLASSES off by one": (
+        ["MODEL.DETR.NUM_CLASSES", "4"],
+        r"NUM_CLASSES is 4, but data set shapes_val \(.*instances.json\) has 3 categories; "
+        "set MODEL.DETR.NUM_CLASSES 3",
+    ),
+    "unregistered data set": (
+        ["DATASETS.TEST", "('shapes_vall',)"],
+        "data set 'shapes_vall' .* not registered; did you mean shapes_val",
+    ),
+    "missing data set": (
+        ["DATASETS.TEST", "('coco_2017_val',)", "MODEL.DETR.NUM_CLASSES", "80"],
+        "annotation file .*instances_val2017.json of data set coco_2017_val does not exist",
+    ),
+    "missing checkpoint": (
+        ["MODEL.WEIGHTS", "no/such.pth"],
+        "the checkpoint no/such.pth does not exist; check MODEL.WEIGHTS",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_mistake_of_the_user_is_one_line_with_cause_place_and_remedy(make_args, options, fault):
+    changes, pattern = FAULTS[fault]
+    args = make_args("--eval-only")
+    args.opts = [*options, *changes]
+    message = message_of(args)
+    assert message.startswith("error: ")
+    assert re.search(pattern, message), message
+
+
+def test_a_missing_configuration_file_is_named(make_args):
+    args = make_args("--eval-only")
+    args.config_file = "no/such.yaml"
+    assert "configuration file no/such.yaml does not exist" in message_of(args)
+
+
+def test_a_missing_base_file_is_named(make_args, tmp_path):
+    args = make_args("--eval-only")
+    args.config_file = str(tmp_path / "leaf.yaml")
+    Path(args.config_file).write_text("_BASE_: gone.yaml\n")
+    assert "gone.yaml does not exist; check --config-file and _BASE_" in message_of(args)
+
+
+def test_a_misspelt_key_in_a_file_is_named_with_the_file(make_args, tmp_path):
+    args = make_args("--eval-only")
+    args.config_file = str(tmp_path / "leaf.yaml")
+    Path(args.config_file).write_text("MODEL:\n  DETR:\n    NUM_QUERYS: 3\n")
+    assert "key MODEL.DETR.NUM_QUERYS in" in (message := message_of(args))
+    assert "leaf.yaml; did you mean MODEL.DETR.NUM_QUERIES" in message
+
+
+def test_a_malformed_configuration_file_is_named_with_the_line(make_args, tmp_path):
+    args = make_args("--eval-only")
+    args.config_file = str(tmp_path / "leaf.yaml")
+    Path(args.config_file).write_text("MODEL:\n  DETR: [1, 2\nSOLVER: {}\n")
+    message = message_of(args)
+    assert "leaf.yaml is not valid YAML" in message
+    assert "line 3" in message
+
+
+def test_a_data_set_of_ones_own_with_other_classes_says_what_to_set(make_args, coco_json):
+    entry = f"[['two', '{coco_json}', '{coco_json.parent / 'images'}']]"
+    args = make_args("--eval-only", "DATASETS.COCO", entry, "DATASETS.TEST", "('two',)")
+    message = message_of(args)
+    assert "NUM_CLASSES is 3, but data set two" in message
+    assert "has 2 categories; set MODEL.DETR.NUM_CLASSES 2" in message
+
+
+def test_a_truncated_annotation_file_is_named(make_args, coco_json):
+    coco_json.write_text(coco_json.read_text()[:100])
+    entry = f"[['cut', '{coco_json}', '{coco_json.parent / 'images'}']]"
+    args = make_args("--eval-only", "DATASETS.COCO", entry, "DATASETS.TEST", "('cut',)")
+    assert "two.json is not valid JSON at byte" in message_of(args)
+
+
+def test_a_truncated_checkpoint_is_one_line(make_args, tmp_path):
+    path = tmp_path / "cut.pth"
+    torch.save({"model": {"a": torch.zeros(1000)}}, path)
+    path.write_bytes(path.read_bytes()[:1000])
+    message = message_of(make_args("--eval-only", "MODEL.WEIGHTS", str(path)))
+    assert "cut.pth (1000 bytes) is truncated or not a checkpoint" in message
+
+
+def test_an_output_folder_that_cannot_be_written_is_named(make_args, tmp_path):
+    (tmp_path / "file").write_text("")
+    args = make_args("--eval-only")
+    args.opts += ["OUTPUT_DIR", str(tmp_path / "file" / "out")]
+    assert f"cannot write to OUTPUT_DIR {tmp_path}/file/out" in message_of(args)
+
+
+def test_options_override_the_file_and_the_file_the_defaults():
+    cfg = load_config(str(TINY), ["MODEL.DETR.NUM_QUERIES", "7"])
+    assert (cfg.MODEL.DETR.NUM_QUERIES, cfg.MODEL.DETR.EMBED_DIM) == (7, 16)
+    assert cfg.MODEL.DETR.LOSS.GIOU_WEIGHT == 2.0
+
+
+def test_an_error_of_the_training_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), user_errors():
+        _ = 1 / 0
+
+
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_train_net_exits_with_one_line_on_stderr(options, processes):
+    command = [sys.executable, str(ROOT / "train_net.py"), "--config-file", str(TINY)]
+    command += ["--num-gpus", processes, "--dist-url", "auto", "--eval-only", *options]
+    command += ["MODEL.DETR.NUM_CLASSES", "4"]
+    environment = {"PYTHONPATH": str(ROOT / "projects"), "OMP_NUM_THREADS": "1", "HOME": "/"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    (line,) = [x for x in done.stderr.splitlines() if "attention kernels" not in x]
+    assert line.startswith("error: MODEL.DETR.NUM_CLASSES is 4")
+    assert "Traceback" not in done.stdout

@@ -1,0 +1,88 @@
+import json
+
+import pytest
+import torch
+
+from lite_focus_detr.engine import DetrTrainer, setup
+
+
+@pytest.fixture
+def trained(make_args, tmp_path):
+    """Train from the command line; returns the trainer and the metrics of its evaluation."""
+
+    def train(*arguments):
+        trainer = DetrTrainer(setup(make_args(*arguments)))
+        trainer.resume_or_load(resume="--resume" in arguments)
+        trainer.train()
+        return trainer
+
+    return train
+
+
+def detections(tmp_path):
+    return json.loads((tmp_path / "out/inference/coco_instances_results.json").read_text())
+
+
+EMA = ("MODEL.EMA.ENABLED", "True", "MODEL.EMA.DECAY", "0.5")
+
+
+@pytest.mark.parametrize("ema", [(), EMA])
+def test_evaluation_only_finds_what_the_evaluation_in_training_found(
+    trained, make_args, tmp_path, ema
+):
+    trainer = trained(*ema)
+    in_training = detections(tmp_path)
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "out/model_final.pth"))
+    cfg = setup(make_args("--eval-only", *ema, *weights))
+    results = DetrTrainer.test(cfg, DetrTrainer.load_model(cfg))
+    assert results["bbox"]["AP"] == trainer._last_eval_results["bbox"]["AP"]
+    again = detections(tmp_path)
+    assert len(in_training) > 0
+    assert len(again) == len(in_training)
+    for detection, expected in zip(again, in_training, strict=True):
+        assert detection["category_id"] == expected["category_id"]
+        # The last bit depends on where in memory the image happens to lie.
+        assert detection["score"] == pytest.approx(expected["score"], rel=1e-6)
+        assert detection["bbox"] == pytest.approx(expected["bbox"], rel=1e-6, abs=1e-6)
+
+
+def test_evaluation_in_training_uses_the_averaged_weights(trained, tmp_path):
+    # With decay 1 the average stays at the weights of the start, whatever is learnt.
+    frozen = ("MODEL.EMA.ENABLED", "True", "MODEL.EMA.DECAY", "1.0", "SEED", "1")
+    trained(*frozen, "SOLVER.MAX_ITER", "1")
+    after_one = detections(tmp_path)
+    trained(*frozen, "SOLVER.MAX_ITER", "3")
+    scores = [detection["score"] for detection in detections(tmp_path)]
+    assert scores == pytest.approx([detection["score"] for detection in after_one], rel=1e-6)
+
+
+def test_metrics_are_written_for_people_json_and_tensorboard(trained, tmp_path):
+    trained()
+    lines = (tmp_path / "out/metrics.json").read_text().splitlines()
+    metrics = {key for line in lines for key in json.loads(line)}
+    assert {"total_loss", "loss_class", "loss_bbox_0", "lr", "bbox/AP"} <= metrics
+    assert list((tmp_path / "out").glob("events.out.tfevents.*"))
+    assert "total_loss" in (tmp_path / "out/log.txt").read_text()
+
+
+def test_a_resumed_training_continues_where_the_last_one_stopped(trained):
+    first = trained(*EMA)
+    assert first.checkpointer.checkpointables["ema"].n_averaged == 3  # the start and 2 steps
+    optimizer = first.optimizer.state_dict()
+    resumed = DetrTrainer(first.cfg)
+    resumed.resume_or_load(resume=True)
+    assert resumed.start_iter == 2
+    assert resumed.ema.average.n_averaged == 3
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name])
+    for index, state in optimizer["state"].items():
+        restored = resumed.optimizer.state_dict()["state"][index]
+        assert torch.equal(restored["exp_avg"], state["exp_avg"])
+
+
+def test_the_length_in_epochs_becomes_iterations_of_the_real_data_set(make_args):
+    # 4 images in 2 accumulated batches of 1 are 2 iterations per epoch.
+    changes = ("SOLVER.EPOCHS", "3", "SOLVER.STEP_EPOCHS", "[2]", "SOLVER.IMS_PER_BATCH", "1")
+    trainer = DetrTrainer(setup(make_args(*changes, "SOLVER.ACCUMULATION_STEPS", "2")))
+    assert trainer.max_iter == trainer.cfg.SOLVER.MAX_ITER == 6
+    assert trainer.cfg.SOLVER.STEPS == (4,)

@@ -1,0 +1,61 @@
+"""Configurations by name."""
+
+from pathlib import Path
+
+import pytest
+
+from lite_focus_detr import model_zoo
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "deformable_detr/dino_r50_12ep",
+        "deformable_detr/dino_r50_12ep.yaml",
+        "dino_r50_12ep",
+        "dino_r50_12ep.yaml",
+    ],
+)
+def test_a_configuration_is_found_by_its_path_or_its_leaf(name):
+    expected = CONFIGS / "deformable_detr" / "dino_r50_12ep.yaml"
+    assert Path(model_zoo.get_config_file(name)).samefile(expected)
+
+
+def test_an_unknown_name_lists_the_known_ones():
+    with pytest.raises(ValueError, match=r"dino_r51 is not in .*deformable_detr/dino_r50_12ep"):
+        model_zoo.get_config_file("dino_r51")
+
+
+def test_an_ambiguous_name_lists_its_candidates(tmp_path, monkeypatch):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same.yaml").touch()
+    monkeypatch.setattr(model_zoo, "_CONFIG_ROOTS", (tmp_path,))
+    with pytest.raises(ValueError, match="same is ambiguous; choose from: a/same, b/same"):
+        model_zoo.get_config_file("same")
+
+
+def test_a_configuration_holds_what_its_files_say():
+    cfg = model_zoo.get_config("deformable_detr/dino_r50_12ep")
+    assert cfg.SOLVER.EPOCHS == 12
+    assert cfg.MODEL.DETR.QUERY_SELECTION == "mixed"
+    assert not cfg.is_frozen()
+
+
+def test_trained_weights_are_refused_while_there_are_none():
+    with pytest.raises(RuntimeError, match=r"no trained weights .* MODEL\.WEIGHTS"):
+        model_zoo.get_config("dino_r50_12ep", trained=True)
+
+
+def test_a_model_is_built_on_the_wanted_device():
+    model = model_zoo.get("deformable_detr/deformable_detr_r50_50ep", device="meta")
+    assert {parameter.device.type for parameter in model.parameters()} == {"meta"}
+    assert model.training
+
+
+def test_importing_the_zoo_does_not_need_pkg_resources():
+    source = Path(model_zoo.__file__).read_text()
+    assert "detectron2.model_zoo" not in source
+    assert "pkg_resources" not in source
