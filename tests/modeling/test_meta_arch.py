@@ -78,7 +78,7 @@ def test_coco_id_rows_are_mapped_to_contiguous_classes_and_back(tiny_config, mak
     model = build_model(cfg)
     batch = make_batch((1, 1), num_classes=80)
     seen = {}
-    model.criterion = lambda layers, proposals, targets, num_boxes: seen.update(t=targets) or {}
+    model.criterion = lambda layers, proposals, targets, *_: seen.update(t=targets) or {}
     model.criterion.denoising = lambda *_: {}
     batch[0]["instances"].gt_classes[:] = 79  # toothbrush, category id 90
     batch[1]["instances"].gt_classes[:] = 0  # person, category id 1
@@ -92,15 +92,43 @@ def test_a_detector_of_every_timm_layout_runs(tiny_config, make_batch):
     for name in ("test_resnet", "swin_tiny_patch4_window7_224"):
         cfg = tiny_config("dino")
         cfg.MODEL.TIMM.NAME = name
-        sizes = ((224, 224), (224, 224))
+        sizes = ((96, 160), (64, 96))
         assert len(build_model(cfg).eval()(make_batch((0, 0), sizes))) == 2
 
 
 def test_a_timm_model_without_the_wanted_maps_is_refused(tiny_config):
-    cfg = tiny_config("dino")
-    cfg.MODEL.TIMM.NAME = "vit_tiny_patch16_224"
-    with pytest.raises(ValueError, match=r"IN_FEATURES is \['res3', 'res4', 'res5'\]"):
+    cfg = tiny_config("dino", IN_FEATURES=["res3", "res4", "res6"])
+    with pytest.raises(ValueError, match=r"IN_FEATURES is \['res3', 'res4', 'res6'\]; this"):
+        build_model(cfg)
+    cfg.MODEL.TIMM.NAME = "maxvit_nano_rw_256"  # Only images of 256 x 256.
+    with pytest.raises(ValueError, match="images of any size"):
         build_model(cfg)
     cfg.MODEL.TIMM.NAME = "no_such_model"
     with pytest.raises(ValueError, match="no_such_model"):
         build_model(cfg)
+
+
+def test_maps_that_the_backbone_does_not_give_are_named(tiny_config):
+    cfg = tiny_config("dino", NUM_LEVELS=5, IN_FEATURES=["res2", "res3", "res4", "res5"])
+    cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4", "res5"]
+    with pytest.raises(ValueError, match=r"IN_FEATURES .* set MODEL.RESNETS.OUT_FEATURES"):
+        build_model(cfg)
+
+
+def test_ordinary_queries_see_no_ground_truth_when_tokens_are_fewer_than_queries(
+    tiny_config, make_batch
+):
+    torch.manual_seed(0)
+    # One image has fewer tokens than queries, so that padding and denoising masks are joined.
+    cfg = tiny_config("dino", NUM_QUERIES=150)
+    model = build_model(cfg).train()
+    batch = make_batch((3, 1), sizes=((64, 64), (128, 160)))
+    ordinary = []
+    for scale in (1.0, -3.0):
+        with torch.no_grad():
+            model.denoising.label_enc.weight.mul_(scale)
+            torch.manual_seed(1)
+            losses = model(batch)
+        ordinary.append({k: v.item() for k, v in losses.items() if "_dn" not in k})
+    assert ordinary[0] == pytest.approx(ordinary[1], rel=1e-5)

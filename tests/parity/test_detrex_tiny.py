@@ -89,12 +89,16 @@ def test_losses_and_gradient_norms_equal_those_of_detrex(case):
         model.denoising.sample_noise = lambda count, device: noise
     losses = model(batch)
     assert sorted(losses) == sorted(data["out_train/loss_names"].tolist())
-    expected = dict(zip(data["out_train/loss_names"].tolist(), data["out_train/loss_weighted"]))
+    expected = dict(
+        zip(data["out_train/loss_names"].tolist(), data["out_train/loss_weighted"], strict=True)
+    )
     for name, value in losses.items():
         assert value.item() == pytest.approx(expected[name], rel=1e-4), name
     sum(losses.values()).backward()
     parameters = dict(model.named_parameters())
-    norms = dict(zip(data["out_train/grad_names"].tolist(), data["out_train/grad_norms"]))
+    norms = dict(
+        zip(data["out_train/grad_names"].tolist(), data["out_train/grad_norms"], strict=True)
+    )
     for name, norm in norms.items():
         if name in report.unused:  # The same tensor under another name.
             assert report.unused[name].startswith("alias")
