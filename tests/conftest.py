@@ -68,6 +68,8 @@ def tiny_config():
         for key, value in detr.items():
             cfg.merge_from_list([f"MODEL.DETR.{key}", value])
         cfg.MODEL.META_ARCHITECTURE = "DeformableDETR"
+        cfg.MODEL.LITE.NUM_BLOCKS = 1
+        cfg.MODEL.LITE.LOW_FFN_DIM = 16
         cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"
         cfg.MODEL.TIMM.NAME = "test_resnet"
         cfg.MODEL.DEVICE = "cpu"

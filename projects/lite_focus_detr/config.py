@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from detectron2.config import CfgNode as CN
 
-QUERY_SELECTIONS = ("learned", "two_stage", "mixed")
+QUERY_SELECTIONS = ("learned", "two_stage", "token", "mixed")
 REFERENCES = ("point", "box")
 DENOISING_TYPES = ("none", "plain", "contrastive")
-ATTENTIONS = ("deformable",)
+ATTENTIONS = ("deformable", "key_aware")
+LOW_UPDATES = ("joint", "after")
 POSITION_FRAMES = ("padded", "image")
 PROPOSAL_BOXES = ("selected", "all")
+MODULATIONS = ("none", "top_down", "bottom_up")
+DISTANCES = ("max_side", "half_size")
+FOCUS_VALUES = ("frozen", "updated")
+OBJECT_SCORES = ("logit", "probability")
 AMP_DTYPES = ("float16", "bfloat16")
 RESIZE_ROUNDINGS = ("nearest", "down")
 
@@ -21,6 +26,9 @@ def add_lite_focus_detr_config(cfg: CN) -> None:
     ``configs/_base_/family`` turn them into the other families.
     """
     _add_detr(cfg)
+    _add_lite(cfg)
+    _add_focus(cfg)
+    _add_sparse(cfg)
     _add_backbones(cfg)
     _add_training(cfg)
     _add_data(cfg)
@@ -41,7 +49,8 @@ def _add_detr(cfg: CN) -> None:
     detr.NORM_GROUPS = 32
     # Object queries of the decoder (two-stage and mixed: the top-scored encoder tokens).
     detr.NUM_QUERIES = 300
-    # learned: embeddings; two_stage: content and position from the best proposals (Deformable
+    # learned: embeddings; two_stage: content and position from the best proposals' boxes
+    # (Deformable DETR); token: content is the proposal's token, position from its box (Sparse
     # DETR); mixed: position from the proposals, content learned (DINO).
     detr.QUERY_SELECTION = "learned"
     # Learned queries only. point: a linear layer of the query position gives (x, y), and the
@@ -64,9 +73,16 @@ def _add_detr(cfg: CN) -> None:
     # Tokens whose boxes the proposal head computes: all, as DINO does, or only the selected, which
     # gives the same detections for 1 % less. Class-agnostic proposals train on all.
     detr.PROPOSAL_BOXES = "selected"
+    # Proposals with classes are trained on the selected (DINO) or on all tokens (Sparse DETR).
+    detr.PROPOSAL_LOSS = "selected"
     # Recompute encoder and decoder layers in the backward pass instead of keeping activations.
     detr.GRADIENT_CHECKPOINTING = False
 
+    _add_detr_parts(detr)
+    _add_detr_training(detr)
+
+
+def _add_detr_parts(detr: CN) -> None:
     # Sine position of the tokens. DINO: (20, 0); Deformable DETR and detrex: (10000, -0.5).
     detr.POSITION = CN({"TEMPERATURE": 10000.0, "OFFSET": -0.5})
 
@@ -75,14 +91,22 @@ def _add_detr(cfg: CN) -> None:
     encoder.FFN_DIM = 1024
     encoder.NUM_POINTS = 4
     encoder.DROPOUT = 0.1
+    # deformable: weights from the query alone; key_aware: from query and sampled keys (Lite DETR).
     encoder.ATTENTION = "deformable"
+    # key_aware only: the keys have a projection of their own; False: they are the values.
+    encoder.PROJECTED_KEY = False
+    # The points of a query have the same offsets on all levels.
+    encoder.SHARED_OFFSETS = False
 
     detr.DECODER = decoder = CN()
     decoder.NUM_LAYERS = 6
     decoder.FFN_DIM = 1024
     decoder.NUM_POINTS = 4
     decoder.DROPOUT = 0.1
+    # These three as in the encoder.
     decoder.ATTENTION = "deformable"
+    decoder.PROJECTED_KEY = False
+    decoder.SHARED_OFFSETS = False
     # LayerNorm on every layer's output before the heads; refinement uses the un-normed one (DINO).
     decoder.FINAL_NORM = False
     # Scale the position part of the query by an MLP of its content from layer 2 on (DAB, DN).
@@ -91,6 +115,8 @@ def _add_detr(cfg: CN) -> None:
     # code does in training and evaluation, or to the image: then no result depends on the batch.
     decoder.POSITION_FRAME = "padded"
 
+
+def _add_detr_training(detr: CN) -> None:
     detr.DENOISING = denoising = CN()
     # none | plain (DN-DETR) | contrastive (DINO).
     denoising.TYPE = "none"
@@ -105,6 +131,60 @@ def _add_detr(cfg: CN) -> None:
 
     detr.LOSS = CN({"CLASS_WEIGHT": 2.0, "BOX_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0})
     detr.MATCHER = CN({"CLASS_COST": 2.0, "BOX_COST": 5.0, "GIOU_COST": 2.0})
+
+
+def _add_lite(cfg: CN) -> None:
+    # The interleaved encoder of LiteDETR. Blocks of ENCODER.NUM_LAYERS / NUM_BLOCKS layers, all of
+    # which update the high levels; the last one also the low levels: "(A+1)xB" in the paper, where
+    # A is the number of layers of a block and B that of the blocks.
+    cfg.MODEL.LITE = lite = CN()
+    lite.NUM_BLOCKS = 3
+    # The coarsest levels, which are cheap: H3L1 has 3 of 4.
+    lite.NUM_HIGH_LEVELS = 3
+    # Hidden channels of the low levels' feed-forward; the high levels have ENCODER.FFN_DIM.
+    lite.LOW_FFN_DIM = 256
+    # The low levels sample the high levels as they were before the block's last layer (joint, the
+    # released models) or as that layer left them (after, the paper). The weights are the same.
+    lite.LOW_UPDATE = "joint"
+
+
+def _add_focus(cfg: CN) -> None:
+    # The encoder of FocusDETR, with the defaults of the released models.
+    cfg.MODEL.FOCUS = focus = CN()
+    # Share of an image's tokens that each encoder layer updates, not rising: 0.3 of Table 7.
+    focus.KEEP_RATIOS = [0.5, 0.4, 0.3, 0.3, 0.2, 0.1]
+    # Scores of a level scale the features from which the next is scored: top_down (release and
+    # paper), bottom_up or none (Table 5).
+    focus.MODULATION = "top_down"
+    # (low, high] in pixels: the sizes of the boxes whose tokens are foreground, for each level. The
+    # paper's best are [[-1, 64], [64, 256], [128, 512], [256, 999999]] (Table 8).
+    focus.SCALE_RANGES = [[-1, 64], [64, 128], [128, 256], [256, 999999]]
+    # Size of a box: max_side is the token's distance to the farthest side (release); half_size is
+    # half of the longer side (paper, eq. 1).
+    focus.DISTANCE = "max_side"
+    # Weight of the foreground loss; 0: the scores stay untrained (Table 4, first row).
+    focus.LOSS_WEIGHT = 1.5
+    # Tokens that the layers attend to: frozen, the features of the neck in every layer (release),
+    # or updated by the layers before (paper, algorithm 1). Weights fit one of them only.
+    focus.VALUE = "frozen"
+    # Tokens of the self-attention before each deformable attention; 0: no dual attention.
+    focus.OBJECT_TOKENS = 300
+    # They have the highest product of class and foreground score, before (logit, release) or after
+    # (probability, paper eq. 3) the sigmoid. Two negative logits have a high product.
+    focus.OBJECT_SCORE = "logit"
+
+
+def _add_sparse(cfg: CN) -> None:
+    # The encoder of SparseDETR, with the defaults of the released model.
+    cfg.MODEL.SPARSE = sparse = CN()
+    # Share of an image's tokens that every encoder layer updates.
+    sparse.KEEP_RATIO = 0.3
+    # Train every encoder layer but the last with class and box heads of its own.
+    sparse.AUX_HEADS = True
+    # Weight of the loss of the scoring network.
+    sparse.LOSS_WEIGHT = 1.0
+    # The dual attention of Focus-DETR (its Table 11: 300), see MODEL.FOCUS; 0: none.
+    sparse.OBJECT_TOKENS, sparse.OBJECT_SCORE = 0, "logit"
 
 
 def _add_backbones(cfg: CN) -> None:
@@ -173,12 +253,17 @@ def validate_config(cfg: CN) -> None:
     _one_of("MODEL.DETR.DENOISING.TYPE", detr.DENOISING.TYPE, DENOISING_TYPES)
     _one_of("MODEL.DETR.ENCODER.ATTENTION", detr.ENCODER.ATTENTION, ATTENTIONS)
     _one_of("MODEL.DETR.DECODER.ATTENTION", detr.DECODER.ATTENTION, ATTENTIONS)
+    _one_of("MODEL.LITE.LOW_UPDATE", cfg.MODEL.LITE.LOW_UPDATE, LOW_UPDATES)
     _one_of("MODEL.DETR.DECODER.POSITION_FRAME", detr.DECODER.POSITION_FRAME, POSITION_FRAMES)
     _one_of("MODEL.DETR.PROPOSAL_BOXES", detr.PROPOSAL_BOXES, PROPOSAL_BOXES)
+    _one_of("MODEL.DETR.PROPOSAL_LOSS", detr.PROPOSAL_LOSS, PROPOSAL_BOXES)
     _one_of("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, AMP_DTYPES)
     _one_of("INPUT.RESIZE_ROUNDING", cfg.INPUT.RESIZE_ROUNDING, RESIZE_ROUNDINGS)
     _validate_sizes(cfg)
     _validate_family(cfg)
+    _validate_lite(cfg)
+    _validate_focus(cfg)
+    _validate_sparse(cfg)
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -213,6 +298,13 @@ def _validate_sizes(cfg: CN) -> None:
         )
 
 
+def has_box_queries(cfg: CN) -> bool:
+    """Whether the position of a query is its reference box (DINO, DN), so that it can be noised."""
+    detr = cfg.MODEL.DETR
+    learned_boxes = detr.QUERY_SELECTION == "learned" and detr.REFERENCE == "box"
+    return learned_boxes or detr.QUERY_SELECTION == "mixed"
+
+
 def _validate_family(cfg: CN) -> None:
     detr = cfg.MODEL.DETR
     if detr.LOOK_FORWARD_TWICE and not detr.BOX_REFINE:
@@ -229,16 +321,79 @@ def _validate_family(cfg: CN) -> None:
         raise ValueError(
             f"MODEL.DETR.COCO_ID_ROWS needs MODEL.DETR.NUM_CLASSES 91, not {detr.NUM_CLASSES}"
         )
-    box_queries = detr.QUERY_SELECTION == "mixed" or (
-        detr.QUERY_SELECTION == "learned" and detr.REFERENCE == "box"
-    )
-    if detr.DENOISING.TYPE != "none" and not box_queries:
+    if has_box_queries(cfg):
+        return
+    if detr.DENOISING.TYPE != "none":
         raise ValueError(
             f"MODEL.DETR.DENOISING.TYPE {detr.DENOISING.TYPE} needs queries whose position is a "
             "box: MODEL.DETR.QUERY_SELECTION mixed, or learned with MODEL.DETR.REFERENCE box"
         )
-    if detr.DECODER.POSITION_SCALE and not box_queries:
+    if detr.DECODER.POSITION_SCALE:
         raise ValueError(
             "MODEL.DETR.DECODER.POSITION_SCALE needs MODEL.DETR.QUERY_SELECTION mixed, or learned "
             "with MODEL.DETR.REFERENCE box"
+        )
+
+
+def _validate_lite(cfg: CN) -> None:
+    detr, lite = cfg.MODEL.DETR, cfg.MODEL.LITE
+    for name, part in (("ENCODER", detr.ENCODER), ("DECODER", detr.DECODER)):
+        if part.PROJECTED_KEY and part.ATTENTION != "key_aware":
+            raise ValueError(
+                f"MODEL.DETR.{name}.PROJECTED_KEY needs MODEL.DETR.{name}.ATTENTION key_aware: "
+                f"{part.ATTENTION} attention has no keys"
+            )
+    if cfg.MODEL.META_ARCHITECTURE != "LiteDETR":
+        return
+    layers = detr.ENCODER.NUM_LAYERS
+    if lite.NUM_BLOCKS < 1 or layers % lite.NUM_BLOCKS:
+        raise ValueError(
+            f"MODEL.DETR.ENCODER.NUM_LAYERS {layers} cannot be divided into MODEL.LITE.NUM_BLOCKS "
+            f"{lite.NUM_BLOCKS} equal blocks; it must be a multiple of it"
+        )
+    if not 1 <= lite.NUM_HIGH_LEVELS <= detr.NUM_LEVELS:
+        raise ValueError(
+            f"MODEL.LITE.NUM_HIGH_LEVELS is {lite.NUM_HIGH_LEVELS}; it must be between 1 and "
+            f"MODEL.DETR.NUM_LEVELS {detr.NUM_LEVELS}"
+        )
+    if lite.LOW_FFN_DIM < 1:
+        raise ValueError(f"MODEL.LITE.LOW_FFN_DIM is {lite.LOW_FFN_DIM}; it must be at least 1")
+
+
+def _validate_focus(cfg: CN) -> None:
+    detr, focus = cfg.MODEL.DETR, cfg.MODEL.FOCUS
+    _one_of("MODEL.FOCUS.MODULATION", focus.MODULATION, MODULATIONS)
+    _one_of("MODEL.FOCUS.DISTANCE", focus.DISTANCE, DISTANCES)
+    _one_of("MODEL.FOCUS.VALUE", focus.VALUE, FOCUS_VALUES)
+    _one_of("MODEL.FOCUS.OBJECT_SCORE", focus.OBJECT_SCORE, OBJECT_SCORES)
+    if cfg.MODEL.META_ARCHITECTURE != "FocusDETR":
+        return
+    ratios, ranges = list(focus.KEEP_RATIOS), focus.SCALE_RANGES
+    for key, entries, parts, count in (
+        ("KEEP_RATIOS", ratios, "MODEL.DETR.ENCODER.NUM_LAYERS", detr.ENCODER.NUM_LAYERS),
+        ("SCALE_RANGES", ranges, "MODEL.DETR.NUM_LEVELS", detr.NUM_LEVELS),
+    ):
+        if len(entries) != count:
+            raise ValueError(
+                f"MODEL.FOCUS.{key} has {len(entries)} entries, {parts} is {count}; give one each"
+            )
+    if ratios != sorted(ratios, reverse=True) or not 0 < ratios[-1] <= ratios[0] <= 1:
+        raise ValueError(
+            f"MODEL.FOCUS.KEEP_RATIOS {ratios} must lie in (0, 1] and not rise from layer to layer"
+        )
+    if focus.VALUE == "frozen" and detr.ENCODER.PROJECTED_KEY:
+        raise ValueError(
+            "MODEL.FOCUS.VALUE frozen knows no MODEL.DETR.ENCODER.PROJECTED_KEY; set it to updated"
+        )
+
+
+def _validate_sparse(cfg: CN) -> None:
+    sparse = cfg.MODEL.SPARSE
+    _one_of("MODEL.SPARSE.OBJECT_SCORE", sparse.OBJECT_SCORE, OBJECT_SCORES)
+    if not 0 < sparse.KEEP_RATIO <= 1:
+        raise ValueError(f"MODEL.SPARSE.KEEP_RATIO is {sparse.KEEP_RATIO}; it must lie in (0, 1]")
+    attention = cfg.MODEL.DETR.DECODER.ATTENTION
+    if cfg.MODEL.META_ARCHITECTURE == "SparseDETR" and attention != "deformable":
+        raise ValueError(
+            f"SparseDETR learns from MODEL.DETR.DECODER.ATTENTION deformable, not {attention}"
         )

@@ -66,7 +66,7 @@ def config() -> Callable[..., CfgNode]:
         cfg = get_cfg()
         add_lite_focus_detr_config(cfg)
         if leaf is not None:
-            cfg.merge_from_file(str(ROOT / f"configs/deformable_detr/{leaf}.yaml"))
+            cfg.merge_from_file(str(next(ROOT.glob(f"configs/*/{leaf}.yaml"))))
         cfg.merge_from_list(list(overrides))
         return cfg
 

@@ -4,6 +4,8 @@ import json
 import logging
 
 import pytest
+from detectron2.data.datasets import load_coco_json
+from pycocotools.coco import COCO
 
 from lite_focus_detr.data.coco_json import clean_coco, prepare_coco_json, read_coco_json
 
@@ -78,6 +80,48 @@ def test_missing_area_and_iscrowd_are_filled():
     cleaned = clean_coco(dataset, "x.json")
     assert [(a["area"], a["iscrowd"]) for a in cleaned.dataset["annotations"]] == [(12, 0), (30, 0)]
     assert cleaned.filled == {"area": [10, 11], "iscrowd": [10]}
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [[2, 3, 22, 13]],
+        [[2, 3, 22, 3, 22]],
+        [[]],
+        [2, 3, 22, 3, 22, 13],
+        [[2, 3, 22, 3, 22, 13], 5],
+        "mask",
+    ],
+)
+def test_a_segmentation_without_a_polygon_leaves_the_box_to_loader_and_evaluator(
+    tmp_path, segmentation
+):
+    dataset = coco([2, 3, 20, 10])
+    dataset["annotations"][0]["segmentation"] = segmentation
+    json_file = write(tmp_path / "x.json", dataset)
+    copy = prepare_coco_json("mine", json_file, str(tmp_path / "cache"))
+    assert clean_coco(dataset, "x.json").filled == {"segmentation": [10]}
+    [record] = load_coco_json(copy, str(tmp_path))
+    assert [a["bbox"] for a in record["annotations"]] == [[2, 3, 20, 10]]
+    assert COCO(copy).getAnnIds() == [10]
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        [],
+        None,
+        [[2, 3, 22, 3, 22, 13]],
+        [[2, 3, 22, 13], [2, 3, 22, 3, 22, 13]],
+        {"size": [40, 60], "counts": [2400]},
+    ],
+)
+def test_a_segmentation_that_can_be_read_is_kept(segmentation):
+    dataset = coco([2, 3, 20, 10])
+    dataset["annotations"][0]["segmentation"] = segmentation
+    cleaned = clean_coco(dataset, "x.json")
+    assert cleaned.dataset == dataset
+    assert not cleaned.filled
 
 
 def test_each_reason_is_logged_once_with_count_and_ids(tmp_path, caplog):

@@ -1,5 +1,7 @@
 """The DETR input pipeline."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,38 @@ def test_crowds_are_left_out(cfg, record):
     record["annotations"][0]["iscrowd"] = 1
     mapped = DetrDatasetMapper(cfg, is_train=True)(record)
     assert mapped["instances"].gt_classes.tolist() == [1]
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("mode", "bbox", "reason"),
+    [
+        (BoxMode.XYWH_ABS, [30, 30, -10, -10], "zero or negative size"),
+        (BoxMode.XYWH_ABS, [10, 5, 20, 0], "zero or negative size"),
+        (BoxMode.XYXY_ABS, [30, 30, 20, 20], "zero or negative size"),
+        (BoxMode.XYXY_ABS, [30, 20, 20, 30], "zero or negative size"),
+        (BoxMode.XYXY_ABS, [10, NAN, 20, 30], "not finite"),
+        (BoxMode.XYWH_ABS, [10, 5, INF, 30], "not finite"),
+    ],
+)
+def test_a_box_that_cannot_be_one_never_becomes_one(cfg, record, caplog, mode, bbox, reason):
+    record["annotations"][0].update(bbox=bbox, bbox_mode=mode)
+    mapper = DetrDatasetMapper(cfg, is_train=True)
+    with caplog.at_level(logging.WARNING, logger="lite_focus_detr"):
+        for _ in range(3):
+            assert mapper(record)["instances"].gt_classes.tolist() == [1]
+    [message] = [r.getMessage() for r in caplog.records if r.name.startswith("lite_focus_detr")]
+    assert reason in message
+    assert record["file_name"] in message
+
+
+def test_an_image_whose_boxes_all_cannot_be_one_has_no_objects(cfg, record):
+    for annotation in record["annotations"]:
+        annotation["bbox"] = [30, 30, -10, -10]
+    instances = DetrDatasetMapper(cfg, is_train=True)(record)["instances"]
+    assert instances.gt_boxes.tensor.shape == (0, 4)
 
 
 def test_flipping_mirrors_the_boxes(cfg, record):

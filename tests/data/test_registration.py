@@ -118,6 +118,16 @@ def test_a_name_of_detectron2_is_refused(cfg, tmp_path):
         register_datasets(cfg)
 
 
+@pytest.mark.parametrize(
+    "names", [["shapes_train"], ["shapes_val"], ["mine", "mine"], ["mine", "other", "mine"]]
+)
+def test_a_name_is_given_once(cfg, tmp_path, names):
+    cfg.DATASETS.COCO = [[name, f"{i}.json", "images"] for i, name in enumerate(names)]
+    message = rf"DATASETS\.COCO: a data set named {names[-1]} exists already; choose another"
+    with pytest.raises(ValueError, match=message):
+        register_datasets(cfg)
+
+
 @pytest.mark.parametrize("entry", [["mine", "a.json"], ["mine", "a.json", 3], []])
 def test_a_malformed_entry_is_shown(cfg, entry):
     cfg.DATASETS.COCO = [entry]

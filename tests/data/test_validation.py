@@ -6,7 +6,7 @@ from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from lite_focus_detr import add_lite_focus_detr_config
 from lite_focus_detr.data import register_datasets
-from lite_focus_detr.data.validation import check_datasets, check_num_classes, did_you_mean
+from lite_focus_detr.data.validation import check_datasets, check_num_classes
 
 COCO_IDS = [category["id"] for category in COCO_CATEGORIES if category["isthing"]]
 
@@ -114,9 +114,3 @@ def test_the_generated_data_set_is_not_drawn_by_the_check(make_cfg, tmp_path):
     register_datasets(cfg)
     check_datasets(cfg)
     assert not (tmp_path / "shapes").exists()
-
-
-def test_likely_names_are_offered_and_few_names_are_listed():
-    assert did_you_mean("aple", ["apple", "pear"]) == "; did you mean apple?"
-    assert did_you_mean("xyz", ["pear", "apple"]) == "; known are apple, pear"
-    assert did_you_mean("xyz", [f"name{i}" for i in range(11)]) == ""

@@ -18,11 +18,23 @@ def outputs(model, levels, size, padded_size):
 
 
 @pytest.mark.parametrize("num_queries", [20, 150])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_an_image_alone_equals_the_same_image_in_a_padded_batch(tiny_config, family, num_queries):
+@pytest.mark.parametrize(
+    ("family", "architecture", "attention"),
+    [
+        *((family, "DeformableDETR", "deformable") for family in FAMILIES),
+        ("dino", "LiteDETR", "deformable"),
+        ("dino", "LiteDETR", "key_aware"),
+    ],
+)
+def test_an_image_alone_equals_the_same_image_in_a_padded_batch(
+    tiny_config, family, architecture, attention, num_queries
+):
     torch.manual_seed(0)
     changes = {"NUM_QUERIES": num_queries, "DECODER.POSITION_FRAME": "image"}
-    model = build_model(tiny_config(family, **changes)).double().eval()
+    changes |= {"ENCODER.ATTENTION": attention, "DECODER.ATTENTION": attention}
+    cfg = tiny_config(family, **changes)
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    model = build_model(cfg).double().eval()
     small, large = (64, 96), (192, 160)  # The small image has 128 tokens.
     alone, batch = [], []
     for stride in STRIDES:

@@ -31,6 +31,7 @@ class Case(NamedTuple):
     manifest: str
     leaf: str
     settings: list[object]
+    slack: float = 1.0  # times the tolerance
 
 
 ALL_COCO_IDS = ["MODEL.DETR.NUM_CLASSES", 91, "MODEL.DETR.COCO_ID_ROWS", True]
@@ -53,6 +54,12 @@ ORIGINAL = [
         "dino_r50_36ep",
         ALL_COCO_IDS,
     ),
+    Case(
+        "e2e_lite_dino_h3l1_2p1x3",
+        "lite_dino_h3l1_2p1x3",
+        "lite_dino_h3l1_2p1x3_r50_36ep",
+        ALL_COCO_IDS,
+    ),
 ]
 DETREX = [
     Case(
@@ -62,6 +69,8 @@ DETREX = [
         ["MODEL.DETR.INVERSE_SIGMOID_EPS", 1e-3, "TEST.DETECTIONS_PER_IMAGE", 300],
     ),
     Case("detrex_e2e_dino_r50", "detrex_dino_r50_4scale", "dino_r50_12ep", []),
+    # Its boxes deviate from those of the same model in float64 by 3e-5.
+    Case("focus_e2e_r50", "focus_detr_r50_4scale", "focus_dino_r50_36ep", [], slack=4.0),
 ]
 
 
@@ -98,7 +107,7 @@ def load_published(case, checkpoint, folder):
     torch.save(checkpoint, path)
     cfg = get_cfg()
     add_lite_focus_detr_config(cfg)
-    cfg.merge_from_file(str(ROOT / f"configs/deformable_detr/{case.leaf}.yaml"))
+    cfg.merge_from_file(str(next(ROOT.glob(f"configs/*/{case.leaf}.yaml"))))
     cfg.merge_from_list([*case.settings, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(path)])
     model = build_model(cfg).eval()
     DetrCheckpointer(model, cfg=cfg).load(cfg.MODEL.WEIGHTS)
@@ -140,20 +149,21 @@ def upstream_proposals(model, images, golden):
     return scores.topk(outputs.proposal_indices.shape[1], dim=1).indices
 
 
-def assert_outputs_match(outputs, golden):
+def assert_outputs_match(outputs, golden, slack=1.0):
     assert outputs.memory.shape == tuple(golden["memory_shape"])
     compare = torch.testing.assert_close
     expected = {
         name: torch.from_numpy(golden[name]) for name in golden.files if golden[name].ndim >= 2
     }
     memory = outputs.memory[:, ::16, ::16]
-    compare(memory, expected["memory_sample"], rtol=0, atol=TOLERANCE["memory"])
+    tolerance = {name: slack * value for name, value in TOLERANCE.items()}
+    compare(memory, expected["memory_sample"], rtol=0, atol=tolerance["memory"])
     assert outputs.memory.double().norm().item() == pytest.approx(golden["memory_norm"], rel=1e-6)
     logits = outputs.pred_logits
     first = logits[:, :60]
-    compare(first, expected["pred_logits_first60_queries"], rtol=0, atol=TOLERANCE["logits"])
-    compare(logits.amax(-1), expected["pred_logits_max"], rtol=0, atol=TOLERANCE["logits"])
-    compare(outputs.pred_boxes, expected["pred_boxes"], rtol=0, atol=TOLERANCE["boxes"])
+    compare(first, expected["pred_logits_first60_queries"], rtol=0, atol=tolerance["logits"])
+    compare(logits.amax(-1), expected["pred_logits_max"], rtol=0, atol=tolerance["logits"])
+    compare(outputs.pred_boxes, expected["pred_boxes"], rtol=0, atol=tolerance["boxes"])
 
 
 @pytest.mark.parametrize("case", ORIGINAL, ids=lambda case: case.golden)
@@ -179,7 +189,7 @@ def test_detrex_release_predicts_as_upstream(case, tmp_path):
         images = model.preprocess_image([{"image": image}])
         outputs = model.forward_outputs(images, upstream_proposals(model, images, golden))
 
-    assert_outputs_match(outputs, golden)
+    assert_outputs_match(outputs, golden, case.slack)
 
 
 def test_detections_of_a_published_file_are_those_of_upstream(tmp_path):

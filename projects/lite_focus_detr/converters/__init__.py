@@ -1,6 +1,13 @@
 """Conversion of published checkpoints to the names and shapes of this package."""
 
-from .conversion import BACKBONE_FORMATS, Conversion, convert_state_dict, detect_format, unwrap
+from .conversion import (
+    BACKBONE_FORMATS,
+    Conversion,
+    convert_state_dict,
+    detect_format,
+    training_options,
+    unwrap,
+)
 from .report import ConversionReport
 
 __all__ = [
@@ -9,5 +16,6 @@ __all__ = [
     "ConversionReport",
     "convert_state_dict",
     "detect_format",
+    "training_options",
     "unwrap",
 ]

@@ -10,6 +10,7 @@ from .draft import Draft
 
 _CLASS_HEAD = "heads.class_embed.0.bias"
 _PROPOSAL_HEAD = "proposal_head.class_embed."
+_AUX_HEADS = "encoder.aux_heads.class_embed."
 _LABELS = "denoising.label_enc."
 
 # Row = COCO category id in the heads of the original repositories.
@@ -34,7 +35,7 @@ def fit_class_rows(
         return
     in_file = draft.tensors[_CLASS_HEAD].shape[0]
     rows = _rows(in_file, num_classes)
-    names = draft.names("heads.class_embed.")
+    names = draft.names("heads.class_embed.") + draft.names(_AUX_HEADS)
     if agnostic_proposals:
         _take_rows(draft, draft.names(_PROPOSAL_HEAD), torch.arange(num_classes))
     else:

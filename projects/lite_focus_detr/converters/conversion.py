@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import logging
 from collections.abc import Collection, Mapping
@@ -18,10 +19,13 @@ from .deformable_detr import DEFORMABLE_DETR
 from .detrex import DETREX
 from .dino import DINO
 from .draft import Draft
+from .focus_detr import FOCUS_DETR
 from .formats import CheckpointFormat, has_keys
 from .heads import share_heads, split_proposal_head
+from .lite_dino import LITE_DINO
 from .report import ConversionReport
 from .resnet import CAFFE2_RESNET, DETECTRON2_RESNET, TORCHVISION_RESNET
+from .sparse_detr import SPARSE_DETR
 from .swin import SWIN, TORCHVISION_SWIN
 
 logger = logging.getLogger(__name__)
@@ -35,7 +39,10 @@ NATIVE = CheckpointFormat(
 # The first that recognises a file converts it: special before general.
 FORMATS: tuple[CheckpointFormat, ...] = (
     NATIVE,
+    FOCUS_DETR,
+    SPARSE_DETR,
     DETREX,
+    LITE_DINO,
     DINO,
     DEFORMABLE_DETR,
     TORCHVISION_RESNET,
@@ -90,6 +97,14 @@ def unwrap(checkpoint: Mapping[str, object]) -> dict[str, Tensor]:
     return tensors
 
 
+def training_options(checkpoint: Mapping[str, object]) -> dict[str, object]:
+    """The options that original releases keep under ``args``; none where there are none."""
+    options = checkpoint.get("args", {})
+    if isinstance(options, argparse.Namespace):
+        return vars(options)
+    return dict(options) if isinstance(options, Mapping) else {}
+
+
 def detect_format(state_dict: Collection[str]) -> str:
     """Name of the format of a state dict (or of its keys).
 
@@ -114,6 +129,7 @@ def convert_state_dict(
     state_dict: Mapping[str, Tensor],
     cfg: CfgNode,
     expected: Collection[str] | None = None,
+    options: Mapping[str, object] | None = None,
 ) -> Conversion:
     """Rename, de-duplicate and fit the weights of a published file to a configuration.
 
@@ -121,6 +137,7 @@ def convert_state_dict(
         state_dict: weights as :func:`unwrap` gives them; not changed.
         cfg: configuration of the model that shall take them.
         expected: names of that model's state dict; None builds the model to learn them.
+        options: see :func:`training_options`; they decide nothing, only notes.
 
     Returns:
         Tensors under names of the model (a subset of ``expected``; shapes that follow from other
@@ -149,6 +166,7 @@ def convert_state_dict(
             draft.drop(name, f"the configured model has no {name}")
     missing = [n for n in names if n not in draft.tensors and not n.endswith(_CONSTANTS)]
     notes = draft.notes + _differing_settings(source.settings(state_dict), cfg)
+    notes += source.notes(state_dict, options or {}, cfg)
     used = draft.used()
     # A source of several names is used as long as one of them is.
     unused = {key: reason for key, reason in draft.unused.items() if key not in used}
@@ -168,9 +186,11 @@ def _differing_settings(settings: Mapping[str, object], cfg: CfgNode) -> list[st
     notes = []
     for key, trained in settings.items():
         configured = functools.reduce(getattr, key.split("."), cfg)
-        if configured != trained:
+        possible = trained if isinstance(trained, tuple) else (trained,)
+        if configured not in possible:
+            values = " or ".join(map(str, possible))
             notes.append(
-                f"{key} is {configured}, the weights were trained with {trained}: "
-                f"set {key} {trained} to get the published results."
+                f"{key} is {configured}, the weights were trained with {values}: "
+                f"set {key} {values} to get the published results."
             )
     return notes

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 
 from .formats import CheckpointFormat, Rules, has_keys, rename_by
 
-_RULES: Rules = (
+DETREX_RULES: Rules = (
     (r"^neck\.convs\.(\d)\.conv\.", r"tokens.input_proj.\1.0."),
     (r"^neck\.convs\.(\d)\.norm\.", r"tokens.input_proj.\1.1."),
     # The one extra level comes after the three of the backbone.
@@ -56,6 +56,6 @@ def _settings(keys: Collection[str]) -> Mapping[str, object]:
 DETREX = CheckpointFormat(
     name="detrex",
     recognises=has_keys("neck.convs.0.conv.weight", "transformer.level_embeds"),
-    rename=rename_by(_RULES),
+    rename=rename_by(DETREX_RULES),
     settings=_settings,
 )

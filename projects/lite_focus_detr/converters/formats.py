@@ -7,6 +7,8 @@ import functools
 import re
 from collections.abc import Callable, Collection, Mapping
 
+from detectron2.config import CfgNode
+
 Rules = tuple[tuple[str, str], ...]
 
 
@@ -19,8 +21,11 @@ class CheckpointFormat:
         recognises: whether a file with these keys has this format.
         rename: our name of an upstream tensor. Aliases of one tensor get the same name, the head
             of the encoder output (index: number of decoder layers) the next name in ``heads``.
-        settings: configuration keys and the values that these weights were trained with. Only
-            those that no tensor depends on, or whose absence a list of tensors explains badly.
+        settings: configuration keys and the values that these weights were trained with, a tuple
+            if the file does not tell which of several. Only keys that no tensor depends on, or
+            whose absence a list of tensors explains badly.
+        notes: further sentences for the user, from the keys, the options that the file was trained
+            with, if it holds them, and the configuration.
         backbone_only: the file initialises a backbone, everything else is to be trained.
     """
 
@@ -28,6 +33,9 @@ class CheckpointFormat:
     recognises: Callable[[Collection[str]], bool]
     rename: Callable[[str], str]
     settings: Callable[[Collection[str]], Mapping[str, object]] = lambda keys: {}
+    notes: Callable[[Collection[str], Mapping[str, object], CfgNode], list[str]] = (
+        lambda keys, options, cfg: []
+    )
     backbone_only: bool = False
 
 

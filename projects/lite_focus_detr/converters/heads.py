@@ -13,10 +13,10 @@ _DECODER_LAYER = re.compile(r"decoder\.layers\.(\d+)\.")
 
 
 def split_proposal_head(draft: Draft) -> None:
-    """Move the head behind the last decoder layer's to the proposal head.
+    """Move the heads behind the last decoder layer's to the encoder.
 
     Two-stage models of the original Deformable DETR and of detrex keep the head of the encoder
-    output there.
+    output there, Sparse DETR then those of the encoder layers.
     """
     layers = [int(match[1]) for match in map(_DECODER_LAYER.match, draft.tensors) if match]
     num_layers = 1 + max(layers, default=-1)
@@ -24,6 +24,24 @@ def split_proposal_head(draft: Draft) -> None:
         match = _HEAD.fullmatch(name)
         if match and int(match["layer"]) == num_layers:
             draft.move(name, f"proposal_head.{match['kind']}.{match['rest']}")
+        elif match and int(match["layer"]) > num_layers:
+            layer = int(match["layer"]) - num_layers - 1
+            _move_or_merge(
+                draft, name, f"encoder.aux_heads.{match['kind']}.{layer}.{match['rest']}"
+            )
+
+
+def _move_or_merge(draft: Draft, name: str, new_name: str) -> None:
+    if new_name not in draft.tensors:
+        draft.move(name, new_name)
+        return
+    key, first_key = draft.sources[name], draft.sources[new_name]
+    if not torch.equal(draft.tensors[name], draft.tensors[new_name]):
+        raise ValueError(
+            f"{first_key} and {key} are two names of one tensor ({new_name}), but their values "
+            "differ in this file; it is damaged or of another model, download it again"
+        )
+    draft.drop(name, f"alias of {first_key}")
 
 
 def share_heads(draft: Draft, *, share: bool, num_layers: int) -> None:

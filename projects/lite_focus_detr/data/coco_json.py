@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from detectron2.utils.file_io import PathManager
@@ -112,7 +112,11 @@ def clean_coco(dataset: Mapping[str, Any], json_file: str) -> CleanedCoco:
     annotations = []
     for annotation in dataset.get("annotations", ()):
         _check_annotation(annotation, categories, json_file)
-        reason = _fault(annotation["bbox"], images.get(annotation["image_id"]))
+        image = images.get(annotation["image_id"])
+        if image is None:
+            reason: str | None = "no image has their image_id"
+        else:
+            reason = box_fault(annotation["bbox"], image["width"], image["height"])
         if reason is None:
             annotations.append(_fill(annotation, filled))
         else:
@@ -121,6 +125,26 @@ def clean_coco(dataset: Mapping[str, Any], json_file: str) -> CleanedCoco:
     if "annotations" in dataset:
         cleaned["annotations"] = annotations
     return CleanedCoco(cleaned, dict(dropped), dict(filled))
+
+
+def box_fault(bbox: Sequence[float], width: float, height: float) -> str | None:
+    """Why a box cannot be trained on, or None if it can.
+
+    Args:
+        bbox: left, top, width and height of the box in pixels.
+        width: of the image in pixels.
+        height: of the image in pixels.
+    """
+    if not all(map(math.isfinite, bbox)):
+        return "box is not finite"
+    x, y, w, h = bbox
+    if min(w, h) <= 0:
+        return "box has zero or negative size"
+    if min(width - x, height - y, x + w, y + h) <= 0:
+        return "box is outside of the image"
+    if max(w / width, h / height) > MAX_RELATIVE_SIZE:
+        return f"box is more than {MAX_RELATIVE_SIZE:.0f} times larger than the image"
+    return None
 
 
 def _check_structure(dataset: Any, json_file: str) -> None:
@@ -179,37 +203,35 @@ def _check_annotation(annotation: Mapping[str, Any], categories: set[int], json_
         raise ValueError(f"{place} has the category_id {category!r}; 'categories' has {known}")
 
 
-def _fault(bbox: list[float], image: Mapping[str, Any] | None) -> str | None:
-    """Why the box (x, y, w, h) in pixels cannot be trained on, or None if it can."""
-    if image is None:
-        return "no image has their image_id"
-    if not all(map(math.isfinite, bbox)):
-        return "box is not finite"
-    x, y, w, h = bbox
-    if min(w, h) <= 0:
-        return "box has zero or negative size"
-    width, height = image["width"], image["height"]
-    if min(width - x, height - y, x + w, y + h) <= 0:
-        return "box is outside of the image"
-    if max(w / width, h / height) > MAX_RELATIVE_SIZE:
-        return f"box is more than {MAX_RELATIVE_SIZE:.0f} times larger than the image"
-    return None
-
-
-_DEFAULTS = {"area": "the area of the box", "iscrowd": "0"}
+_DEFAULTS = {"area": "the area of the box", "iscrowd": "0", "segmentation": "the box alone"}
 
 
 def _fill(annotation: dict[str, Any], filled: dict[str, list[int]]) -> dict[str, Any]:
-    """The annotation with ``area`` and ``iscrowd``, which pycocotools reads unconditionally."""
+    """The annotation with ``area`` and ``iscrowd``, which pycocotools reads unconditionally.
+
+    detectron2's loader leaves out an annotation with a mask that cannot be one, while its
+    evaluator counts it: without the mask, both take the box.
+    """
     area = annotation.get("area", math.nan)
     defaults: dict[str, Any] = {}
     if not _is_number(area) or not math.isfinite(area):
         defaults["area"] = annotation["bbox"][2] * annotation["bbox"][3]
     if annotation.get("iscrowd") not in (0, 1):
         defaults["iscrowd"] = 0
+    if not _may_be_segmentation(annotation.get("segmentation")):
+        defaults["segmentation"] = []
     for key in defaults:
         filled[key].append(annotation["id"])
     return {**annotation, **defaults}
+
+
+def _may_be_segmentation(value: Any) -> bool:
+    """Whether this is none, run lengths, or polygons of which one has three points or more."""
+    if not value or isinstance(value, dict):
+        return True
+    if not isinstance(value, list) or not all(isinstance(polygon, list) for polygon in value):
+        return False
+    return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value)
 
 
 def _is_number(value: Any) -> bool:

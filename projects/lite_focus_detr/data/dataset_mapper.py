@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,13 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetMapper, detection_utils
 from detectron2.data import transforms as T
+from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 from PIL import Image, ImageOps
+
+from .coco_json import box_fault
+
+logger = logging.getLogger(__name__)
 
 CROP_PROBABILITY = 0.5
 
@@ -21,8 +27,13 @@ class DetrDatasetMapper(DatasetMapper):
     """detectron2's mapper with the augmentation of DETR (https://arxiv.org/abs/2005.12872).
 
     Built as ``DetrDatasetMapper(cfg, is_train)``. Annotations are transformed and filtered by
-    detectron2: crowds and boxes that a crop has emptied are left out.
+    detectron2: crowds and boxes that a crop has emptied are left out. So are, before that, boxes
+    that cannot be one, which data sets registered by code may have; each reason is logged once.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._reported: set[str] = set()
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -58,8 +69,27 @@ class DetrDatasetMapper(DatasetMapper):
         if not self.is_train:
             record.pop("annotations", None)
         elif "annotations" in record:
+            record["annotations"] = self._valid_annotations(record)
             self._transform_annotations(record, transforms, image.shape[1:])
         return record
+
+    def _valid_annotations(self, record: dict[str, Any]) -> list[dict[str, Any]]:
+        """Annotations whose box can be one: transforming it would swap its sides and hide that."""
+        valid = []
+        for annotation in record["annotations"]:
+            bbox, mode = annotation["bbox"], annotation["bbox_mode"]
+            left, top, right, bottom = BoxMode.convert(bbox, mode, BoxMode.XYXY_ABS)
+            sides = (left, top, right - left, bottom - top)
+            reason = box_fault(sides, record["width"], record["height"])
+            if reason is None:
+                valid.append(annotation)
+            elif reason not in self._reported:
+                self._reported.add(reason)
+                logger.warning(
+                    "Annotations are ignored: %s (first %s in %s; more are not reported)",
+                    *(reason, bbox, record["file_name"]),
+                )
+        return valid
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:

@@ -13,7 +13,7 @@ from detectron2.data.datasets import load_coco_json
 from detectron2.utils.file_io import PathManager
 
 from .coco_json import prepare_coco_json
-from .shapes import CLASS_NAMES, ShapesSpec, draw_dataset
+from .shapes import CLASS_NAMES, SPLITS, ShapesSpec, draw_dataset
 
 Record = dict[str, Any]
 
@@ -25,14 +25,19 @@ def register_datasets(cfg: CfgNode) -> None:
     process, changes nothing; a name whose paths have changed since is registered anew.
 
     Raises:
-        ValueError: an entry is malformed, or its name belongs to a data set of detectron2.
+        ValueError: an entry is malformed, or its name belongs to another entry, to a generated
+            data set or to one of detectron2.
     """
+    taken = {f"shapes_{split}" for split in SPLITS}
     for entry in cfg.DATASETS.COCO:
         if len(entry) != 3 or not all(isinstance(field, str) for field in entry):
             raise ValueError(
                 f"DATASETS.COCO has the entry {entry!r}; it must be [name, json file, image folder]"
             )
         name, json_file, image_root = entry
+        if name in taken:
+            raise _name_is_taken(name)
+        taken.add(name)
         source = CocoSource(name, json_file, image_root, os.path.join(cfg.OUTPUT_DIR, "datasets"))
         _register(name, source, image_root=image_root, evaluator_type="coco")
     shapes = cfg.DATASETS.SHAPES
@@ -97,10 +102,12 @@ def _register(name: str, source: Callable[[], list[Record]], **metadata: Any) ->
         return
     if known is not None:
         if not isinstance(known, (CocoSource, ShapesSource)):
-            raise ValueError(
-                f"DATASETS.COCO: a data set named {name} exists already; choose another name"
-            )
+            raise _name_is_taken(name)
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     DatasetCatalog.register(name, source)
     MetadataCatalog.get(name).set(**metadata)
+
+
+def _name_is_taken(name: str) -> ValueError:
+    return ValueError(f"DATASETS.COCO: a data set named {name} exists already; choose another name")

@@ -29,7 +29,7 @@ MAX_OVERLAP = 0.3
 MIN_CONTRAST = 110.0
 PLACEMENT_ATTEMPTS = 20
 
-_SPLITS = ("train", "val")
+SPLITS = ("train", "val")
 
 Box = tuple[int, int, int, int]
 Picture = npt.NDArray[np.uint8]
@@ -103,7 +103,7 @@ def draw_dataset(root: str, spec: ShapesSpec) -> None:
 
 def draw_image(spec: ShapesSpec, index: int) -> ShapesImage:
     """Draw image number ``index`` of a data set."""
-    rng = np.random.default_rng([spec.seed, _SPLITS.index(spec.split), spec.image_size, index])
+    rng = np.random.default_rng([spec.seed, SPLITS.index(spec.split), spec.image_size, index])
     image = _background(rng, spec.image_size)
     drawn = ShapesImage(image, [], [], [])
     background = image.mean(axis=(0, 1))

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Iterable
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
+from ..suggestions import did_you_mean
 from .registration import ShapesSource
 
 _COCO_IDS = {category["id"] for category in COCO_CATEGORIES if category["isthing"]}
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """End of a sentence that offers the known names most like a misspelt one, or all of a few."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=3)
-    if close:
-        return f"; did you mean {' or '.join(close)}?"
-    return f"; known are {', '.join(known)}" if len(known) <= 10 else ""
 
 
 def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:

@@ -2,12 +2,22 @@
 
 from . import backbone
 from .encoder import ENCODER_REGISTRY
-from .meta_arch import DeformableDETR, DetectionTransformer, DetectorOutputs
+from .meta_arch import (
+    DeformableDETR,
+    DetectionTransformer,
+    DetectorOutputs,
+    FocusDETR,
+    LiteDETR,
+    SparseDETR,
+)
 
 __all__ = [
     "ENCODER_REGISTRY",
     "DeformableDETR",
     "DetectionTransformer",
     "DetectorOutputs",
+    "FocusDETR",
+    "LiteDETR",
+    "SparseDETR",
     "backbone",
 ]

@@ -1,6 +1,8 @@
 """Attention modules over multi-scale tokens; they differ only in where the weights come from."""
 
 import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -10,24 +12,46 @@ from .. import ops
 from .tokens import FeatureTokens
 
 
-class DeformableAttention(nn.Module):
-    """Multi-scale deformable attention (Deformable DETR, eq. 3)."""
+class Projected(NamedTuple):
+    """Tokens as the heads sample them, zero where padded."""
 
-    def __init__(self, *, embed_dim: int, num_heads: int, num_levels: int, num_points: int) -> None:
-        """``num_points`` samples per head and level."""
+    value: Tensor  #: (B, S, M, D)
+    key: Tensor | None = None  #: (B, S, M, D) if the attention compares keys of their own
+
+
+class SamplePoints(NamedTuple):
+    """Where the queries sample, in the order of the operators' arguments."""
+
+    spatial_shapes: tuple[tuple[int, int], ...]  #: (height, width) of each level
+    reference_points: Tensor  #: (B, Q, L, 2 or 4)
+    offsets: Tensor  #: (B, Q, M, L or 1, P, 2)
+
+
+class SampledAttention(nn.Module):
+    """Attention to a few samples around a reference on every level; subclasses weigh them."""
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int,
+        shared_offsets: bool = False,
+    ) -> None:
+        """``num_points`` samples per head and level, ``shared_offsets``: alike on all levels."""
         super().__init__()
         self.num_heads = num_heads
         self.num_levels = num_levels
         self.num_points = num_points
-        samples = num_heads * num_levels * num_points
-        self.sampling_offsets = nn.Linear(embed_dim, samples * 2)
-        self.attention_weights = nn.Linear(embed_dim, samples)
-        self.value_proj = nn.Linear(embed_dim, embed_dim)
-        self.output_proj = nn.Linear(embed_dim, embed_dim)
-        self.reset_parameters()
+        points = num_heads * (1 if shared_offsets else num_levels) * num_points
+        self.sampling_offsets = nn.Linear(embed_dim, points * 2)
+        self.value_proj = _projection(embed_dim)
+        self.output_proj = _projection(embed_dim)
+        self._start_from_rings()
 
-    def reset_parameters(self) -> None:
-        """Start from rings of points around the reference, one direction per head, uniform."""
+    def _start_from_rings(self) -> None:
+        """Points around the reference, one direction per head."""
         nn.init.zeros_(self.sampling_offsets.weight)
         angle = torch.arange(self.num_heads) * (2.0 * math.pi / self.num_heads)
         direction = torch.stack((angle.cos(), angle.sin()), -1)
@@ -35,12 +59,8 @@ class DeformableAttention(nn.Module):
         radius = torch.arange(1, self.num_points + 1)
         ring = direction[:, None, None] * radius[:, None]  # (M, 1, P, 2)
         with torch.no_grad():
-            self.sampling_offsets.bias.copy_(ring.expand(-1, self.num_levels, -1, -1).flatten())
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
-        for projection in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(projection.weight)
-            nn.init.zeros_(projection.bias)
+            bias = self.sampling_offsets.bias.view(self.num_heads, -1, self.num_points, 2)
+            bias.copy_(ring.expand_as(bias))
 
     def forward(
         self, query: Tensor, reference_points: Tensor, value: Tensor, tokens: FeatureTokens
@@ -57,33 +77,103 @@ class DeformableAttention(nn.Module):
         Returns:
             (B, Q, C).
         """
-        batch, num_queries, _ = query.shape
-        heads = (batch, num_queries, self.num_heads)
-        offsets = self.sampling_offsets(query).view(*heads, self.num_levels, self.num_points, 2)
-        logits = self.attention_weights(query).view(*heads, -1)
-        sampled = ops.fused_deformable_attention(
-            self.project_value(value, tokens.padding_mask),
-            tokens.spatial_shapes,
-            reference_points,
-            offsets,
-            logits,
+        return self.attend(query, reference_points, self.project((value,), tokens), tokens)
+
+    def attend(
+        self, query: Tensor, reference_points: Tensor, projected: Projected, tokens: FeatureTokens
+    ) -> Tensor:
+        """:meth:`forward` to tokens that are projected already."""
+        points = self.points(query, reference_points, tokens)
+        return self.output_proj(self.sample(query, projected, points))
+
+    def points(
+        self, query: Tensor, reference_points: Tensor, tokens: FeatureTokens
+    ) -> SamplePoints:
+        """Where each query samples."""
+        offsets = self.sampling_offsets(query)
+        offsets = offsets.unflatten(-1, (self.num_heads, -1, self.num_points, 2))
+        return SamplePoints(tokens.spatial_shapes, reference_points, offsets)
+
+    def project(self, parts: Sequence[Tensor], tokens: FeatureTokens) -> Projected:
+        """Project the tokens to sample, given as consecutive parts (B, S_i, C)."""
+        return Projected(self.split_heads(self.value_proj, parts, tokens))
+
+    def sample(self, query: Tensor, projected: Projected, points: SamplePoints) -> Tensor:
+        """Weighted sums (B, Q, C) of the samples, before the output projection."""
+        raise NotImplementedError
+
+    def split_heads(
+        self, projection: nn.Linear, parts: Sequence[Tensor], tokens: FeatureTokens
+    ) -> Tensor:
+        """Projected tokens (B, S, M, D), zero where padded."""
+        projected = [projection(part) for part in parts]
+        joined = projected[0] if len(projected) == 1 else torch.cat(projected, 1)
+        # In place: the gradient of a linear layer does not need its output.
+        joined.masked_fill_(tokens.padding_mask[..., None], 0.0)
+        return joined.unflatten(-1, (self.num_heads, -1))
+
+
+class DeformableAttention(SampledAttention):
+    """Weights are a linear function of the query (Deformable DETR, eq. 3)."""
+
+    def __init__(self, *, embed_dim: int, **sampling: Any) -> None:
+        """See :class:`SampledAttention`."""
+        super().__init__(embed_dim=embed_dim, **sampling)
+        samples = self.num_heads * self.num_levels * self.num_points
+        self.attention_weights = nn.Linear(embed_dim, samples)
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+
+    def sample(self, query: Tensor, projected: Projected, points: SamplePoints) -> Tensor:
+        """See :meth:`SampledAttention.sample`."""
+        logits = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
+        return ops.fused_deformable_attention(projected.value, *points, logits)
+
+
+class KeyAwareAttention(SampledAttention):
+    """Weights compare the query with the sampled keys (Lite DETR, 3.4).
+
+    Padded tokens and points outside of their map have the logit 0 and the value 0.
+    """
+
+    def __init__(self, *, embed_dim: int, projected_key: bool = False, **sampling: Any) -> None:
+        """``projected_key``: the keys have a projection of their own, as in the paper; by default
+        the value is the key, as in the released models. The rest see :class:`SampledAttention`."""
+        super().__init__(embed_dim=embed_dim, **sampling)
+        self.query_proj = _projection(embed_dim)
+        self.key_proj = _projection(embed_dim) if projected_key else None
+
+    def project(self, parts: Sequence[Tensor], tokens: FeatureTokens) -> Projected:
+        """Project values and keys; see :meth:`SampledAttention.project`."""
+        value = self.split_heads(self.value_proj, parts, tokens)
+        if self.key_proj is None:
+            return Projected(value)
+        return Projected(value, self.split_heads(self.key_proj, parts, tokens))
+
+    def sample(self, query: Tensor, projected: Projected, points: SamplePoints) -> Tensor:
+        """See :meth:`SampledAttention.sample`."""
+        query = self.query_proj(query).unflatten(-1, (self.num_heads, -1))
+        return ops.fused_key_aware_deformable_attention(
+            query, projected.key, projected.value, *points
         )
-        return self.output_proj(sampled)
-
-    def project_value(self, value: Tensor, padding_mask: Tensor) -> Tensor:
-        """Values per head, (B, S, C) to (B, S, M, C/M), zero where padded."""
-        projected = self.value_proj(value).masked_fill(padding_mask[..., None], 0.0)
-        return projected.unflatten(-1, (self.num_heads, -1))
 
 
-ATTENTIONS: dict[str, type[DeformableAttention]] = {"deformable": DeformableAttention}
+def _projection(embed_dim: int) -> nn.Linear:
+    linear = nn.Linear(embed_dim, embed_dim)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
 
 
-def build_attention(detr: CfgNode, part: CfgNode) -> DeformableAttention:
+def build_attention(detr: CfgNode, part: CfgNode) -> SampledAttention:
     """The attention of a ``part`` of ``MODEL.DETR``, its ``ENCODER`` or ``DECODER``."""
-    return ATTENTIONS[part.ATTENTION](
-        embed_dim=detr.EMBED_DIM,
-        num_heads=detr.NUM_HEADS,
-        num_levels=detr.NUM_LEVELS,
-        num_points=part.NUM_POINTS,
-    )
+    arguments = {
+        "embed_dim": detr.EMBED_DIM,
+        "num_heads": detr.NUM_HEADS,
+        "num_levels": detr.NUM_LEVELS,
+        "num_points": part.NUM_POINTS,
+        "shared_offsets": part.SHARED_OFFSETS,
+    }
+    if part.ATTENTION == "key_aware":
+        return KeyAwareAttention(projected_key=part.PROJECTED_KEY, **arguments)
+    return DeformableAttention(**arguments)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import timm
+import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, SwinTransformer
@@ -29,7 +30,7 @@ def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SwinTransformer
 
 
 class TimmBackbone(Backbone):
-    """Any timm model that supports ``features_only``; ``res3`` is its map of stride 8."""
+    """Any timm model with feature maps of images of any size; ``res3`` is its map of stride 8."""
 
     def __init__(
         self, *, name: str, pretrained: bool, in_channels: int, out_features: Sequence[str]
@@ -41,10 +42,17 @@ class TimmBackbone(Backbone):
         """
         super().__init__()
         options = {"features_only": True, "in_chans": in_channels}
+        if "swin" in name and "cr" not in name:
+            options["strict_img_size"] = False
         try:
-            strides = timm.create_model(name, **options).feature_info.reduction()
-        except (RuntimeError, AttributeError) as error:
-            raise ValueError(f"MODEL.TIMM.NAME {name!r} gives no feature maps: {error}") from error
+            model = timm.create_model(name, **options).eval()
+            # Some models take images of one size only.
+            model(torch.zeros(1, in_channels, 160, 96))
+            strides = model.feature_info.reduction()
+        except (RuntimeError, AttributeError, AssertionError) as error:
+            raise ValueError(
+                f"MODEL.TIMM.NAME {name!r} gives no feature maps of images of any size: {error}"
+            ) from error
         # Stride 2 ** n is res{n}, as in detectron2's ResNets.
         indices = _positions(out_features, [f"res{stride.bit_length() - 1}" for stride in strides])
         self.model = timm.create_model(name, pretrained=pretrained, out_indices=indices, **options)

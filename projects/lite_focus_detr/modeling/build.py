@@ -1,25 +1,30 @@
 """Parts of the detector from ``cfg.MODEL.DETR``: the families are data."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
 from torch import nn
 
+from ..config import has_box_queries
 from .attention import build_attention
 from .criterion import Criterion
 from .decoder import Decoder, DecoderLayer
 from .denoising import Denoising
+from .encoder import Encoder
 from .heads import DetectionHeads, ProposalHead
 from .matcher import HungarianMatcher
-from .queries import LearnedBoxQueries, LearnedPointQueries, MixedQueries, TwoStageQueries
+from .queries import PROPOSAL_QUERIES, LearnedBoxQueries, LearnedPointQueries
 from .tokens import TokenBuilder
 
 
-def build_tokens(cfg: CfgNode, in_channels: list[int]) -> TokenBuilder:
-    """The neck for backbone maps of ``in_channels``, fine to coarse."""
+def build_tokens(cfg: CfgNode, maps: Sequence[ShapeSpec]) -> TokenBuilder:
+    """The neck for backbone maps, fine to coarse."""
     detr = cfg.MODEL.DETR
     return TokenBuilder(
-        in_channels=in_channels,
+        in_channels=[x.channels for x in maps],
+        strides=[x.stride for x in maps],
         num_levels=detr.NUM_LEVELS,
         embed_dim=detr.EMBED_DIM,
         norm_groups=detr.NORM_GROUPS,
@@ -36,11 +41,11 @@ def build_queries(cfg: CfgNode) -> nn.Module:
         if detr.REFERENCE == "point":
             return LearnedPointQueries(**size)
         return LearnedBoxQueries(**size, indicator=detr.DENOISING.TYPE == "plain")
-    queries = TwoStageQueries if detr.QUERY_SELECTION == "two_stage" else MixedQueries
-    return queries(
+    return PROPOSAL_QUERIES[detr.QUERY_SELECTION](
         **size,
         class_agnostic=detr.CLASS_AGNOSTIC_PROPOSALS,
         all_boxes=detr.PROPOSAL_BOXES == "all",
+        train_all=detr.PROPOSAL_LOSS == "all",
     )
 
 
@@ -70,13 +75,6 @@ def build_decoder(cfg: CfgNode) -> Decoder:
     )
 
 
-def has_box_queries(cfg: CfgNode) -> bool:
-    """Whether the position of a query is its reference box (DINO, DN), so that it can be noised."""
-    detr = cfg.MODEL.DETR
-    learned_boxes = detr.QUERY_SELECTION == "learned" and detr.REFERENCE == "box"
-    return learned_boxes or detr.QUERY_SELECTION == "mixed"
-
-
 def build_heads(cfg: CfgNode) -> DetectionHeads:
     """The heads of all decoder layers."""
     detr = cfg.MODEL.DETR
@@ -91,12 +89,20 @@ def build_heads(cfg: CfgNode) -> DetectionHeads:
     )
 
 
-def build_proposal_head(cfg: CfgNode) -> ProposalHead | None:
-    """The head that scores tokens, if the queries are made of them."""
+def build_proposal_head(
+    cfg: CfgNode, encoder: Encoder, heads: DetectionHeads
+) -> ProposalHead | None:
+    """The head that scores tokens, if the queries are made of them or the encoder needs it.
+
+    An encoder whose queries are learned borrows the class head of the last decoder layer.
+    """
     detr = cfg.MODEL.DETR
-    if detr.QUERY_SELECTION == "learned":
-        return None
-    return ProposalHead(embed_dim=detr.EMBED_DIM, num_classes=detr.NUM_CLASSES)
+    size = {"embed_dim": detr.EMBED_DIM, "num_classes": detr.NUM_CLASSES}
+    if detr.QUERY_SELECTION != "learned":
+        return ProposalHead(**size)
+    if encoder.needs_proposal_head:
+        return ProposalHead(**size, borrowed=heads.class_embed[-1])
+    return None
 
 
 def build_denoising(cfg: CfgNode) -> Denoising | None:

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import torch
 from detectron2.utils import comm
-from fvcore.nn import sigmoid_focal_loss
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou_loss
+from torchvision.ops import box_convert, generalized_box_iou_loss, sigmoid_focal_loss
 
 from .denoising import DenoisingQueries
 from .heads import Prediction
@@ -26,7 +25,7 @@ def average_num_boxes(counts: Sequence[int], device: torch.device, steps: int = 
         Scalar. Dividing by it makes the mean gradient of several processes, or the mean of
         several steps, equal to that of one large batch.
     """
-    total = torch.tensor(float(sum(counts)), device=device)
+    total = torch.tensor(sum(counts), dtype=torch.float64, device=device)
     world_size = comm.get_world_size()
     if world_size > 1:
         torch.distributed.all_reduce(total)
@@ -56,17 +55,21 @@ class Criterion:
         proposals: Prediction | None,
         targets: Targets,
         num_boxes: Tensor,
+        encoder_layers: Sequence[Prediction] = (),
     ) -> dict[str, Tensor]:
-        """Losses of decoder layers and proposals.
+        """Losses of decoder layers, proposals and encoder layers.
 
         Args:
             layers: predictions of the decoder layers, the last one without suffix in the result.
             proposals: of the encoder, suffix ``_enc``.
             targets: ground truth.
             num_boxes: normaliser, see :func:`average_num_boxes`.
+            encoder_layers: predictions inside the encoder, suffixes ``_enc_0`` …
         """
         names = layer_suffixes(len(layers))
-        predictions, truths = list(layers), [targets] * len(layers)
+        names += [f"_enc_{index}" for index in range(len(encoder_layers))]
+        predictions = [*layers, *encoder_layers]
+        truths = [targets] * len(predictions)
         if proposals is not None:
             names.append("_enc")
             predictions.append(proposals)
@@ -76,8 +79,8 @@ class Criterion:
             truths.append(targets._replace(labels=labels))
         matches = self.matcher(predictions, truths)
         losses: dict[str, Tensor] = {}
-        for name, *arguments in zip(names, predictions, truths, matches, strict=True):
-            losses.update(self._losses(name, *arguments, num_boxes))
+        for name, prediction, truth, match in zip(names, predictions, truths, matches, strict=True):
+            losses.update(self._losses(name, prediction, truth, match, num_boxes))
         return losses
 
     def denoising(
@@ -108,6 +111,7 @@ class Criterion:
         generalised IoU of the matched boxes.
         """
         class_weight, box_weight, giou_weight = self.weights
+        num_boxes = num_boxes.to(prediction.boxes.dtype)
         wanted = torch.zeros_like(prediction.logits)
         wanted[match.image, match.query, targets.labels[match.image, match.target]] = 1.0
         focal = sigmoid_focal_loss(

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .attention import DeformableAttention
+from .attention import SampledAttention
 from .heads import MLP, DetectionHeads, Prediction
 from .layer import TransformerLayer
 from .position_encoding import sine_box_embedding
@@ -19,7 +19,7 @@ class DecoderLayer(TransformerLayer):
     def __init__(
         self,
         *,
-        cross_attn: DeformableAttention,
+        cross_attn: SampledAttention,
         embed_dim: int,
         num_heads: int,
         dropout: float,
@@ -91,6 +91,7 @@ class Decoder(nn.Module):
         """
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.num_heads = layers[0].self_attn.num_heads
         self.norm = nn.LayerNorm(embed_dim) if final_norm else None
         self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim) if box_position else None
         self.query_scale = MLP(embed_dim, embed_dim, embed_dim) if position_scale else None
@@ -156,8 +157,7 @@ class Decoder(nn.Module):
         """Hide slots without a query, so that an image does not depend on its batch."""
         if padding_mask is None:
             return blocked
-        num_heads = self.layers[0].self_attn.num_heads
         hidden = padding_mask[:, None].expand(-1, padding_mask.shape[1], -1)
         if blocked is not None:
             hidden = hidden | blocked
-        return hidden.repeat_interleave(num_heads, dim=0)
+        return hidden.repeat_interleave(self.num_heads, dim=0)

@@ -1,5 +1,6 @@
 """Denoising queries: noised ground truth that the decoder learns to restore (DN-DETR, DINO)."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
-from .heads import inverse_sigmoid
+from .heads import Prediction, inverse_sigmoid
 from .queries import Queries
 from .targets import Match, Targets
 
@@ -40,6 +41,12 @@ class DenoisingQueries(NamedTuple):
             reference=torch.cat((self.reference, queries.reference), 1),
             padding_mask=mask,
         )
+
+    def split(self, layers: Sequence[Prediction]) -> tuple[list[Prediction], list[Prediction]]:
+        """Predictions of each layer for these queries, and for the ones after them."""
+        count = self.content.shape[1]
+        first = [Prediction(x.logits[:, :count], x.boxes[:, :count]) for x in layers]
+        return first, [Prediction(x.logits[:, count:], x.boxes[:, count:]) for x in layers]
 
 
 class Denoising(nn.Module):

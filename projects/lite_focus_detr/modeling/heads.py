@@ -60,6 +60,7 @@ def box_head(embed_dim: int, size_bias: float) -> MLP:
     """Three-layer box head that starts at zero shift and the logit ``size_bias`` of w and h."""
     head = MLP(embed_dim, embed_dim, embed_dim, 4)
     last = head.layers[-1]
+    assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
     nn.init.constant_(last.bias[2:], size_bias)
@@ -108,14 +109,21 @@ def _shift(shift: Tensor, anchor: Tensor) -> Tensor:
 class ProposalHead(nn.Module):
     """Score encoder tokens and turn them into proposals (Deformable DETR, two-stage)."""
 
-    def __init__(self, *, embed_dim: int, num_classes: int) -> None:
-        """``embed_dim`` channels of the tokens, ``num_classes`` rows of the class head."""
+    def __init__(
+        self, *, embed_dim: int, num_classes: int, borrowed: nn.Module | None = None
+    ) -> None:
+        """``embed_dim`` channels of the tokens, ``num_classes`` rows of the class head; or a class
+        head ``borrowed`` from another module, and no box head: scores without proposals."""
         super().__init__()
         self.enc_output = nn.Linear(embed_dim, embed_dim)
         self.enc_output_norm = nn.LayerNorm(embed_dim)
-        self.class_embed = class_head(embed_dim, num_classes)
-        self.bbox_embed = box_head(embed_dim, 0.0)
         nn.init.xavier_uniform_(self.enc_output.weight)
+        if borrowed is None:
+            self.class_embed = class_head(embed_dim, num_classes)
+            self.bbox_embed = box_head(embed_dim, 0.0)
+        else:
+            # Not registered: its parameters keep one name.
+            object.__setattr__(self, "class_embed", borrowed)
 
     def project(self, memory: Tensor, valid: Tensor) -> Tensor:
         """Project tokens (B, S, C); those not ``valid`` (B, S) enter as zero."""

@@ -11,6 +11,7 @@ from detectron2.structures import ImageList, Instances
 from torch import Tensor, nn
 
 from . import build
+from .attention_map import record_sampling
 from .criterion import Criterion, average_num_boxes
 from .decoder import Decoder
 from .denoising import Denoising
@@ -41,6 +42,8 @@ class DetectionTransformer(nn.Module):
     """
 
     encoder_name: str
+    pixel_mean: Tensor
+    pixel_std: Tensor
 
     @configurable
     def __init__(
@@ -84,15 +87,22 @@ class DetectionTransformer(nn.Module):
         detr = cfg.MODEL.DETR
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
+        if not set(detr.IN_FEATURES) <= set(shapes):
+            raise ValueError(
+                f"MODEL.DETR.IN_FEATURES is {detr.IN_FEATURES}, but the backbone gives "
+                f"{list(shapes)}; for a ResNet set MODEL.RESNETS.OUT_FEATURES as well"
+            )
+        encoder = build_encoder(cls.encoder_name, cfg)
+        heads = build.build_heads(cfg)
         return {
             "backbone": backbone,
             "in_features": detr.IN_FEATURES,
-            "tokens": build.build_tokens(cfg, [shapes[name].channels for name in detr.IN_FEATURES]),
-            "encoder": build_encoder(cls.encoder_name, cfg),
+            "tokens": build.build_tokens(cfg, [shapes[name] for name in detr.IN_FEATURES]),
+            "encoder": encoder,
             "queries": build.build_queries(cfg),
-            "proposal_head": build.build_proposal_head(cfg),
+            "proposal_head": build.build_proposal_head(cfg, encoder, heads),
             "decoder": build.build_decoder(cfg),
-            "heads": build.build_heads(cfg),
+            "heads": heads,
             "denoising": build.build_denoising(cfg),
             "criterion": build.build_criterion(cfg),
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
@@ -183,18 +193,19 @@ class DetectionTransformer(nn.Module):
         if self.denoising is not None:
             noised = self.denoising(targets, queries.content.shape[1])
             queries = noised.prepend_to(queries)
-        layers = self.decoder(
-            queries, encoded.memory, tokens, self.heads, noised.blocked if noised else None
-        )
+        decoder_layers: list[Any] = list(self.decoder.layers if self.encoder.needs_sampling else [])
+        with record_sampling(layer.cross_attn for layer in decoder_layers) as sampling:
+            layers = self.decoder(
+                queries, encoded.memory, tokens, self.heads, noised.blocked if noised else None
+            )
         losses = {}
         if noised is not None:
-            count = noised.content.shape[1]
-            first = [Prediction(x.logits[:, :count], x.boxes[:, :count]) for x in layers]
-            layers = [Prediction(x.logits[:, count:], x.boxes[:, count:]) for x in layers]
+            first, layers = noised.split(layers)
+            sampling = [x.skip(noised.content.shape[1]) for x in sampling]
             losses.update(self.criterion.denoising(first, noised, targets, num_boxes))
         proposals = None if queries.proposals is None else queries.proposals.prediction
-        losses.update(self.criterion(layers, proposals, targets, num_boxes))
-        losses.update(self.encoder.losses(encoded, tokens, targets, layers))
+        losses.update(self.criterion(layers, proposals, targets, num_boxes, encoded.predictions))
+        losses.update(self.encoder.losses(encoded, tokens, targets, sampling))
         return losses
 
     def _detect(
@@ -222,3 +233,24 @@ class DeformableDETR(DetectionTransformer):
     """Detectors with the dense deformable encoder."""
 
     encoder_name = "DeformableEncoder"
+
+
+@META_ARCH_REGISTRY.register()
+class LiteDETR(DetectionTransformer):
+    """Detectors with the interleaved encoder of Lite DETR (arXiv:2303.07335)."""
+
+    encoder_name = "LiteEncoder"
+
+
+@META_ARCH_REGISTRY.register()
+class FocusDETR(DetectionTransformer):
+    """Detectors that update foreground tokens found with supervision (arXiv:2307.12612)."""
+
+    encoder_name = "FocusEncoder"
+
+
+@META_ARCH_REGISTRY.register()
+class SparseDETR(DetectionTransformer):
+    """Detectors that update the tokens that the decoder will look at (arXiv:2111.14330)."""
+
+    encoder_name = "SparseEncoder"

@@ -14,7 +14,7 @@ class Proposals(NamedTuple):
     """Encoder tokens chosen as queries, N of them, and what the criterion trains."""
 
     indices: Tensor  #: (B, N) into the tokens, best score first
-    prediction: Prediction  #: of all tokens if class-agnostic, else of the chosen ones
+    prediction: Prediction  #: of all tokens if all are trained, else of the chosen ones
 
 
 class Queries(NamedTuple):
@@ -67,17 +67,21 @@ class LearnedBoxQueries(nn.Module):
 class ProposalQueries(nn.Module):
     """Queries at the best-scored tokens; subclasses give them content (and position)."""
 
-    def __init__(self, *, num_queries: int, class_agnostic: bool, all_boxes: bool) -> None:
+    def __init__(
+        self, *, num_queries: int, class_agnostic: bool, all_boxes: bool, train_all: bool
+    ) -> None:
         """Keep ``num_queries`` tokens, scored by row 0 of the class head if ``class_agnostic``,
-        else by the best class; ``all_boxes``: compute the boxes of all tokens."""
+        else by the best class; ``all_boxes``: compute the boxes of all tokens; ``train_all``: and
+        train them all, as happens in any case if there is but one class."""
         super().__init__()
         self.num_queries = num_queries
         self.class_agnostic = class_agnostic
-        # Every token is trained as object or background if there is but one class.
-        self.all_boxes = all_boxes or class_agnostic
+        self.train_all = train_all or class_agnostic
+        self.all_boxes = all_boxes or self.train_all
 
-    def embed(self, reference: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Content (B, N, C) and position, if fixed, of queries at boxes (B, N, 4), best first."""
+    def embed(self, reference: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Content (B, N, C) and position, if fixed, of queries at boxes (B, N, 4), best first;
+        ``chosen`` (B, N, C) are their tokens in the memory."""
         raise NotImplementedError
 
     def forward(
@@ -102,12 +106,12 @@ class ProposalQueries(nn.Module):
             box_logits = _gather(boxes, indices)
         else:
             box_logits = head.box_logits(_gather(projected, indices), _gather(anchors, indices))
-        if self.class_agnostic:
+        if self.train_all:
             prediction = Prediction(logits, boxes.sigmoid())
         else:
             prediction = Prediction(_gather(logits, indices), box_logits.sigmoid())
         reference = box_logits.detach().sigmoid()
-        content, position = self.embed(reference)
+        content, position = self.embed(reference, _gather(memory, indices))
         return Queries(content, position, reference, padding_mask, Proposals(indices, prediction))
 
     def select(self, logits: Tensor, tokens: FeatureTokens) -> tuple[Tensor, Tensor | None]:
@@ -132,11 +136,27 @@ class TwoStageQueries(ProposalQueries):
         self.pos_trans_norm = nn.LayerNorm(embed_dim * 2)
         nn.init.xavier_uniform_(self.pos_trans.weight)
 
-    def embed(self, reference: Tensor) -> tuple[Tensor, Tensor | None]:
+    def embed(self, reference: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
         """Embed x, y, w and h in this order; half of the channels is the position."""
         sine = sine_box_embedding(reference, self.pos_trans.in_features // 4)
         position, content = self.pos_trans_norm(self.pos_trans(sine)).chunk(2, dim=-1)
         return content, position
+
+
+class TokenContentQueries(ProposalQueries):
+    """Content is the token itself, position embeds its box (Efficient DETR, Sparse DETR)."""
+
+    def __init__(self, *, embed_dim: int, **selection: Any) -> None:
+        """``embed_dim`` of the decoder; ``selection`` see :class:`ProposalQueries`."""
+        super().__init__(**selection)
+        self.pos_trans = nn.Linear(embed_dim * 2, embed_dim)
+        self.pos_trans_norm = nn.LayerNorm(embed_dim)
+        nn.init.xavier_uniform_(self.pos_trans.weight)
+
+    def embed(self, reference: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embed x, y, w and h in this order; the content keeps its gradient."""
+        sine = sine_box_embedding(reference, self.pos_trans.in_features // 4)
+        return chosen, self.pos_trans_norm(self.pos_trans(sine))
 
 
 class MixedQueries(ProposalQueries):
@@ -148,10 +168,18 @@ class MixedQueries(ProposalQueries):
         self.tgt_embed = nn.Embedding(self.num_queries, embed_dim)
         nn.init.xavier_uniform_(self.tgt_embed.weight)
 
-    def embed(self, reference: Tensor) -> tuple[Tensor, Tensor | None]:
+    def embed(self, reference: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
         """The first embeddings for every image; no fixed position."""
         batch, count, _ = reference.shape
         return self.tgt_embed.weight[:count].expand(batch, -1, -1), None
+
+
+#: By the value of ``QUERY_SELECTION``.
+PROPOSAL_QUERIES: dict[str, type[ProposalQueries]] = {
+    "two_stage": TwoStageQueries,
+    "token": TokenContentQueries,
+    "mixed": MixedQueries,
+}
 
 
 def _gather(x: Tensor, indices: Tensor) -> Tensor:

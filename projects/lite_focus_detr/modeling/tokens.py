@@ -24,6 +24,8 @@ class FeatureTokens(NamedTuple):
     valid_ratios: Tensor  #: (B, L, 2) un-padded share (x, y) of each level's map
     spatial_shapes: tuple[tuple[int, int], ...]  #: (height, width) of each level
     num_valid: tuple[int, ...]  #: tokens inside each image
+    image_sizes: tuple[tuple[int, int], ...] = ()  #: (height, width) in pixels, un-padded
+    strides: tuple[int, ...] = ()  #: pixels per token of each level
 
     def to_levels(self, reference: Tensor) -> Tensor:
         """Express references in the padded maps that the attention samples from.
@@ -50,11 +52,13 @@ class TokenBuilder(nn.Module):
         norm_groups: int,
         temperature: float,
         offset: float,
+        strides: Sequence[int] = (8, 16, 32),
     ) -> None:
-        """``in_channels`` of the maps, fine to coarse; the first of the levels beyond them is
-        a 3x3 stride-2 convolution of the last raw map, the next ones of the level before."""
+        """``in_channels`` and ``strides`` of the maps, fine to coarse; the first of the levels
+        beyond them is a 3x3 stride-2 convolution of the last raw map, the next ones of the level
+        before."""
         super().__init__()
-        convolutions: list[nn.Module] = [nn.Conv2d(c, embed_dim, 1) for c in in_channels]
+        convolutions = [nn.Conv2d(c, embed_dim, 1) for c in in_channels]
         for level in range(len(in_channels), num_levels):
             channels = in_channels[-1] if level == len(in_channels) else embed_dim
             convolutions.append(nn.Conv2d(channels, embed_dim, 3, stride=2, padding=1))
@@ -62,11 +66,14 @@ class TokenBuilder(nn.Module):
             nn.Sequential(conv, nn.GroupNorm(norm_groups, embed_dim)) for conv in convolutions
         )
         self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim))
+        extra = range(1, 1 + num_levels - len(strides))
+        self.strides = (*strides, *(strides[-1] << level for level in extra))
         self.temperature = temperature
         self.offset = offset
         nn.init.normal_(self.level_embed)
         for conv in convolutions:
             nn.init.xavier_uniform_(conv.weight)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
     def project(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -110,6 +117,8 @@ class TokenBuilder(nn.Module):
             valid_ratios=torch.stack(ratios, 1),
             spatial_shapes=tuple((int(x.shape[-2]), int(x.shape[-1])) for x in levels),
             num_valid=tuple(num_valid.tolist()),
+            image_sizes=tuple((int(h), int(w)) for h, w in images.image_sizes),
+            strides=self.strides,
         )
 
 

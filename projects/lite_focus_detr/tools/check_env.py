@@ -33,6 +33,8 @@ DETECTRON2_FIX = (
     "'git+https://github.com/facebookresearch/detectron2.git'"
 )
 BUILD_FIX = "pip install -e . --no-build-isolation   (needs a C++ compiler; prints what fails)"
+# A module made for other releases of its dependencies fails in any of these ways.
+IMPORT_ERRORS = (ImportError, OSError, RuntimeError, AttributeError)
 # Largest error of the operators against the closed form, relative to the values.
 TOLERANCE = 1e-5
 
@@ -67,9 +69,9 @@ def main() -> int:
 def examine() -> Iterator[Finding]:
     """Everything that is checked, in the order of the report."""
     yield Finding("python", sys.version.split()[0])
-    yield _imports("torch", "torch", "make env, or: pip install torch torchvision")
+    yield _imports("torch", "make env, or: pip install torch torchvision")
     yield _torchvision()
-    yield _imports("detectron2", "detectron2", DETECTRON2_FIX)
+    yield _imports("detectron2", DETECTRON2_FIX, "detectron2.modeling")
     yield _pkg_resources()
     for distribution in REQUIREMENTS:
         yield _installed(distribution)
@@ -85,19 +87,24 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _imports(name: str, module: str, fix: str) -> Finding:
-    """Whether a module can be imported, with the loader's words if not."""
+def _imports(name: str, fix: str, *submodules: str) -> Finding:
+    """Whether a package and its submodules can be imported, with the loader's words if not."""
+    module = name
     try:
         version = getattr(importlib.import_module(module), "__version__", "unknown version")
-    except ModuleNotFoundError as error:
-        return Finding(name, "missing", f"{name} does not import: {error}", fix, fatal=True)
-    except (ImportError, OSError, RuntimeError) as error:
-        return Finding(name, "broken", f"{name} does not import: {error}", fix, fatal=True)
+        for module in submodules:
+            importlib.import_module(module)
+    except IMPORT_ERRORS as error:
+        problem = f"{module} does not import: {error}"
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
+            return Finding(name, "missing", problem, fix, fatal=True)
+        # pip does not replace an installed release by another source of the same version.
+        return Finding(name, "broken", problem, f"pip uninstall {name}, then {fix}", fatal=True)
     return Finding(name, version)
 
 
 def _torchvision() -> Finding:
-    finding = _imports("torchvision", "torchvision", "install the release made for this torch")
+    finding = _imports("torchvision", "install the release made for this torch")
     wanted, found = _torch_of_torchvision(), _version("torch")
     if wanted is None or found is None or found.split("+")[0] == wanted:
         return finding
@@ -149,7 +156,7 @@ def _devices() -> Iterator[Finding]:
 
     try:
         from lite_focus_detr import ops
-    except ImportError as error:
+    except IMPORT_ERRORS as error:
         problem = f"lite_focus_detr does not import: {error}"
         yield Finding("operators", "not checked", problem, "mend the above first", fatal=True)
         return

@@ -51,12 +51,12 @@ class Predictor:
 
         Raises:
             FileNotFoundError: there are no such weights.
-            ValueError: ``MODEL.WEIGHTS`` is empty, or the file does not fit the model.
+            ValueError: ``MODEL.WEIGHTS`` is empty, or the file does not fit the whole model.
         """
         if not cfg.MODEL.WEIGHTS:
             raise ValueError("MODEL.WEIGHTS is empty; name a checkpoint")
         self.model = build_model(cfg).eval()
-        DetrCheckpointer(self.model, cfg=cfg).load(cfg.MODEL.WEIGHTS)
+        DetrCheckpointer(self.model, cfg=cfg, for_inference=True).load(cfg.MODEL.WEIGHTS)
         self.mapper = DetrDatasetMapper(cfg, is_train=False)
 
     @torch.inference_mode()

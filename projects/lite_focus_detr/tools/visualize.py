@@ -17,6 +17,7 @@ from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from ..data import read_image
+from ..data.validation import check_datasets
 from ..engine import user_errors
 from ..visualization import draw_ground_truth, draw_predictions, side_by_side
 from .predictor import Predictor, load_inference_config
@@ -31,9 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setup_logger(name="lite_focus_detr")
     with user_errors():
         cfg = load_inference_config(args.config_file, args.opts)
-        name = args.dataset or next(iter(cfg.DATASETS.TEST), None)
-        if name is None:
-            raise ValueError("DATASETS.TEST is empty; choose a data set with --dataset")
+        cfg.defrost()
+        cfg.DATASETS.TEST = (args.dataset,) if args.dataset else cfg.DATASETS.TEST[:1]
+        cfg.freeze()
+        check_datasets(cfg, eval_only=True)
+        (name,) = cfg.DATASETS.TEST
         records = DatasetCatalog.get(name)[: args.num_images]
         predictor = Predictor(cfg)
     draw(predictor, records, Path(args.output), name, args.confidence_threshold)
@@ -57,7 +60,7 @@ def draw(
     """
     metadata = MetadataCatalog.get(dataset)
     output.mkdir(parents=True, exist_ok=True)
-    for record in records:
+    for number, record in enumerate(records):
         path = record["file_name"]
         image = read_image(path, "RGB")
         instances = predictor(path)
@@ -65,7 +68,8 @@ def draw(
             draw_ground_truth(image, record, metadata),
             draw_predictions(image, instances[instances.scores >= threshold], metadata),
         )
-        Image.fromarray(picture).save(output / f"{Path(path).stem}.png")
+        # Numbered, because images from different folders may have the same name.
+        Image.fromarray(picture).save(output / f"{number:04d}_{Path(path).stem}.png")
     logger.info("%d pictures of %s are in %s", len(records), dataset, output)
 
 

@@ -2,7 +2,10 @@
 
 from .base import ENCODER_REGISTRY, Encoder, EncoderOutput, build_encoder
 from .deformable import DeformableEncoder
+from .focus import FocusEncoder
 from .layer import EncoderLayer
+from .lite import LiteEncoder
+from .sparse import SparseEncoder
 
 __all__ = [
     "ENCODER_REGISTRY",
@@ -10,5 +13,8 @@ __all__ = [
     "Encoder",
     "EncoderLayer",
     "EncoderOutput",
+    "FocusEncoder",
+    "LiteEncoder",
+    "SparseEncoder",
     "build_encoder",
 ]

@@ -1,6 +1,6 @@
 """What an encoder is: the interface between tokens and queries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -8,7 +8,9 @@ from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ..heads import ProposalHead
+from ..attention_map import Sampling
+from ..heads import Prediction, ProposalHead
+from ..targets import Targets
 from ..tokens import FeatureTokens
 
 ENCODER_REGISTRY = Registry("ENCODER")
@@ -22,10 +24,16 @@ class EncoderOutput(NamedTuple):
 
     memory: Tensor  #: (B, S, C) all tokens
     aux: Mapping[str, Any] = MappingProxyType({})  #: for the encoder's own losses and pictures
+    predictions: Sequence[Prediction] = ()  #: of its layers, trained like the decoder's
 
 
 class Encoder(nn.Module):
     """Base of the encoders: update tokens, and own the losses that the update needs."""
+
+    #: A proposal head is needed to score tokens, whatever the queries are.
+    needs_proposal_head = False
+    #: The losses need to know where the decoder samples.
+    needs_sampling = False
 
     def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
         """Encode.
@@ -37,7 +45,11 @@ class Encoder(nn.Module):
         raise NotImplementedError
 
     def losses(
-        self, output: EncoderOutput, tokens: FeatureTokens, targets: Any, predictions: Any
+        self,
+        output: EncoderOutput,
+        tokens: FeatureTokens,
+        targets: Targets,
+        sampling: Sequence[Sampling],
     ) -> dict[str, Tensor]:
         """Weighted losses beyond those of the detector; none by default.
 
@@ -45,7 +57,7 @@ class Encoder(nn.Module):
             output: of this encoder for ``tokens``.
             tokens: feature levels of the batch.
             targets: ground truth of the batch.
-            predictions: of all decoder layers.
+            sampling: of the queries in each decoder layer if ``needs_sampling``, else empty.
         """
         return {}
 

@@ -10,7 +10,7 @@ from ..attention import build_attention
 from ..heads import ProposalHead
 from ..tokens import FeatureTokens
 from .base import ENCODER_REGISTRY, Encoder, EncoderOutput
-from .layer import EncoderLayer
+from .layer import EncoderLayer, TokenQueries
 
 
 @ENCODER_REGISTRY.register()
@@ -26,24 +26,24 @@ class DeformableEncoder(Encoder):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.DETR``."""
         count = cfg.MODEL.DETR.ENCODER.NUM_LAYERS
-        return {"layers": [build_encoder_layer(cfg) for _ in range(count)]}
+        return {"layers": [EncoderLayer(**layer_arguments(cfg)) for _ in range(count)]}
 
     def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` is not used."""
-        memory = tokens.features
         references = tokens.to_levels(tokens.centers)
+        queries = TokenQueries(tokens.features, tokens.position, references)
         for layer in self.layers:
-            memory = layer(memory, tokens.position, references, memory, tokens)
-        return EncoderOutput(memory)
+            queries = queries._replace(features=layer(queries, queries.features, tokens))
+        return EncoderOutput(queries.features)
 
 
-def build_encoder_layer(cfg: CfgNode) -> EncoderLayer:
-    """One layer as ``MODEL.DETR.ENCODER`` describes it."""
+def layer_arguments(cfg: CfgNode) -> dict[str, Any]:
+    """Arguments of any encoder layer from ``MODEL.DETR``."""
     detr, encoder = cfg.MODEL.DETR, cfg.MODEL.DETR.ENCODER
-    return EncoderLayer(
-        self_attn=build_attention(detr, encoder),
-        embed_dim=detr.EMBED_DIM,
-        ffn_dim=encoder.FFN_DIM,
-        dropout=encoder.DROPOUT,
-        recompute=detr.GRADIENT_CHECKPOINTING,
-    )
+    return {
+        "self_attn": build_attention(detr, encoder),
+        "embed_dim": detr.EMBED_DIM,
+        "ffn_dim": encoder.FFN_DIM,
+        "dropout": encoder.DROPOUT,
+        "recompute": detr.GRADIENT_CHECKPOINTING,
+    }

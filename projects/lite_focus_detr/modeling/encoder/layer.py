@@ -1,46 +1,48 @@
 """The encoder layer that all encoders share."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from ..attention import DeformableAttention
+from ..attention import Projected, SampledAttention
 from ..layer import TransformerLayer
 from ..tokens import FeatureTokens
 
 
-class EncoderLayer(TransformerLayer):
+class TokenQueries(NamedTuple):
+    """Tokens to update, N per image."""
+
+    features: Tensor  #: (B, N, C)
+    position: Tensor  #: (B, N, C), added for the attention only
+    reference_points: Tensor  #: (B, N, L, 2) relative to each level's padded map
+
+
+class TokenUpdate(TransformerLayer):
     """Deformable attention and feed-forward, each with residual and post-norm."""
 
-    def __init__(
-        self, *, self_attn: DeformableAttention, embed_dim: int, **feed_forward: Any
-    ) -> None:
+    def __init__(self, *, self_attn: SampledAttention, embed_dim: int, **feed_forward: Any) -> None:
         """``self_attn`` over the value tokens; the rest see :class:`TransformerLayer`."""
         super().__init__(embed_dim=embed_dim, **feed_forward)
         self.self_attn = self_attn
         self.norm1 = nn.LayerNorm(embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
 
-    def forward(
-        self,
-        query: Tensor,
-        position: Tensor,
-        reference_points: Tensor,
-        value: Tensor,
-        tokens: FeatureTokens,
-    ) -> Tensor:
-        """Update the query tokens.
+    def update(self, queries: TokenQueries, projected: Projected, tokens: FeatureTokens) -> Tensor:
+        """Features (B, N, C) after attention to the ``projected`` tokens and feed-forward."""
+        attended = self.attend(queries, projected, tokens)
+        return self.norm2(attended + self.feed_forward(attended))
 
-        Args:
-            query: (B, Q, C) tokens to update.
-            position: (B, Q, C), added to the query of the attention only.
-            reference_points: (B, Q, L, 2) relative to each level's padded map.
-            value: (B, S, C) tokens that are sampled; need not be those of the query.
-            tokens: padding and levels of ``value``.
+    def attend(self, queries: TokenQueries, projected: Projected, tokens: FeatureTokens) -> Tensor:
+        """Features (B, N, C) after the attention only."""
+        features, position, references = queries
+        attended = self.self_attn.attend(features + position, references, projected, tokens)
+        return self.norm1(features + self.dropout(attended))
 
-        Returns:
-            (B, Q, C).
-        """
-        attended = self.self_attn(query + position, reference_points, value, tokens)
-        query = self.norm1(query + self.dropout(attended))
-        return self.norm2(query + self.feed_forward(query))
+
+class EncoderLayer(TokenUpdate):
+    """The update of any tokens by any others."""
+
+    def forward(self, queries: TokenQueries, value: Tensor, tokens: FeatureTokens) -> Tensor:
+        """Features (B, N, C) of the queries after attention to ``value`` (B, S, C), whose padding
+        and levels ``tokens`` describe."""
+        return self.update(queries, self.self_attn.project((value,), tokens), tokens)

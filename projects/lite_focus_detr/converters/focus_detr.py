@@ -1,0 +1,49 @@
+"""Focus-DETR as its authors released it, on detrex; detrex's own copy has the same files.
+
+https://github.com/huawei-noah/noah-research/tree/master/Focus-DETR
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from .detrex import DETREX, DETREX_RULES
+from .formats import CheckpointFormat, Rules, has_keys, rename_by
+
+_RULES: Rules = (
+    # Up to 14 names of one tensor, the class head behind those of the six decoder layers.
+    (r"^(transformer\.encoder\.enhance_MCSP|enhance_MCSP_layerlist)\.\d+\.", "class_embed.6."),
+    (r"^transformer\.enc_mask_predictor\.", "encoder.scorer."),
+    (r"^transformer\.alpha$", "encoder.scorer.alpha"),
+    # The first attention of a layer is that of the object tokens here.
+    (
+        r"^transformer\.encoder\.layers\.(\d+)\.attentions\.0\.attn\.",
+        r"encoder.object_attention.\1.self_attn.",
+    ),
+    (r"^transformer\.encoder\.layers\.(\d+)\.norm2\.", r"encoder.object_attention.\1.norm."),
+    (r"^transformer\.encoder\.layers\.(\d+)\.attentions\.1\.", r"encoder.layers.\1.self_attn."),
+    *DETREX_RULES,
+)
+
+
+def _settings(keys: Collection[str]) -> Mapping[str, object]:
+    resnet = "backbone.stem.conv1.weight" in keys
+    return {
+        **DETREX.settings(keys),
+        "MODEL.META_ARCHITECTURE": "FocusDETR",
+        "MODEL.FOCUS.VALUE": "frozen",
+        "MODEL.FOCUS.OBJECT_SCORE": "logit",
+        "MODEL.FOCUS.MODULATION": "top_down",
+        # ResNet files of 12 epochs and all Swin files have (10000, -0.5), ResNet files of 24 and 36
+        # epochs (20, 0); no tensor tells which.
+        "MODEL.DETR.POSITION.TEMPERATURE": (10000.0, 20.0) if resnet else 10000.0,
+        "MODEL.DETR.POSITION.OFFSET": (-0.5, 0.0) if resnet else -0.5,
+    }
+
+
+FOCUS_DETR = CheckpointFormat(
+    name="focus_detr",
+    recognises=has_keys("neck.convs.0.conv.weight", "transformer.enc_mask_predictor.layer1.0.bias"),
+    rename=rename_by(_RULES),
+    settings=_settings,
+)

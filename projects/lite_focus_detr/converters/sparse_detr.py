@@ -1,0 +1,28 @@
+"""Sparse DETR as its authors released it (https://github.com/kakaobrain/sparse-detr)."""
+
+from __future__ import annotations
+
+from .deformable_detr import ORIGINAL_RULES
+from .formats import CheckpointFormat, Rules, has_keys, rename_by
+
+_RULES: Rules = (
+    (r"^transformer\.enc_mask_predictor\.", "encoder.scorer."),
+    (r"^transformer\.encoder\.(class|bbox)_embed\.", r"encoder.aux_heads.\1_embed."),
+    *ORIGINAL_RULES,
+    (r"^transformer\.pos_trans", "queries.pos_trans"),
+)
+
+SPARSE_DETR = CheckpointFormat(
+    name="sparse_detr",
+    recognises=has_keys("input_proj.0.0.weight", "transformer.enc_mask_predictor.layer1.0.bias"),
+    rename=rename_by(_RULES),
+    settings=lambda keys: {
+        "MODEL.META_ARCHITECTURE": "SparseDETR",
+        "MODEL.DETR.POSITION.TEMPERATURE": 10000.0,
+        "MODEL.DETR.POSITION.OFFSET": -0.5,
+        "MODEL.DETR.INVERSE_SIGMOID_EPS": 1e-5,
+        "MODEL.DETR.QUERY_SELECTION": "token",
+        "MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS": False,
+        "MODEL.DETR.BOX_REFINE": True,
+    },
+)

@@ -1,0 +1,67 @@
+"""Foreground scores of tokens, from which selective encoders choose."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..heads import full_precision
+
+
+class TokenScorer(nn.Module):
+    """Foreground logit of every token, from itself and the mean of its level.
+
+    The scoring network of Sparse DETR (3.2); Focus-DETR (3.2) scores one level after the other and
+    lets the scores of the last modulate the features of the next. Released Focus-DETR weights were
+    trained so, although the first LayerNorm removes the factor but for its sign.
+    """
+
+    def __init__(self, *, embed_dim: int, num_levels: int, order: str) -> None:
+        """``order`` of the levels: ``top_down`` or ``bottom_up`` with modulation, ``none`` without;
+        ``joint`` scores them all as one map (Sparse DETR)."""
+        super().__init__()
+        self.order = order
+        self.layer1 = nn.Sequential(
+            nn.LayerNorm(embed_dim), nn.Linear(embed_dim, embed_dim), nn.GELU()
+        )
+        self.layer2 = nn.Sequential(
+            nn.Linear(embed_dim, embed_dim // 2),
+            nn.GELU(),
+            nn.Linear(embed_dim // 2, embed_dim // 4),
+            nn.GELU(),
+            nn.Linear(embed_dim // 4, 1),
+        )
+        for linear in (*self.layer1, *self.layer2):
+            if isinstance(linear, nn.Linear):
+                nn.init.xavier_uniform_(linear.weight)
+        self.alpha = None
+        if order in ("top_down", "bottom_up"):
+            self.alpha = nn.Parameter(torch.empty(num_levels - 1).uniform_(-0.3, 0.3))
+
+    def forward(self, projected: Tensor, spatial_shapes: tuple[tuple[int, int], ...]) -> Tensor:
+        """Logits (B, S) of projected tokens (B, S, C), padded ones included."""
+        if self.order == "joint":
+            return self._score(projected)
+        levels = torch.split(projected, [height * width for height, width in spatial_shapes], 1)
+        order = list(range(len(levels)))
+        if self.order == "top_down":
+            order.reverse()
+        scores: dict[int, Tensor] = {}
+        for step, level in enumerate(order):
+            x = levels[level]
+            if self.alpha is not None and step > 0:
+                last = order[step - 1]
+                scale = F.interpolate(
+                    scores[last].view(-1, 1, *spatial_shapes[last]),
+                    spatial_shapes[level],
+                    mode="bilinear",
+                    align_corners=True,
+                )
+                x = x * (1 + self.alpha[step - 1] * scale.flatten(1)[..., None])
+            scores[level] = self._score(x)
+        return torch.cat([scores[level] for level in range(len(levels))], dim=1)
+
+    def _score(self, x: Tensor) -> Tensor:
+        """Logits (B, N) of the tokens (B, N, C) of a map."""
+        local, context = self.layer1(x).chunk(2, dim=-1)
+        context = context.mean(1, keepdim=True).expand_as(local)
+        return full_precision(self.layer2(torch.cat((local, context), -1))[..., 0])

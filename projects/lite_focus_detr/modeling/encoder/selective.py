@@ -1,0 +1,151 @@
+"""The encoder that updates only the tokens that score as foreground: base of Focus and Sparse."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..attention import Projected
+from ..heads import ProposalHead, full_precision, token_anchors
+from ..tokens import FeatureTokens
+from .base import Encoder, EncoderOutput
+from .layer import TokenQueries, TokenUpdate
+from .scoring import TokenScorer
+from .selection import TokenSelection, layer_counts, select_best, token_budgets, within_budget
+
+
+class ObjectAttention(nn.Module):
+    """Self-attention of the updated tokens that look most like objects (Focus-DETR, 3.3)."""
+
+    def __init__(self, *, embed_dim: int, num_heads: int, dropout: float) -> None:
+        """Sizes of the attention; ``dropout`` of its weights and of the residual branch."""
+        super().__init__()
+        self.self_attn = nn.MultiheadAttention(
+            embed_dim, num_heads, dropout=dropout, batch_first=True
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(embed_dim)
+
+    def forward(self, rows: Tensor, position: Tensor, objects: TokenSelection) -> Tensor:
+        """Update the ``objects`` among the rows (B, N, C), whose ``position`` is (B, N, C)."""
+        content = objects.gather(rows)
+        query = content + objects.gather(position)
+        fillers = None if objects.kept is None else ~objects.kept
+        attended = self.self_attn(
+            query, query, content, key_padding_mask=fillers, need_weights=False
+        )[0]
+        return objects.scatter(rows, self.norm(content + self.dropout(attended)))
+
+
+class SelectedUpdate(TokenUpdate):
+    """The update of chosen tokens."""
+
+    def forward(
+        self, queries: TokenQueries, source: Tensor | Projected, tokens: FeatureTokens
+    ) -> Tensor:
+        """:meth:`TokenUpdate.update` by all tokens (B, S, C), which may be projected already."""
+        if isinstance(source, Tensor):
+            source = self.self_attn.project((source,), tokens)
+        return self.update(queries, source, tokens)
+
+
+class SelectiveEncoder(Encoder):
+    """Score all tokens once, then update the best in every layer; the others keep their features.
+
+    The tokens of each layer are the best of those of the layer before, so one sort serves all.
+    """
+
+    needs_proposal_head = True
+
+    def __init__(
+        self,
+        *,
+        layers: Sequence[SelectedUpdate],
+        scorer: TokenScorer,
+        keep_ratios: Sequence[float],
+        frozen_values: bool,
+        object_attention: Sequence[ObjectAttention],
+        num_objects: int,
+        object_score: str,
+    ) -> None:
+        """Configure the selection.
+
+        ``keep_ratios``: share of an image's tokens that each layer updates, falling.
+        ``frozen_values``: attend to the features of the neck in every layer, not to the updated
+        tokens. ``object_attention``: before each layer, of ``num_objects`` tokens; empty: none.
+        ``object_score``: ``logit`` or ``probability`` of class and foreground, multiplied.
+        """
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.scorer = scorer
+        self.keep_ratios = list(keep_ratios)
+        self.frozen_values = frozen_values
+        self.object_attention = nn.ModuleList(object_attention)
+        self.num_objects = num_objects
+        self.object_score = object_score
+
+    def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
+        """Encode; ``aux`` has what :meth:`losses` and pictures need.
+
+        ``foreground``: logits (B, S); ``budgets``: tokens that each image may update; ``kept``: the
+        selection of each layer; ``objects``: among these; ``layers``: the updated rows.
+        """
+        assert proposal_head is not None
+        anchors, valid = token_anchors(tokens)
+        features = proposal_head.project(tokens.features + tokens.position, valid)
+        foreground = self.scorer(features, tokens.spatial_shapes)
+        budgets = token_budgets(tokens.num_valid, self.keep_ratios[0])
+        scores = foreground.detach().masked_fill(tokens.padding_mask, float("-inf"))
+        selection = select_best(scores, max(budgets), budgets)
+        scores = scores.gather(1, selection.indices)
+        position = selection.gather(tokens.position)
+        references = tokens.to_levels(selection.gather(tokens.centers))
+        memory = tokens.features
+        rows = selection.gather(memory)
+        frozen = self._project_all(tokens) if self.frozen_values else []
+        aux: dict[str, Any] = {"foreground": foreground, "budgets": budgets, "anchors": anchors}
+        aux.update(kept=[], objects=[], layers=[])
+        counts = layer_counts(max(budgets), self.keep_ratios)
+        for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
+            chosen = selection.first(count)
+            rows, where = rows[:, :count], position[:, :count]
+            if len(self.object_attention) > 0:
+                objects = self._select_objects(
+                    rows, scores[:, :count], proposal_head, tokens.num_valid
+                )
+                rows = self.object_attention[index](rows, where, objects)
+                aux["objects"].append(objects)
+            queries = TokenQueries(rows, where, references[:, :count])
+            rows = layer(queries, frozen[index] if frozen else memory, tokens)
+            memory = chosen.scatter(memory, rows)
+            aux["kept"].append(chosen)
+            aux["layers"].append(rows)
+        return EncoderOutput(memory, aux)
+
+    @torch.no_grad()
+    def _select_objects(
+        self, rows: Tensor, foreground: Tensor, head: ProposalHead, num_valid: Sequence[int]
+    ) -> TokenSelection:
+        """Best rows (B, N, C) by class times foreground score (B, N), never padding."""
+        score = full_precision(head.class_embed(rows)).amax(-1)
+        if self.object_score == "probability":
+            score, foreground = score.sigmoid(), foreground.sigmoid()
+        score, count = score * foreground, rows.shape[1]
+        if min(num_valid) < count:
+            # Rows are sorted by foreground, padding comes last.
+            inside = within_budget(count, num_valid, rows.device)
+            score = torch.where(inside, score, float("-inf"))
+        return select_best(score, min(self.num_objects, count), num_valid)
+
+    def _project_all(self, tokens: FeatureTokens) -> list[Projected]:
+        """What each layer samples if that are the tokens of the neck: one matrix product."""
+        attentions: list[Any] = [layer.self_attn for layer in self.layers]
+        weight = torch.cat([attention.value_proj.weight for attention in attentions])
+        bias = torch.cat([attention.value_proj.bias for attention in attentions])
+        values = F.linear(tokens.features, weight, bias)
+        if min(tokens.num_valid) < tokens.features.shape[1]:
+            values = values.masked_fill(tokens.padding_mask[..., None], 0.0)
+        values = values.view(*values.shape[:2], len(attentions), attentions[0].num_heads, -1)
+        return [Projected(value) for value in values.unbind(2)]

@@ -1,0 +1,155 @@
+"""Parameters, GFLOPs and activation memory of detectors by part, as tables and as a plot.
+
+    python -m lite_focus_detr.tools.analyze_model --config-file FILE [KEY VALUE ...]
+    python -m lite_focus_detr.tools.analyze_model --plot layouts.png
+
+``--config-file`` takes a path or a name of the model zoo and may be repeated; without it the plot
+shows all encoders on DINO with ResNet-50.
+"""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from detectron2.modeling import build_model
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from .. import model_zoo, ops
+from ..engine import load_config, user_errors
+from ..evaluation.activation_memory import measure_activation_memory
+from ..evaluation.complexity import measure_complexity
+
+#: Rows of the table: what users call a part -> modules of the detector.
+ROWS: dict[str, tuple[str, ...]] = {
+    "backbone": ("backbone",),
+    "neck": ("tokens",),
+    "encoder": ("encoder",),
+    "query selection": ("proposal_head", "queries"),
+    "decoder": ("decoder", "heads"),
+}
+_LAYOUTS = ("dino_r50_36ep", "lite_dino_*_r50_36ep", "focus_dino_r50_36ep*", "sparse_dino_r50_36ep")
+
+
+class Analysis(NamedTuple):
+    """Costs of one detector for one image, by row of the table and ``total``."""
+
+    parameters: dict[str, float]
+    flops: dict[str, float]  #: multiply-adds
+    activations: dict[str, float]  #: bytes; empty if they were not measured
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Exits with one line on stderr if a configuration is wrong."""
+    args = _parser().parse_intermixed_args(arguments)
+    files = args.config_file or (_layouts() if args.plot else None)
+    if files is None:
+        raise SystemExit("error: give --config-file FILE, or --plot FILE for all layouts")
+    analyses = {}
+    for file in files:
+        name = Path(file).stem
+        analyses[name] = analyze(
+            file, args.opts, *args.image_size, with_activations=not (args.plot or args.fast)
+        )
+        print(f"\n{name}, one image of {args.image_size[0]}x{args.image_size[1]}")
+        print(table(analyses[name]))
+    if args.plot:
+        plot({name: analysis.flops for name, analysis in analyses.items()}).savefig(args.plot)
+        print(f"\nThe plot is in {args.plot}")
+
+
+def analyze(
+    config_file: str, options: list[str], height: int, width: int, *, with_activations: bool
+) -> Analysis:
+    """Build a detector with random weights and measure it.
+
+    Args:
+        config_file: path, or name in the model zoo.
+        options: ``KEY VALUE ...``, applied after the file.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        with_activations: also run it as in training, which takes memory.
+    """
+    with user_errors():
+        path = (
+            config_file if Path(config_file).is_file() else model_zoo.get_config_file(config_file)
+        )
+        cfg = load_config(path, options)
+        cfg.MODEL.DEVICE = "cpu"
+        model = build_model(cfg)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        complexity = measure_complexity(model, height, width)
+    activations = measure_activation_memory(model, height, width) if with_activations else {}
+    return Analysis(_by_row(complexity.parameters), _by_row(complexity.flops), _by_row(activations))
+
+
+def _by_row(parts: Mapping[str, float]) -> dict[str, float]:
+    if not parts:
+        return {}
+    rows = {row: sum(parts.get(part, 0) for part in names) for row, names in ROWS.items()}
+    # The total has also what belongs to no part, such as the denoising embedding.
+    return {**rows, "total": parts["total"]}
+
+
+def table(analysis: Analysis) -> str:
+    """One row per part of the detector."""
+    headers = ["part", "parameters (M)", "GFLOPs"]
+    columns = [(analysis.parameters, 1e6), (analysis.flops, 1e9)]
+    if analysis.activations:
+        headers.append(f"activations (MB, {ops.backend('cpu')} operators)")
+        columns.append((analysis.activations, 1e6))
+    rows = [[row, *(values[row] / unit for values, unit in columns)] for row in (*ROWS, "total")]
+    return str(tabulate(rows, headers=headers, floatfmt=".2f"))
+
+
+def plot(flops: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Stacked bars of GFLOPs by part, one bar per detector, the most expensive on top."""
+    names = sorted(flops, key=lambda name: flops[name]["total"])
+    figure = Figure(figsize=(9, 1.5 + 0.35 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    left = [0.0] * len(names)
+    for row in ROWS:
+        widths = [flops[name][row] / 1e9 for name in names]
+        axes.barh(names, widths, left=left, label=row)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    for index, total in enumerate(left):
+        axes.text(total, index, f" {total:.3g}", va="center")
+    axes.set_xlabel("GFLOPs (multiply-adds) for one image")
+    axes.margins(x=0.08)
+    figure.legend(loc="outside upper center", ncols=len(ROWS))
+    return figure
+
+
+def _layouts() -> list[str]:
+    root = Path(model_zoo.get_config_file("deformable_detr/dino_r50_36ep")).parents[1]
+    return [str(path) for name in _LAYOUTS for path in sorted(root.glob(f"*/{name}.yaml"))]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lite_focus_detr.tools.analyze_model",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", action="append", help="path or name, may be repeated")
+    parser.add_argument("--plot", metavar="FILE", help="write GFLOPs as a picture")
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        default=(850, 1040),
+        metavar=("HEIGHT", "WIDTH"),
+        help="850 1040 stands for the mean of COCO's validation set",
+    )
+    parser.add_argument("--fast", action="store_true", help="do not measure activation memory")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Draws the points that attention samples, with their weights on each level, for some queries.
+
+    python -m lite_focus_detr.tools.visualize_attention IMAGE --output PICTURE \
+        --config-file FILE --weights CHECKPOINT [--config-file FILE --weights CHECKPOINT] \
+        [--attention encoder|decoder] [--layer -1] [--point X Y]
+
+Several models are drawn below each other, for example key-aware and plain attention. The queries
+are those nearest to the given points, or to the centres of the first model's best detections.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from ..data import read_image
+from ..engine import user_errors
+from ..modeling import DetectionTransformer
+from ..modeling.attention import SampledAttention
+from ..visualization_attention import Samples, draw_samples, nearest_samples, record_calls
+from .predictor import Predictor, load_inference_config
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Exits with one line on stderr if a configuration or a file is wrong."""
+    args = _parser().parse_args(arguments)
+    with user_errors():
+        image = read_image(args.image, "RGB")
+        if len(args.config_file) != len(args.weights):
+            raise ValueError("give one --weights for each --config-file")
+        height, width = image.shape[:2]
+        points = torch.tensor(args.point or []).reshape(-1, 2) / torch.tensor([width, height])
+        samples: dict[str, Samples] = {}
+        for config_file, weights in zip(args.config_file, args.weights, strict=True):
+            options = ["MODEL.WEIGHTS", weights]
+            predictor = Predictor(load_inference_config(config_file, options))
+            attention = find_attention(predictor.model, args.attention, args.layer)
+            with record_calls(attention) as calls:
+                instances = predictor(args.image)
+            if not len(points):
+                points = _centers(instances, args.num_queries)
+            with torch.inference_mode():
+                name = f"{len(samples) + 1} {Path(config_file).stem}"
+                samples[name] = nearest_samples(attention, calls, points)
+    draw_samples(image, samples).savefig(args.output)
+
+
+def find_attention(model: DetectionTransformer, part: str, layer: int) -> SampledAttention:
+    """The attention over the feature levels in a layer of the ``encoder`` or the ``decoder``.
+
+    Raises:
+        ValueError: there is no such layer.
+    """
+    layers = model.get_submodule(f"{part}.layers")
+    assert isinstance(layers, nn.ModuleList)
+    if not -len(layers) <= layer < len(layers):
+        raise ValueError(f"--layer {layer}: the {part} has {len(layers)} layers, 0 is the first")
+    attention = layers[layer].get_submodule("self_attn" if part == "encoder" else "cross_attn")
+    assert isinstance(attention, SampledAttention)
+    return attention
+
+
+def _centers(instances: Instances, count: int) -> Tensor:
+    """Centres of the best detections, in [0, 1]; the middle of the image if there are none."""
+    height, width = instances.image_size
+    centers = instances.pred_boxes.get_centers()[:count] / torch.tensor([width, height])
+    return centers if len(centers) else torch.full((1, 2), 0.5)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lite_focus_detr.tools.visualize_attention",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("image", help="image file")
+    parser.add_argument("--output", required=True, help="picture to write")
+    parser.add_argument("--config-file", action="append", required=True, help="of a model")
+    parser.add_argument("--weights", action="append", required=True, help="its checkpoint")
+    parser.add_argument("--attention", choices=("encoder", "decoder"), default="encoder")
+    parser.add_argument("--layer", type=int, default=-1, help="by default the last")
+    parser.add_argument(
+        "--point", type=float, nargs=2, action="append", metavar=("X", "Y"), help="pixel"
+    )
+    parser.add_argument("--num-queries", type=int, default=3, help="where no point is given")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

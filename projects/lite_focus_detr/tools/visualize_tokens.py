@@ -1,0 +1,107 @@
+"""Shows which tokens the encoder of Focus-DETR or Sparse DETR keeps.
+
+    python -m lite_focus_detr.tools.visualize_tokens --config-file FILE --output FOLDER \
+        [--dataset NAME] [--num-pictures 4] [--num-images 100] [MODEL.WEIGHTS CHECKPOINT ...]
+
+Writes one picture for each of the first images of a data set (the ground truth, foreground scores,
+and the tokens of each level and layer), and selection.md with the share of objects that keep a
+token and the correlation of the selection with the decoder's attention, over more images.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from ..data import read_image
+from ..engine import user_errors
+from ..evaluation.token_selection import SelectionSummary, relative_boxes, trace_selection
+from ..token_pictures import draw_selection
+from ..visualization import draw_ground_truth
+from .predictor import Predictor, load_inference_config
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Exits with one line on stderr if the configuration or a file is wrong."""
+    args = _parser().parse_args(arguments)
+    setup_logger(name="lite_focus_detr")
+    with user_errors():
+        cfg = load_inference_config(args.config_file, args.opts)
+        name = args.dataset or next(iter(cfg.DATASETS.TEST), None)
+        if name is None:
+            raise ValueError("DATASETS.TEST is empty; choose a data set with --dataset")
+        records = DatasetCatalog.get(name)[: max(args.num_images, args.num_pictures)]
+        output = Path(args.output)
+        output.mkdir(parents=True, exist_ok=True)
+        summary = examine(Predictor(cfg), records, output, name, args.num_pictures)
+    table = summary_table(summary)
+    (output / "selection.md").write_text(table + "\n")
+    print(f"{len(records)} images of {name}. {table}\n\nThe pictures are in {output}")
+
+
+def examine(
+    predictor: Predictor,
+    records: Sequence[dict[str, Any]],
+    output: Path,
+    dataset: str,
+    num_pictures: int,
+) -> SelectionSummary:
+    """Trace all records of a data set, and draw the first of them to the folder ``output``.
+
+    Raises:
+        ValueError: the model has no selective encoder.
+    """
+    metadata = MetadataCatalog.get(dataset)
+    summary = SelectionSummary()
+    for index, record in enumerate(records):
+        inputs = predictor.mapper(record)
+        trace = trace_selection(predictor.model, inputs)
+        width, height = inputs["width"], inputs["height"]
+        boxes = relative_boxes(record["annotations"], width, height)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1) * torch.tensor(float(width * height))
+        summary.add(trace, boxes, areas)
+        if index < num_pictures:
+            image = read_image(record["file_name"], "RGB")
+            figure = draw_selection(draw_ground_truth(image, record, metadata), image, trace)
+            figure.savefig(output / f"{Path(record['file_name']).stem}_tokens.png", dpi=100)
+    return summary
+
+
+def summary_table(summary: SelectionSummary) -> str:
+    """A Markdown table of the share of objects that keep a token, and the correlation."""
+    rows = [
+        {"encoder layer": layer, **shares}
+        for layer, shares in enumerate(summary.coverage(), start=1)
+    ]
+    table = tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3f")
+    correlation = summary.correlation()
+    return (
+        f"Share of objects that keep at least one token:\n\n{table}\n\n"
+        f"Correlation with the decoder's attention, top 10 %: {correlation:.3f}"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lite_focus_detr.tools.visualize_tokens",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-file", required=True, help="configuration of the model")
+    parser.add_argument("--output", required=True, help="folder for pictures and table")
+    parser.add_argument("--dataset", help="by default the first of DATASETS.TEST")
+    parser.add_argument("--num-pictures", type=int, default=4)
+    parser.add_argument("--num-images", type=int, default=100, help="images of the table")
+    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lite_focus_detr.modeling.encoder.scoring import TokenScorer
+
+SHAPES = ((6, 8), (3, 4), (2, 2))
+STARTS = (0, 48, 60, 64)
+
+
+def make(order):
+    torch.manual_seed(0)
+    return TokenScorer(embed_dim=16, num_levels=3, order=order).double()
+
+
+@pytest.fixture
+def projected():
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 64, 16, dtype=torch.float64, generator=generator)
+
+
+def level(x, index):
+    return x[:, STARTS[index] : STARTS[index + 1]]
+
+
+def test_without_modulation_each_level_is_scored_by_itself(projected):
+    scorer = make("none")
+    changed = projected.clone()
+    level(changed, 0)[:] += torch.randn(16)
+    before, after = scorer(projected, SHAPES), scorer(changed, SHAPES)
+    assert not torch.equal(level(before, 0), level(after, 0))
+    assert torch.equal(before[:, STARTS[1] :], after[:, STARTS[1] :])
+    assert scorer.alpha is None
+
+
+def test_a_joint_score_depends_on_the_mean_of_all_levels(projected):
+    scorer = make("joint")
+    changed = projected.clone()
+    changed[:, 0] += torch.randn(16)
+    assert not torch.equal(scorer(projected, SHAPES)[:, -1], scorer(changed, SHAPES)[:, -1])
+
+
+@pytest.mark.parametrize(("order", "levels"), [("top_down", (2, 1, 0)), ("bottom_up", (0, 1, 2))])
+def test_modulation_scales_a_level_by_the_scores_of_the_one_before(projected, order, levels):
+    scorer = make(order)
+    # The first LayerNorm removes a positive factor: only changes of the sign can be seen.
+    scorer.alpha.data = torch.tensor([30.0, -40.0], dtype=torch.float64)
+    scorer.layer2[-1].weight.data *= 10
+    scores = scorer(projected, SHAPES)
+    for step, (last, this) in enumerate(itertools.pairwise(levels)):
+        coarse = level(scores, last).unflatten(1, (1, *SHAPES[last]))
+        scale = F.interpolate(coarse, SHAPES[this], mode="bilinear", align_corners=True)
+        factor = 1 + scorer.alpha[step] * scale.flatten(1)
+        assert (factor < 0).any()
+        assert (factor > 0).any()
+        alone = make("none")
+        alone.load_state_dict(scorer.state_dict(), strict=False)
+        scaled = level(projected, this) * factor[..., None]
+        expected = alone(scaled, (SHAPES[this],))
+        torch.testing.assert_close(level(scores, this), expected)

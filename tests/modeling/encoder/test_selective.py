@@ -1,0 +1,208 @@
+"""What holds for Focus-DETR and Sparse DETR alike, on every host."""
+
+import copy
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import ImageList
+
+FAMILIES = ["deformable", "deformable_refine", "deformable_two_stage", "dn_deformable", "dino"]
+ARCHITECTURES = ["FocusDETR", "SparseDETR"]
+SIZES = [(64, 96), (96, 128)]
+
+
+@pytest.fixture
+def config(tiny_config):
+    def make(architecture, family="dino", **focus):
+        cfg = tiny_config(family)
+        cfg.MODEL.META_ARCHITECTURE = architecture
+        cfg.MODEL.FOCUS.KEEP_RATIOS = [0.5, 0.3]
+        cfg.MODEL.FOCUS.OBJECT_TOKENS = 10
+        cfg.MODEL.FOCUS.merge_from_list([x for pair in focus.items() for x in pair])
+        return cfg
+
+    return make
+
+
+def build(cfg, seed=0):
+    torch.manual_seed(seed)
+    model = build_model(cfg).eval()
+    for parameter in model.parameters():  # Attention starts uniform, heads start at zero.
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    return model
+
+
+def tokens_of(model, sizes=SIZES):
+    torch.manual_seed(1)
+    height, width = (max(x) for x in zip(*sizes, strict=True))
+    levels = [
+        torch.randn(len(sizes), 32, -(-height // stride), -(-width // stride))
+        for stride in (8, 16, 32, 64)
+    ]
+    return model.tokens(levels, ImageList(torch.empty(len(sizes), 3, height, width), sizes))
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_parameter_gets_a_gradient(config, make_batch, architecture, family, counts):
+    cfg = config(architecture, family)
+    cfg.MODEL.SPARSE.OBJECT_TOKENS = 5
+    model = build(cfg).train()
+    losses = model(make_batch(counts))
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    without = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert without == []
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loss_names_do_not_depend_on_the_ground_truth(config, make_batch, architecture):
+    model = build(config(architecture)).train()
+    assert model(make_batch((3, 1))).keys() == model(make_batch((0, 0))).keys()
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_keep_ratio_one_equals_the_dense_encoder(config, architecture):
+    cfg = config(architecture, VALUE="updated", OBJECT_TOKENS=0, KEEP_RATIOS=[1.0, 1.0])
+    cfg.MODEL.SPARSE.KEEP_RATIO = 1.0
+    model = build(cfg).double()
+    cfg = cfg.clone()
+    cfg.MODEL.META_ARCHITECTURE = "DeformableDETR"
+    dense = build(cfg).double()
+    dense.encoder.load_state_dict(
+        {k: v for k, v in model.encoder.state_dict().items() if k.startswith("layers.")}
+    )
+    tokens = tokens_of(model)
+    tokens = tokens._replace(features=tokens.features.double(), position=tokens.position.double())
+    ours = model.encoder(tokens, model.proposal_head).memory
+    expected = dense.encoder(tokens, None).memory
+    inside = ~tokens.padding_mask
+    torch.testing.assert_close(ours[inside], expected[inside], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tokens_that_no_layer_keeps_come_out_bit_identical(config, architecture):
+    model = build(config(architecture))
+    tokens = tokens_of(model)
+    output = model.encoder(tokens, model.proposal_head)
+    first = output.aux["kept"][0]
+    for image, budget in enumerate(output.aux["budgets"]):
+        kept = torch.zeros(tokens.features.shape[1], dtype=torch.bool)
+        kept[first.indices[image, :budget]] = True
+        assert torch.equal(output.memory[image, ~kept], tokens.features[image, ~kept])
+        changed = (output.memory[image] != tokens.features[image]).any(-1)
+        assert torch.equal(changed, kept)
+
+
+def test_each_layer_keeps_the_best_of_the_layer_before(config):
+    model = build(config("FocusDETR"))
+    first, second = model.encoder(tokens_of(model), model.proposal_head).aux["kept"]
+    assert second.indices.shape[1] < first.indices.shape[1]
+    assert torch.equal(second.indices, first.indices[:, : second.indices.shape[1]])
+
+
+def test_a_token_dropped_by_a_later_layer_keeps_its_last_value(config):
+    model = build(config("FocusDETR"))
+    tokens = tokens_of(model)
+    output = model.encoder(tokens, model.proposal_head)
+    first, second = output.aux["kept"]
+    count = second.indices.shape[1]
+    dropped = first.indices[1, count : output.aux["budgets"][1]]
+    rows = output.aux["layers"][0][1, count : output.aux["budgets"][1]]
+    assert torch.equal(output.memory[1, dropped], rows)
+
+
+def test_frozen_values_equal_the_projections_of_each_layer(config):
+    model = build(config("FocusDETR"))
+    tokens = tokens_of(model)
+    for layer, projected in zip(
+        model.encoder.layers, model.encoder._project_all(tokens), strict=True
+    ):
+        expected = layer.self_attn.project((tokens.features,), tokens)
+        torch.testing.assert_close(projected.value, expected.value)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0])
+def test_no_object_token_is_padding(config, ratio):
+    model = build(config("FocusDETR", OBJECT_TOKENS=60, KEEP_RATIOS=[ratio, ratio]))
+    tokens = tokens_of(model, [(32, 40), (128, 128)])  # 20 + 6 + 2 + 1 tokens in the first.
+    output = model.encoder(tokens, model.proposal_head)
+    for kept, objects in zip(output.aux["kept"], output.aux["objects"], strict=True):
+        chosen = kept.indices.gather(1, objects.indices)
+        padded = tokens.padding_mask.gather(1, chosen)
+        usable = torch.ones_like(padded) if objects.kept is None else objects.kept
+        assert not (padded & usable).any()
+        assert usable.sum(1).tolist() == [min(60, tokens.num_valid[0]), 60]
+    assert output.memory.isfinite().all()
+
+
+def test_fillers_do_not_reach_the_object_tokens(config):
+    model = build(config("FocusDETR", OBJECT_TOKENS=60))
+    attention = model.encoder.object_attention[0]
+    rows, position = torch.randn(2, 60, 32), torch.randn(2, 60, 32)
+    scores = torch.linspace(1, 0, 60).expand(2, -1)
+    objects = model.encoder._select_objects(rows, scores, model.proposal_head, (29, 60))
+    changed = rows.clone()
+    changed[0, 29:] += 10
+    before, after = (attention(x, position, objects)[0] for x in (rows, changed))
+    assert not torch.equal(before[:29], rows[0, :29])
+    torch.testing.assert_close(before[:29], after[:29])
+    assert torch.equal(after[29:], changed[0, 29:])
+
+
+def test_object_tokens_of_a_small_image_are_all_of_its_tokens(config):
+    model = build(config("FocusDETR", OBJECT_TOKENS=300))
+    output = model.encoder(tokens_of(model, [(32, 32)]), model.proposal_head)
+    assert [x.indices.shape[1] for x in output.aux["objects"]] == [
+        x.indices.shape[1] for x in output.aux["kept"]
+    ]
+
+
+def test_objects_have_the_highest_product_of_class_and_foreground(config):
+    for mode in ("logit", "probability"):
+        model = build(config("FocusDETR", OBJECT_SCORE=mode, OBJECT_TOKENS=10))
+        tokens = tokens_of(model, [(96, 128)])
+        output = model.encoder(tokens, model.proposal_head)
+        kept, objects = output.aux["kept"][0], output.aux["objects"][0]
+        logits = model.proposal_head.class_embed(kept.gather(tokens.features)).amax(-1)
+        foreground = output.aux["foreground"].gather(1, kept.indices)
+        if mode == "probability":
+            logits, foreground = logits.sigmoid(), foreground.sigmoid()
+        expected = (logits * foreground).topk(10).indices
+        assert torch.equal(objects.indices.sort().values, expected.sort().values)
+
+
+def test_dual_attention_changes_the_object_tokens_only_by_self_attention(config):
+    model = build(config("FocusDETR"))
+    attention = model.encoder.object_attention[0]
+    rows, position = torch.randn(2, 30, 32), torch.randn(2, 30, 32)
+    objects = model.encoder._select_objects(rows, torch.rand(2, 30), model.proposal_head, (30, 30))
+    updated = attention(rows, position, objects)
+    for image, indices in enumerate(objects.indices):
+        content = rows[image, indices]
+        query = content + position[image, indices]
+        attended = attention.self_attn(query, query, content)[0]
+        expected = rows[image].clone()
+        expected[indices] = attention.norm(content + attended)
+        torch.testing.assert_close(updated[image], expected)
+
+
+@pytest.mark.parametrize("family", ["deformable", "dn_deformable"])
+def test_learned_queries_borrow_the_last_class_head_of_the_decoder(config, family):
+    model = build(config("FocusDETR", family))
+    assert model.proposal_head.class_embed is model.heads.class_embed[-1]
+    assert not [name for name in model.state_dict() if name.startswith("proposal_head.class")]
+    twin = copy.deepcopy(model)
+    assert twin.proposal_head.class_embed is twin.heads.class_embed[-1]
+
+
+def test_half_precision_trains(config, make_batch):
+    for architecture in ARCHITECTURES:
+        model = build(config(architecture)).train()
+        with torch.autocast("cpu", torch.bfloat16):
+            losses = model(make_batch((3, 1)))
+        assert all(x.isfinite() for x in losses.values())
+        sum(losses.values()).backward()

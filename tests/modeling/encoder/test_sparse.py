@@ -1,0 +1,71 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from lite_focus_detr.modeling.attention_map import attention_map, record_sampling
+
+
+@pytest.fixture
+def model(tiny_config):
+    torch.manual_seed(0)
+    cfg = tiny_config("dino")
+    cfg.MODEL.META_ARCHITECTURE = "SparseDETR"
+    return build_model(cfg).train()
+
+
+def test_all_layers_update_the_same_tokens(model, make_batch):
+    images = model.preprocess_image(make_batch((1, 1)))
+    kept = model.encoder(model.build_tokens(images), model.proposal_head).aux["kept"]
+    assert all(torch.equal(layer.indices, kept[0].indices) for layer in kept)
+
+
+def test_encoder_layers_but_the_last_predict_in_training_only(model, make_batch):
+    tokens = model.build_tokens(model.preprocess_image(make_batch((1, 1))))
+    (prediction,) = model.encoder(tokens, model.proposal_head).predictions
+    assert (
+        prediction.boxes.shape[1]
+        == model.encoder(tokens, model.proposal_head).aux["kept"][0].indices.shape[1]
+    )
+    model.eval()
+    assert model.encoder(tokens, model.proposal_head).predictions == ()
+
+
+def test_scores_learn_the_tokens_that_the_decoder_looks_at(model, make_batch):
+    images = model.preprocess_image(make_batch((1, 1)))
+    tokens = model.build_tokens(images)
+    encoded, queries = model._encode(tokens)
+    with record_sampling(layer.cross_attn for layer in model.decoder.layers) as sampling:
+        model.decoder(queries, encoded.memory, tokens, model.heads)
+    loss = model.encoder.losses(encoded, tokens, None, sampling)["loss_dam"]
+    attention = attention_map(sampling, tokens.spatial_shapes).sum(-1)
+    logits = encoded.aux["foreground"]
+    logits = torch.where(tokens.padding_mask, logits.min(), logits)
+    total = torch.zeros(())
+    for image, budget in enumerate(encoded.aux["budgets"]):
+        scores = attention[image].masked_fill(tokens.padding_mask[image], -1)
+        best = set(scores.argsort(descending=True)[:budget].tolist())
+        for token, logit in enumerate(logits[image]):
+            total = total + (1 + (-logit if token in best else logit).exp()).log()
+    torch.testing.assert_close(loss, total / logits.numel())
+
+
+def test_denoising_queries_are_not_looked_at(model, make_batch):
+    batch = make_batch((3, 1))
+    seen = []
+    losses = model.encoder.losses
+
+    def spy(output, tokens, targets, sampling):
+        seen.extend(x.weights.shape[1] for x in sampling)
+        return losses(output, tokens, targets, sampling)
+
+    model.encoder.losses = spy
+    model(batch)
+    assert seen == [20, 20]
+
+
+def test_the_decoder_is_not_watched_by_encoders_that_do_not_ask(tiny_config, make_batch):
+    model = build_model(tiny_config("dino")).train()
+    seen = []
+    model.encoder.losses = lambda *arguments: seen.append(arguments[-1]) or {}
+    model(make_batch((1, 1)))
+    assert seen == [[]]

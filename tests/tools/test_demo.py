@@ -1,0 +1,76 @@
+"""Detection in images of one's own."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from lite_focus_detr.tools import demo
+
+
+class FixedPredictor:
+    """Finds one sure and one unsure object in every image."""
+
+    def __call__(self, path):
+        instances = Instances((40, 60))
+        instances.pred_boxes = Boxes(torch.tensor([[5.0, 6.0, 25.0, 36.0], [0.0, 0.0, 9.0, 9.0]]))
+        instances.scores = torch.tensor([0.9, 0.2])
+        instances.pred_classes = torch.tensor([2, 0])
+        return instances
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("b.png", "a.jpg"):
+        Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def test_folders_give_their_images_in_order(images):
+    assert [p.name for p in demo.find_images([str(images)])] == ["a.jpg", "b.png"]
+
+
+@pytest.mark.parametrize("path", ["missing", "empty"])
+def test_no_images_are_an_error(tmp_path, path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=path):
+        demo.find_images([str(tmp_path / path)])
+
+
+def test_pictures_and_predictions_are_written(images, tmp_path):
+    metadata = {"thing_classes": ["rectangle", "ellipse", "triangle"]}
+    paths = demo.find_images([str(images)])
+    assert demo.detect(FixedPredictor(), paths, tmp_path / "out", metadata, 0.5) == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert predictions == [
+        {
+            "file_name": str(path),
+            "category_id": 2,
+            "category": "triangle",
+            "bbox": [5.0, 6.0, 20.0, 30.0],
+            "score": pytest.approx(0.9),
+        }
+        for path in paths
+    ]
+
+
+def test_an_unreadable_image_is_counted_and_the_others_are_done(images, tmp_path, caplog):
+    (images / "c.png").write_bytes(b"no image")
+    paths = demo.find_images([str(images)])
+    assert demo.detect(FixedPredictor(), paths, tmp_path / "out", {}, 0.5) == 1
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    assert "c.png" in caplog.text
+
+
+def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, capsys):
+    arguments = ["--config-file", "/no/such.yaml", "--input", str(tmp_path), "--output", "x"]
+    with pytest.raises(SystemExit) as exit_info:
+        demo.main(arguments)
+    assert "/no/such.yaml" in str(exit_info.value.code)

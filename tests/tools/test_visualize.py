@@ -1,0 +1,56 @@
+"""Pictures of a data set."""
+
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from PIL import Image
+
+from lite_focus_detr.tools import visualize
+
+
+def test_one_picture_per_image_shows_truth_and_prediction(
+    small_config, small_config_file, tmp_path
+):
+    weights = tmp_path / "w.pth"
+    torch.save({"model": build_model(small_config).state_dict()}, weights)
+    output = tmp_path / "pictures"
+    arguments = ["--config-file", small_config_file, "--output", str(output), "--num-images", "2"]
+    visualize.main([*arguments, "MODEL.WEIGHTS", str(weights)])
+    pictures = sorted(output.iterdir())
+    assert [path.name for path in pictures] == ["0000_000000.png", "0001_000001.png"]
+    with Image.open(pictures[0]) as picture:
+        width, height = picture.size
+    assert height == 640
+    assert width > 2 * height
+
+
+class EmptyPredictor:
+    """Finds nothing."""
+
+    def __call__(self, path):
+        found = {"scores": torch.zeros(0), "pred_classes": torch.zeros(0, dtype=torch.int64)}
+        return Instances((40, 60), pred_boxes=Boxes(torch.zeros(0, 4)), **found)
+
+
+def test_images_of_one_name_in_two_folders_give_two_pictures(tmp_path):
+    records = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        path = tmp_path / folder / "0001.png"
+        Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path)
+        records.append({"file_name": str(path), "height": 40, "width": 60, "annotations": []})
+    output = tmp_path / "pictures"
+    visualize.draw(EmptyPredictor(), records, output, "__unused", 0.5)
+    assert sorted(path.name for path in output.iterdir()) == ["0000_0001.png", "0001_0001.png"]
+
+
+def test_a_misspelt_data_set_is_one_line_with_the_likely_name(small_config_file, tmp_path):
+    arguments = ["--config-file", small_config_file, "--output", str(tmp_path / "pictures")]
+    with pytest.raises(SystemExit) as exit_info:
+        visualize.main([*arguments, "--dataset", "shapes_vall"])
+    message = str(exit_info.value.code)
+    assert "\n" not in message
+    assert "'shapes_vall'" in message
+    assert "did you mean shapes_val" in message

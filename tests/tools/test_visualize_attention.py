@@ -1,0 +1,47 @@
+import numpy as np
+import pytest
+import torch
+from detectron2.modeling import build_model
+from PIL import Image
+
+from lite_focus_detr.tools import visualize_attention
+
+
+@pytest.fixture
+def inputs(small_config, small_config_file, tmp_path):
+    """Arguments for an image and a model with random weights."""
+    image = tmp_path / "image.png"
+    noise = np.random.RandomState(0).randint(0, 255, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(image)
+    weights = tmp_path / "model.pth"
+    torch.save({"model": build_model(small_config).state_dict()}, weights)
+    return [str(image), "--config-file", small_config_file, "--weights", str(weights)]
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder"])
+@pytest.mark.parametrize("points", [[], ["--point", "10", "20", "--point", "50", "30"]])
+def test_one_command_writes_the_picture(inputs, tmp_path, part, points):
+    picture = tmp_path / "points.png"
+    visualize_attention.main([*inputs, "--output", str(picture), "--attention", part, *points])
+    assert Image.open(picture).width > 1000
+
+
+def test_models_are_drawn_below_each_other(inputs, tmp_path):
+    heights = []
+    for arguments in (inputs, [*inputs, *inputs[1:]]):
+        picture = tmp_path / "points.png"
+        visualize_attention.main([*arguments, "--output", str(picture)])
+        heights.append(Image.open(picture).height)
+    # 100 pixels per inch: 4 inches times 48 / 64 for each model, and 0.6 for the title.
+    assert heights == [360, 660]
+
+
+def test_a_layer_that_does_not_exist_ends_with_one_line(inputs, tmp_path):
+    with pytest.raises(SystemExit, match=r"--layer 7: the encoder has 1 layers"):
+        visualize_attention.main([*inputs, "--output", str(tmp_path / "x.png"), "--layer", "7"])
+
+
+def test_each_model_needs_its_weights(inputs, tmp_path):
+    extra = ["--config-file", inputs[2]]
+    with pytest.raises(SystemExit, match="one --weights for each --config-file"):
+        visualize_attention.main([*inputs, *extra, "--output", str(tmp_path / "x.png")])
