@@ -59,7 +59,7 @@ def test_matches_are_the_positive_queries_of_each_group():
     # 12 // 2 groups of 2 slots for positives, then 2 for negatives.
     expected = [(0, 4 * g, 0) for g in range(6)]
     expected += [(1, 4 * g + t, t) for g in range(6) for t in range(2)]
-    assert list(zip(*(x.tolist() for x in queries.match))) == expected
+    assert list(zip(*(x.tolist() for x in queries.match), strict=True)) == expected
 
 
 def test_positives_move_by_less_than_half_their_size_and_negatives_by_more():

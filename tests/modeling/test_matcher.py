@@ -36,7 +36,7 @@ def pair_cost(logits, box, label, truth):
     outer = area([min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])])
     union = area(a) + area(b) - inner
     giou = inner / union - (outer - union) / outer
-    l1 = sum(abs(x - y) for x, y in zip(box, truth))
+    l1 = sum(abs(x - y) for x, y in zip(box, truth, strict=True))
     return 2 * (hit - miss) + 5 * l1 - 2 * giou
 
 

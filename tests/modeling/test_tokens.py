@@ -22,7 +22,7 @@ def tokens():
         temperature=20.0,
         offset=0.0,
     )
-    maps = [torch.randn(2, c, h, w) for c, (h, w) in zip((4, 5, 6), LEVELS)]
+    maps = [torch.randn(2, c, h, w) for c, (h, w) in zip((4, 5, 6), LEVELS[:3], strict=True)]
     levels = builder.project(maps)
     assert [tuple(x.shape[-2:]) for x in levels] == LEVELS
     return builder(levels, ImageList(torch.zeros(2, 3, 64, 96), SIZES))
