@@ -76,8 +76,41 @@ def test_resume_skips_files_that_are_not_from_a_training(make_cfg, tmp_path, cap
     cfg = make_cfg()
     saved(cfg, tmp_path, ["model_0000009"])
     torch.save({"model": build(cfg, seed=5).state_dict()}, tmp_path / "pretrained.pth")
+    (tmp_path / "last_checkpoint").unlink()
     assert resume(cfg, tmp_path)[1]["iteration"] == 0
     assert "pretrained.pth holds weights only" in caplog.text
+
+
+def test_resume_takes_the_tagged_file_whatever_the_times_of_the_files(make_cfg, tmp_path):
+    cfg = make_cfg()
+    model = saved(cfg, tmp_path, ["first", "second", "third"])
+    (tmp_path / "last_checkpoint").write_text("second.pth")
+    resumed, extra = resume(cfg, tmp_path)
+    assert same_weights(model, resumed)
+    assert extra["iteration"] == 1
+
+
+@pytest.mark.parametrize("fault", ["tag missing", "tagged file truncated"])
+def test_resume_without_the_tagged_file_takes_the_latest_iteration(make_cfg, tmp_path, fault):
+    cfg = make_cfg()
+    saved(cfg, tmp_path, ["model_a", "model_b", "model_c"])
+    for age, name in enumerate(["model_c", "model_b", "model_a"]):  # as after a copy
+        os.utime(tmp_path / f"{name}.pth", (1000 + age, 1000 + age))
+    if fault == "tag missing":
+        (tmp_path / "last_checkpoint").unlink()
+    else:
+        (tmp_path / "model_c.pth").write_bytes(b"")
+    assert resume(cfg, tmp_path)[1]["iteration"] == (2 if fault == "tag missing" else 1)
+
+
+def test_among_files_of_one_iteration_resume_takes_the_last_written(make_cfg, tmp_path):
+    cfg = make_cfg()
+    for age, name in enumerate(["b", "c", "a"]):
+        path = tmp_path / f"{name}.pth"
+        torch.save({"model": {}, "iteration": 7}, path)
+        os.utime(path, (1000 + age, 1000 + age))
+    checkpointer = DetrCheckpointer(build(cfg), str(tmp_path), cfg=cfg)
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "a.pth")
 
 
 def test_resume_without_any_readable_file_names_those_it_tried(make_cfg, tmp_path):
@@ -100,6 +133,14 @@ def test_a_missing_file_is_named(make_cfg):
     cfg = make_cfg()
     with pytest.raises(FileNotFoundError, match=r"no/such\.pth does not exist; check MODEL\.WEIGH"):
         DetrCheckpointer(build(cfg), cfg=cfg).load("no/such.pth")
+
+
+def test_a_failed_download_is_named_with_the_remedy(make_cfg, tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    cfg, url = make_cfg(), "http://127.0.0.1:1/w.pth"  # nothing listens there
+    pattern = rf"cannot download {url} \(MODEL\.WEIGHTS\): .*refused.*; download it elsewhere"
+    with pytest.raises(ValueError, match=pattern):
+        DetrCheckpointer(build(cfg), cfg=cfg).load(url)
 
 
 def test_weights_of_another_architecture_are_refused_with_a_table(make_cfg, tmp_path):
@@ -179,14 +220,92 @@ def test_an_imagenet_backbone_of_another_size_is_refused(make_cfg, tmp_path):
         DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "resnet18.pth"))
 
 
+def load_for_inference(model, cfg, path):
+    DetrCheckpointer(model, cfg=cfg, for_inference=True).load(str(path))
+
+
+def test_inference_refuses_a_file_of_other_classes_and_names_their_number(make_cfg, tmp_path):
+    seven = make_cfg("MODEL.DETR.NUM_CLASSES", 7)
+    model = saved(seven, tmp_path, ["seven"])
+    cfg = make_cfg()
+    with pytest.raises(
+        ValueError, match=r"has 7 classes, .* is 3 .*; set MODEL.DETR.NUM_CLASSES 7"
+    ):
+        load_for_inference(build(cfg), cfg, tmp_path / "seven.pth")
+    followed = build(seven, seed=1)
+    load_for_inference(followed, seven, tmp_path / "seven.pth")
+    assert same_weights(followed, model)
+    # A training replaces the class heads.
+    DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "seven.pth"))
+
+
+def test_inference_refuses_a_file_that_leaves_parameters_random(make_cfg, tmp_path):
+    cfg = make_cfg()
+    state = build(cfg, seed=1).state_dict()
+    del state["encoder.layers.0.linear1.weight"], state["decoder.layers.1.norm3.bias"]
+    state["tokens.level_embed"] = torch.zeros(4, 8)
+    torch.save({"model": state}, tmp_path / "a.pth")
+    model, before = build(cfg), build(cfg)
+    with pytest.raises(ValueError, match="leaves 3 parameters of this model random") as error:
+        load_for_inference(model, cfg, tmp_path / "a.pth")
+    message = str(error.value)
+    for name in ("encoder.layers.0.linear1.weight", "norm3.bias", "tokens.level_embed"):
+        assert name in message
+    assert message.endswith("give the --config-file it was trained with")
+    assert same_weights(model, before)
+
+
+def test_inference_does_not_need_the_weights_of_denoising(make_cfg, tmp_path):
+    cfg = make_cfg(
+        *("MODEL.DETR.BOX_REFINE", True, "MODEL.DETR.QUERY_SELECTION", "mixed"),
+        *("MODEL.DETR.DENOISING.TYPE", "contrastive"),
+    )
+    state = build(cfg, seed=1).state_dict()
+    del state["denoising.label_enc.weight"]
+    torch.save({"model": state}, tmp_path / "a.pth")
+    model = build(cfg)
+    load_for_inference(model, cfg, tmp_path / "a.pth")
+    assert torch.equal(model.tokens.level_embed, state["tokens.level_embed"])
+
+
+def test_inference_takes_the_80_coco_classes_of_a_file_with_a_row_per_coco_id(make_cfg, tmp_path):
+    model = saved(make_cfg("MODEL.DETR.NUM_CLASSES", 91), tmp_path, ["published"])
+    cfg = make_cfg("MODEL.DETR.NUM_CLASSES", 80)
+    mapped = build(cfg, seed=1)
+    load_for_inference(mapped, cfg, tmp_path / "published.pth")
+    person, toothbrush = mapped.heads.class_embed[0].weight[[0, -1]]
+    assert torch.equal(person, model.heads.class_embed[0].weight[1])
+    assert torch.equal(toothbrush, model.heads.class_embed[0].weight[90])
+
+
+def test_inference_refuses_a_backbone_without_a_detector(make_cfg, tmp_path):
+    cfg = make_cfg(
+        *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.STEM_OUT_CHANNELS", 64),
+        *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
+    )
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(ValueError, match=r"resnet18\.pth holds only a backbone .*trained detector"):
+        load_for_inference(build(cfg), cfg, tmp_path / "resnet18.pth")
+
+
+def test_inference_without_weights_warns_that_they_are_random(make_cfg, caplog):
+    cfg = make_cfg()
+    load_for_inference(build(cfg), cfg, "")
+    assert "MODEL.WEIGHTS is empty: the weights of the model are random" in caplog.text
+
+
 @pytest.mark.parametrize("enabled", [True, False])
-def test_evaluation_takes_the_averaged_weights_if_ema_is_enabled(make_cfg, tmp_path, enabled):
+def test_evaluation_takes_the_averaged_weights_if_ema_is_enabled(
+    make_cfg, tmp_path, caplog, enabled
+):
     cfg = make_cfg("MODEL.EMA.ENABLED", enabled)
     model, average = build(cfg, seed=1), EMAHook(model=build(cfg, seed=2), decay=0.5).average
     DetrCheckpointer(model, str(tmp_path), cfg=cfg, ema=average).save("a", iteration=3)
     evaluated = build(cfg)
     DetrCheckpointer(evaluated, cfg=cfg).load(str(tmp_path / "a.pth"))
     assert same_weights(evaluated, average.module if enabled else model)
+    unused = "a.pth also holds averaged weights, which are not used; MODEL.EMA.ENABLED True"
+    assert (unused in caplog.text) == (not enabled)
 
 
 def test_a_resumed_training_gets_its_weights_and_its_average(make_cfg, tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.utils import comm
 
 from lite_focus_detr.engine import DetrTrainer, load_config, setup, user_errors
 
@@ -118,6 +119,29 @@ def test_a_malformed_configuration_file_is_named_with_the_line(make_args, tmp_pa
     message = message_of(args)
     assert "leaf.yaml is not valid YAML" in message
     assert "line 3" in message
+
+
+@pytest.mark.parametrize("content", ["", "# only a comment\n", "- MODEL\n- SOLVER\n", "MODEL\n"])
+@pytest.mark.parametrize("as_base", [False, True])
+def test_a_configuration_file_without_keys_is_named(make_args, tmp_path, content, as_base):
+    args = make_args("--eval-only")
+    args.config_file = str(tmp_path / "leaf.yaml")
+    Path(args.config_file).write_text("_BASE_: base.yaml\nMODEL: {}\n" if as_base else content)
+    (tmp_path / "base.yaml").write_text(content)
+    assert "leaf.yaml, or a file that it names in _BASE_, is empty or" in message_of(args)
+
+
+def test_an_empty_mapping_as_configuration_gives_the_defaults(tmp_path):
+    (tmp_path / "leaf.yaml").write_text("{}\n")
+    assert load_config(str(tmp_path / "leaf.yaml"), []) == load_config("", [])
+
+
+def test_several_cpu_processes_on_a_machine_with_a_gpu_are_refused(make_args, monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    message = message_of(make_args("--eval-only"))
+    assert "MODEL.DEVICE is cpu, but 2 processes" in message
+    assert "set MODEL.DEVICE cuda, use one process, or hide the GPUs" in message
 
 
 def test_a_data_set_of_ones_own_with_other_classes_says_what_to_set(make_args, coco_json):

@@ -2,10 +2,12 @@ import copy
 
 import pytest
 import torch
+import torch.distributed as dist
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
+from torch.nn.parallel import DistributedDataParallel
 
 from lite_focus_detr.engine import TrainStep
 
@@ -89,6 +91,36 @@ def step(model, optimizer=None, **settings):
     return trainer
 
 
+def test_without_a_bound_gradients_are_not_clipped():
+    model = Quadratic(scale=0.5)
+    step(model)
+    assert model.weight.tolist() == [1.5, 2.0]
+
+
+@pytest.fixture
+def process_group(tmp_path):
+    """A group of one process, so that a model can be wrapped for several."""
+    dist.init_process_group("gloo", f"file://{tmp_path}/store", rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_gradients_travel_between_the_processes_once_per_accumulated_step():
+    model, travelled = Quadratic(scale=1.0), []
+
+    def count(state, bucket):
+        travelled.append(len(model.seen_dtypes))  # batches so far
+        done = torch.futures.Future()
+        done.set_result(bucket.buffer())
+        return done
+
+    wrapped = DistributedDataParallel(model)
+    wrapped.register_comm_hook(None, count)
+    step(wrapped, accumulation_steps=3)
+    assert travelled == [3]
+
+
 def test_the_norm_of_all_gradients_together_is_clipped():
     model = Quadratic(scale=1.0)
     step(model, max_grad_norm=0.1)
@@ -156,14 +188,15 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights_change():
     assert model.weight.tolist() == [3.0, 4.0]
 
 
-def test_a_gradient_that_is_not_finite_stops_before_the_weights_change():
+@pytest.mark.parametrize("max_grad_norm", [1.0, None])
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(max_grad_norm):
     class Cliff(Quadratic):
         def forward(self, batch, num_boxes):
             return {"loss": (self.weight - 3.0).abs().sqrt().sum()}
 
     model = Cliff(scale=1.0)
     with pytest.raises(FloatingPointError, match="gradient is not finite at iteration 7"):
-        step(model, max_grad_norm=1.0)
+        step(model, max_grad_norm=max_grad_norm)
     assert model.weight.tolist() == [3.0, 4.0]
 
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 from lite_focus_detr.engine import DetrTrainer, setup
 
@@ -86,3 +87,11 @@ def test_the_length_in_epochs_becomes_iterations_of_the_real_data_set(make_args)
     trainer = DetrTrainer(setup(make_args(*changes, "SOLVER.ACCUMULATION_STEPS", "2")))
     assert trainer.max_iter == trainer.cfg.SOLVER.MAX_ITER == 6
     assert trainer.cfg.SOLVER.STEPS == (4,)
+
+
+def test_evaluation_refuses_weights_of_other_classes(make_args, make_cfg, tmp_path):
+    other = build_model(make_cfg("MODEL.DETR.NUM_CLASSES", 7))
+    torch.save({"model": other.state_dict()}, tmp_path / "seven.pth")
+    cfg = setup(make_args("--eval-only", "MODEL.WEIGHTS", str(tmp_path / "seven.pth")))
+    with pytest.raises(ValueError, match="the file has 7 classes"):
+        DetrTrainer.load_model(cfg)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from http.client import HTTPException
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ from .checkpoint_file import read_checkpoint, write_atomically
 logger = logging.getLogger(__name__)
 
 BACKBONE = "backbone."
+# Parts of the model that only a training uses.
+DENOISING = "denoising."
 
 
 class _Weights(NamedTuple):
@@ -26,14 +29,20 @@ class _Weights(NamedTuple):
 
     tensors: dict[str, Tensor]
     format: str
+    other_classes: int | None = None
+    """Rows of class heads that were left out, being for another number of classes."""
 
 
 class DetrCheckpointer(DetectionCheckpointer):
     """A ``DetectionCheckpointer`` that knows the published formats and trusts no file.
 
     ``load`` takes files of this project, detectron2 ``.pth`` and ``.pkl``, and the files that
-    Deformable DETR, DINO, detrex and torchvision publish, as they were downloaded. A file with an
-    averaged model (``MODEL.EMA``) gives the averaged weights, except when a training goes on.
+    Deformable DETR, DINO, detrex and torchvision publish, as they were downloaded.
+
+    Of a file that also holds averaged weights the model gets these with ``MODEL.EMA.ENABLED``,
+    and with a warning the others without it. A checkpointer with a checkpointable ``ema`` (that
+    of a training) always gives the model the others: resuming restores the average as well, a
+    training that starts from the file begins a new average.
     """
 
     def __init__(
@@ -42,6 +51,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         save_dir: str = "",
         *,
         cfg: CfgNode,
+        for_inference: bool = False,
         save_to_disk: bool | None = None,
         **checkpointables: Any,
     ) -> None:
@@ -51,11 +61,14 @@ class DetrCheckpointer(DetectionCheckpointer):
             model: detector built from ``cfg``, possibly wrapped for several processes.
             save_dir: folder of the checkpoints; empty to save nothing.
             cfg: decides how published weights are fitted (classes, shared heads, averaging).
+            for_inference: the model will not be trained: refuse files that leave any of its
+                parameters random, except those of denoising.
             save_to_disk: None saves on the main process only.
             checkpointables: objects with ``state_dict`` and ``load_state_dict`` to save as well.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self.cfg = cfg
+        self.for_inference = for_inference
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights, and the states of checkpointables that the file holds.
@@ -69,14 +82,19 @@ class DetrCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: the file is truncated, unsafe, of an unknown format, has weights that are
-                not finite, or matches less than half of the model. The model is unchanged.
+            ValueError: the file cannot be downloaded, is truncated, unsafe, of an unknown format,
+                has weights that are not finite, or matches less than half of the model (for
+                inference: not all of it). The model is unchanged.
         """
         local = path.split("?")[0]
-        if path and "://" not in path and not os.path.isfile(local):
+        if "://" in path:
+            local = self._download(local)
+        elif path and not os.path.isfile(local):
             raise FileNotFoundError(f"the checkpoint {local} does not exist; check MODEL.WEIGHTS")
+        elif not path and self.for_inference:
+            logger.warning("MODEL.WEIGHTS is empty: the weights of the model are random")
         try:
-            extra: dict[str, Any] = super().load(path, checkpointables)
+            extra: dict[str, Any] = super().load(local, checkpointables)
         finally:
             # The base class leaves it set after an error and would refuse the next load.
             self._parsed_url_during_load = None
@@ -119,21 +137,22 @@ class DetrCheckpointer(DetectionCheckpointer):
         return bool(super().has_checkpoint() or self._saved("model_"))
 
     def get_checkpoint_file(self) -> str:
-        """Path of the newest checkpoint that can be read.
+        """Path of the checkpoint that ``last_checkpoint`` names, if it can be read.
+
+        Otherwise of the readable one of the latest iteration.
 
         Raises:
             ValueError: there is none; the message names the files that were tried.
         """
         skipped: list[str] = []
-        for path in self._saved():
-            try:
-                if "iteration" in read_checkpoint(path, mmap=True):
-                    if skipped:
-                        logger.warning("Skipped %s: resuming from %s", "; ".join(skipped), path)
-                    return path
-                skipped.append(f"{path} holds weights only")
-            except ValueError as error:
-                skipped.append(str(error))
+        tag, saved = super().get_checkpoint_file(), self._saved()
+        tagged = [path for path in saved if path == tag]
+        others = [path for path in saved if path != tag]
+        path = _latest(tagged, skipped) or _latest(others, skipped)
+        if path:
+            if skipped:
+                logger.warning("Skipped %s: resuming from %s", "; ".join(skipped), path)
+            return path
         tried = "; ".join(skipped) or "it holds no .pth file"
         raise ValueError(
             f"cannot resume in {self.save_dir}: {tried}. Remove the folder or train without "
@@ -141,17 +160,32 @@ class DetrCheckpointer(DetectionCheckpointer):
         )
 
     def _saved(self, prefix: str = "") -> list[str]:
-        """Checkpoint files, newest first."""
+        """Checkpoint files, the last written first."""
         if not os.path.isdir(self.save_dir):
             return []
         files = [entry for entry in os.scandir(self.save_dir) if entry.name.endswith(".pth")]
         files.sort(key=lambda entry: (entry.stat().st_mtime_ns, entry.name), reverse=True)
         return [entry.path for entry in files if entry.name.startswith(prefix)]
 
+    def _download(self, url: str) -> str:
+        try:
+            return str(self.path_manager.get_local_path(url))
+        except (OSError, HTTPException) as error:
+            raise ValueError(
+                f"cannot download {url} (MODEL.WEIGHTS): {error}; download it elsewhere and give "
+                "the local file, or set MODEL.WEIGHTS ''"
+            ) from error
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         contents = read_checkpoint(filename)
         average = contents.get("ema")
-        if average and self.cfg.MODEL.EMA.ENABLED and "ema" not in self.checkpointables:
+        if average and not self.cfg.MODEL.EMA.ENABLED:
+            logger.warning(
+                "%s also holds averaged weights, which are not used; MODEL.EMA.ENABLED True "
+                "takes them",
+                filename,
+            )
+        elif average and "ema" not in self.checkpointables:
             logger.info("Taking the averaged weights of %s", filename)
             contents["model"] = _without_wrapper(average)
         try:
@@ -159,6 +193,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         except ValueError as error:
             raise ValueError(f"{filename}: {error}") from error
         self._require_match(filename, weights)
+        if self.for_inference:
+            self._require_all(filename, weights)
         _require_finite(filename, weights.tensors)
         extra = {
             key: value
@@ -176,7 +212,11 @@ class DetrCheckpointer(DetectionCheckpointer):
         converted, report = convert_state_dict(weights, self.cfg, expected, options)
         logger.info("%s", report.summary())
         logger.info("Where every tensor went:\n%s", report.table())
-        return _Weights(converted, report.format)
+        classes = {
+            weights[key].shape[0] for key in report.unused if key.endswith("class_embed.0.bias")
+        }
+        other = classes - {self.cfg.MODEL.DETR.NUM_CLASSES}
+        return _Weights(converted, report.format, other.pop() if other else None)
 
     def _require_match(self, filename: str, weights: _Weights) -> None:
         expected = self.model.state_dict()
@@ -199,6 +239,53 @@ class DetrCheckpointer(DetectionCheckpointer):
                 f"{self.cfg.MODEL.META_ARCHITECTURE}: give the --config-file that it was trained "
                 f"with, or another MODEL.WEIGHTS\n{_match_table(expected, weights.tensors)}"
             )
+
+    def _require_all(self, filename: str, weights: _Weights) -> None:
+        """Check that nothing that inference uses stays at its random initialisation."""
+        if weights.format in BACKBONE_FORMATS:
+            raise ValueError(
+                f"{filename} holds only a backbone (format {weights.format}), the rest of the "
+                "detector would be random: give MODEL.WEIGHTS the checkpoint of a trained detector"
+            )
+        unfilled = [
+            name
+            for name, parameter in self.model.named_parameters()
+            if not name.startswith(DENOISING) and not _fits(parameter, weights.tensors.get(name))
+        ]
+        if not unfilled:
+            return
+        if weights.other_classes and all("class_embed" in name for name in unfilled):
+            raise ValueError(
+                f"{filename}: the file has {weights.other_classes} classes, MODEL.DETR.NUM_CLASSES "
+                f"is {self.cfg.MODEL.DETR.NUM_CLASSES} and the class heads would be random; set "
+                f"MODEL.DETR.NUM_CLASSES {weights.other_classes}"
+            )
+        more = ", ..." if len(unfilled) > 3 else ""
+        raise ValueError(
+            f"{filename} (format {weights.format}) leaves {len(unfilled)} parameters of this model "
+            f"random ({', '.join(unfilled[:3])}{more}): give the --config-file it was trained with"
+        )
+
+
+def _latest(paths: Iterable[str], skipped: list[str]) -> str | None:
+    """The checkpoint of the latest iteration; the first among equals.
+
+    Args:
+        paths: files that may be truncated or hold weights only.
+        skipped: gets the reason why each such file cannot be resumed from.
+    """
+    iterations = {}
+    for path in paths:
+        try:
+            iteration = read_checkpoint(path, mmap=True).get("iteration")
+        except ValueError as error:
+            skipped.append(str(error))
+            continue
+        if isinstance(iteration, int):
+            iterations[path] = iteration
+        else:
+            skipped.append(f"{path} holds weights only")
+    return max(iterations, key=iterations.__getitem__, default=None)
 
 
 def _without_wrapper(average: Mapping[str, Tensor]) -> dict[str, Tensor]:

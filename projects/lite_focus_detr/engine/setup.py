@@ -21,7 +21,8 @@ from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..config import add_lite_focus_detr_config, validate_config
 from ..data import register_datasets
-from ..data.validation import check_datasets, did_you_mean
+from ..data.validation import check_datasets
+from ..suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +51,7 @@ def setup(args: argparse.Namespace) -> CfgNode:
         ("BACKBONE.NAME", BACKBONE_REGISTRY),
     ):
         _require_registered(cfg, f"MODEL.{key}", registry)
-    world_size = comm.get_world_size()
-    if cfg.SOLVER.IMS_PER_BATCH % world_size and not args.eval_only:
-        raise ValueError(
-            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} "
-            "processes; make it a multiple"
-        )
+    _check_processes(cfg, eval_only=args.eval_only)
     # The default of detectron2 is a GPU.
     no_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available()
     if no_gpu:
@@ -153,9 +149,32 @@ def _silence(name: str) -> None:
     logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _check_processes(cfg: CfgNode, *, eval_only: bool) -> None:
+    world_size = comm.get_world_size()
+    if cfg.SOLVER.IMS_PER_BATCH % world_size and not eval_only:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH {cfg.SOLVER.IMS_PER_BATCH} cannot be divided among {world_size} "
+            "processes; make it a multiple"
+        )
+    # Where there is a GPU, detectron2 connects the processes by NCCL, which takes no CPU tensors.
+    on_cpu = torch.device(cfg.MODEL.DEVICE).type == "cpu"
+    if on_cpu and world_size > 1 and torch.cuda.is_available():
+        raise ValueError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE}, but {world_size} processes of a machine with "
+            "GPUs need them; set MODEL.DEVICE cuda, use one process, or hide the GPUs with the "
+            "environment variable CUDA_VISIBLE_DEVICES=''"
+        )
+
+
 def _read_yaml(config_file: str) -> CfgNode:
+    no_mapping = (
+        f"{config_file}, or a file that it names in _BASE_, is empty or no mapping of "
+        "configuration keys to values; it begins with lines like MODEL:"
+    )
     try:
-        return CfgNode(CfgNode.load_yaml_with_base(config_file, allow_unsafe=True))
+        content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=True)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(no_mapping) from error
     except FileNotFoundError as error:
         raise ValueError(
             f"configuration file {error.filename} does not exist; check --config-file and _BASE_"
@@ -163,6 +182,9 @@ def _read_yaml(config_file: str) -> CfgNode:
     except yaml.YAMLError as error:
         text = " ".join(str(error).split())
         raise ValueError(f"{config_file} is not valid YAML: {text}") from error
+    if not isinstance(content, dict):
+        raise ValueError(no_mapping)
+    return CfgNode(content)
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> list[str]:

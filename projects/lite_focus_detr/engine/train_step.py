@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
@@ -126,16 +127,16 @@ class TrainStep(SimpleTrainer):
         )
 
     def _update(self) -> None:
-        if self.max_grad_norm is not None:
-            self.grad_scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-            norm = nn.utils.clip_grad_norm_(parameters, self.max_grad_norm, self.norm_type)
-            # With loss scaling an overflow is expected now and then, and the scaler skips it.
-            if not self.grad_scaler.is_enabled() and not norm.isfinite():
-                raise FloatingPointError(
-                    f"the gradient is not finite at iteration {self.iter}, its losses are; "
-                    "lower SOLVER.BASE_LR or train without SOLVER.AMP.ENABLED"
-                )
+        self.grad_scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
+        norm = nn.utils.clip_grad_norm_(parameters, max_norm, self.norm_type)
+        # With loss scaling an overflow is expected now and then, and the scaler skips it.
+        if not self.grad_scaler.is_enabled() and not norm.isfinite():
+            raise FloatingPointError(
+                f"the gradient is not finite at iteration {self.iter}, its losses are; "
+                "lower SOLVER.BASE_LR or train without SOLVER.AMP.ENABLED"
+            )
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 

@@ -90,14 +90,15 @@ class DetrTrainer(DefaultTrainer):
         """Build a model with saved weights, to evaluate it with ``test``.
 
         Args:
-            cfg: complete configuration; ``MODEL.WEIGHTS`` names the file.
+            cfg: complete configuration; ``MODEL.WEIGHTS`` names the file; empty leaves
+                the weights random, with a warning.
             resume: take the newest checkpoint of ``OUTPUT_DIR`` instead.
 
         Raises:
             FileNotFoundError, ValueError: see :meth:`DetrCheckpointer.load`.
         """
         model: nn.Module = cls.build_model(cfg)
-        checkpointer = DetrCheckpointer(model, cfg.OUTPUT_DIR, cfg=cfg)
+        checkpointer = DetrCheckpointer(model, cfg.OUTPUT_DIR, cfg=cfg, for_inference=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
         return model
 
