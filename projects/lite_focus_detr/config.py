@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+from functools import reduce
+from operator import getitem
+
 from detectron2.config import CfgNode as CN
 
-QUERY_SELECTIONS = ("learned", "two_stage", "token", "mixed")
-REFERENCES = ("point", "box")
-DENOISING_TYPES = ("none", "plain", "contrastive")
-ATTENTIONS = ("deformable", "key_aware")
-LOW_UPDATES = ("joint", "after")
-POSITION_FRAMES = ("padded", "image")
-PROPOSAL_BOXES = ("selected", "all")
-MODULATIONS = ("none", "top_down", "bottom_up")
-DISTANCES = ("max_side", "half_size")
-FOCUS_VALUES = ("frozen", "updated")
-OBJECT_SCORES = ("logit", "probability")
-AMP_DTYPES = ("float16", "bfloat16")
-RESIZE_ROUNDINGS = ("nearest", "down")
+#: Keys with a few possible values.
+CHOICES = {
+    "MODEL.DETR.QUERY_SELECTION": ("learned", "two_stage", "token", "mixed"),
+    "MODEL.DETR.REFERENCE": ("point", "box"),
+    "MODEL.DETR.PROPOSAL_BOXES": ("selected", "all"),
+    "MODEL.DETR.PROPOSAL_LOSS": ("selected", "all"),
+    "MODEL.DETR.ENCODER.ATTENTION": ("deformable", "key_aware"),
+    "MODEL.DETR.DECODER.ATTENTION": ("deformable", "key_aware"),
+    "MODEL.DETR.DECODER.POSITION_FRAME": ("padded", "image"),
+    "MODEL.DETR.DENOISING.TYPE": ("none", "plain", "contrastive"),
+    "MODEL.LITE.LOW_UPDATE": ("joint", "after"),
+    "MODEL.FOCUS.MODULATION": ("none", "top_down", "bottom_up"),
+    "MODEL.FOCUS.DISTANCE": ("max_side", "half_size"),
+    "MODEL.FOCUS.VALUE": ("frozen", "updated"),
+    "MODEL.FOCUS.OBJECT_SCORE": ("logit", "probability"),
+    "MODEL.SPARSE.OBJECT_SCORE": ("logit", "probability"),
+    "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+    "INPUT.RESIZE_ROUNDING": ("nearest", "down"),
+}
 
 
 def add_lite_focus_detr_config(cfg: CN) -> None:
@@ -247,28 +256,15 @@ def validate_config(cfg: CN) -> None:
     Raises:
         ValueError: names the keys, their values and the remedy.
     """
-    detr = cfg.MODEL.DETR
-    _one_of("MODEL.DETR.QUERY_SELECTION", detr.QUERY_SELECTION, QUERY_SELECTIONS)
-    _one_of("MODEL.DETR.REFERENCE", detr.REFERENCE, REFERENCES)
-    _one_of("MODEL.DETR.DENOISING.TYPE", detr.DENOISING.TYPE, DENOISING_TYPES)
-    _one_of("MODEL.DETR.ENCODER.ATTENTION", detr.ENCODER.ATTENTION, ATTENTIONS)
-    _one_of("MODEL.DETR.DECODER.ATTENTION", detr.DECODER.ATTENTION, ATTENTIONS)
-    _one_of("MODEL.LITE.LOW_UPDATE", cfg.MODEL.LITE.LOW_UPDATE, LOW_UPDATES)
-    _one_of("MODEL.DETR.DECODER.POSITION_FRAME", detr.DECODER.POSITION_FRAME, POSITION_FRAMES)
-    _one_of("MODEL.DETR.PROPOSAL_BOXES", detr.PROPOSAL_BOXES, PROPOSAL_BOXES)
-    _one_of("MODEL.DETR.PROPOSAL_LOSS", detr.PROPOSAL_LOSS, PROPOSAL_BOXES)
-    _one_of("SOLVER.AMP.DTYPE", cfg.SOLVER.AMP.DTYPE, AMP_DTYPES)
-    _one_of("INPUT.RESIZE_ROUNDING", cfg.INPUT.RESIZE_ROUNDING, RESIZE_ROUNDINGS)
+    for key, allowed in CHOICES.items():
+        value = reduce(getitem, key.split("."), cfg)
+        if value not in allowed:
+            raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
     _validate_sizes(cfg)
     _validate_family(cfg)
     _validate_lite(cfg)
     _validate_focus(cfg)
     _validate_sparse(cfg)
-
-
-def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
 
 
 def _validate_sizes(cfg: CN) -> None:
@@ -362,10 +358,6 @@ def _validate_lite(cfg: CN) -> None:
 
 def _validate_focus(cfg: CN) -> None:
     detr, focus = cfg.MODEL.DETR, cfg.MODEL.FOCUS
-    _one_of("MODEL.FOCUS.MODULATION", focus.MODULATION, MODULATIONS)
-    _one_of("MODEL.FOCUS.DISTANCE", focus.DISTANCE, DISTANCES)
-    _one_of("MODEL.FOCUS.VALUE", focus.VALUE, FOCUS_VALUES)
-    _one_of("MODEL.FOCUS.OBJECT_SCORE", focus.OBJECT_SCORE, OBJECT_SCORES)
     if cfg.MODEL.META_ARCHITECTURE != "FocusDETR":
         return
     ratios, ranges = list(focus.KEEP_RATIOS), focus.SCALE_RANGES
@@ -389,7 +381,6 @@ def _validate_focus(cfg: CN) -> None:
 
 def _validate_sparse(cfg: CN) -> None:
     sparse = cfg.MODEL.SPARSE
-    _one_of("MODEL.SPARSE.OBJECT_SCORE", sparse.OBJECT_SCORE, OBJECT_SCORES)
     if not 0 < sparse.KEEP_RATIO <= 1:
         raise ValueError(f"MODEL.SPARSE.KEEP_RATIO is {sparse.KEEP_RATIO}; it must lie in (0, 1]")
     attention = cfg.MODEL.DETR.DECODER.ATTENTION
