@@ -1,0 +1,31 @@
+// Kernels for processors with AVX2. The standard headers come before the pragma, so that their
+// functions stay usable everywhere.
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+
+#include <immintrin.h>
+
+#pragma GCC target("avx2,fma,f16c,bmi2")
+#include "cpu/select.h"
+
+namespace lite_focus {
+
+Kernel avx2::select(Operator name, const Problem& problem) {
+  return select_kernel<32>(name, problem);
+}
+
+}  // namespace lite_focus
+
+#else
+#include "cpu/kernels.h"
+
+namespace lite_focus {
+
+Kernel avx2::select(Operator, const Problem&) { return nullptr; }
+
+}  // namespace lite_focus
+#endif

@@ -1,0 +1,296 @@
+// The channels of one head at the points of one query: weighted sums, dot products and their
+// gradients.
+#pragma once
+
+#include "cpu/sampling.h"
+
+namespace lite_focus {
+
+// kVectors vectors of channels from `first` on; kPartial: one vector of which `rest` lanes exist.
+template <typename Lanes, int kVectors_, bool kPartial>
+struct Block {
+  using Real = typename Lanes::Real;
+  static constexpr int kVectors = kVectors_;
+  int first;
+  int rest;
+
+  template <typename U>
+  LITE_FOCUS_INLINE Real load(const U* source, int vector) const {
+    source += first + vector * Lanes::kLanes;
+    if constexpr (kPartial) {
+      U lanes[Lanes::kLanes] = {};
+      for (int i = 0; i < rest; ++i) {
+        lanes[i] = source[i];
+      }
+      return Lanes::load(lanes);
+    } else {
+      return Lanes::load(source);
+    }
+  }
+
+  template <typename U>
+  LITE_FOCUS_INLINE void store(U* target, int vector, Real x) const {
+    target += first + vector * Lanes::kLanes;
+    if constexpr (kPartial) {
+      U lanes[Lanes::kLanes];
+      Lanes::store(lanes, x);
+      for (int i = 0; i < rest; ++i) {
+        target[i] = lanes[i];
+      }
+    } else {
+      Lanes::store(target, x);
+    }
+  }
+};
+
+template <typename Traits>
+class Channels {
+ public:
+  using T = typename Traits::T;
+  using Scalar = typename Traits::Scalar;
+  using Lanes = typename Traits::Lanes;
+  using Real = typename Lanes::Real;
+  static constexpr int kLanes = Lanes::kLanes;
+
+  LITE_FOCUS_INLINE Channels(const Problem& problem, const Sampler<Traits>& sampler)
+      : channels_(problem.channels), sampler_(sampler) {}
+
+  // target = sum over points and corners of kWeight * head.
+  LITE_FOCUS_INLINE void weighted_sum(const T* head, T* target) const {
+    for_blocks([&](auto block) __attribute__((always_inline)) {
+      constexpr int kVectors = decltype(block)::kVectors;
+      // As many independent sums as hide the latency of an addition.
+      constexpr int kSums = kVectors >= 8 ? 1 : kVectors >= 4 ? 2 : 4;
+      Real sums[kSums][kVectors] = {};
+#pragma GCC unroll 4
+      for (int p = 0; p < sampler_.count(); ++p) {
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; ++c) {
+          const T* pixel = head + sampler_.offsets(c)[p];
+          const Scalar weight = sampler_.array(kWeight + c)[p];
+#pragma GCC unroll 8
+          for (int v = 0; v < kVectors; ++v) {
+            sums[c % kSums][v] += weight * block.load(pixel, v);
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        Real total = sums[0][v];
+#pragma GCC unroll 4
+        for (int c = 1; c < kSums; ++c) {
+          total += sums[c][v];
+        }
+        block.store(target, v, total);
+      }
+    });
+  }
+
+  // kAttention = scale * query . interpolated key; kKeep also keeps the latter in kSamples.
+  template <bool kKeep>
+  LITE_FOCUS_INLINE void key_logits(const T* head, const T* query, Scalar scale) const {
+    Scalar* logits = sampler_.array(kAttention);
+    for (int first = 0; first < sampler_.padded(); first += kLanes) {
+      Real rows[kLanes] = {};
+      for_blocks([&](auto block) __attribute__((always_inline)) {
+        constexpr int kVectors = decltype(block)::kVectors;
+        Real q[kVectors];
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          q[v] = block.load(query, v) * scale;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) {
+          const int p = first + i;
+#pragma GCC unroll 8
+          for (int v = 0; v < kVectors; ++v) {
+            const Real key = interpolate_at(block, head, p, v);
+            rows[i] += q[v] * key;
+            if constexpr (kKeep) {
+              block.store(samples(p), v, key);
+            }
+          }
+        }
+      });
+      Lanes::store(logits + first, Lanes::sum_rows(rows));
+    }
+    for (int p = sampler_.count(); p < sampler_.padded(); ++p) {
+      logits[p] = -Scalar(__builtin_inf());
+    }
+  }
+
+  // target = sum over points of kAttention * kSamples.
+  LITE_FOCUS_INLINE void weighted_samples(T* target) const {
+    const Scalar* attention = sampler_.array(kAttention);
+    for_blocks([&](auto block) __attribute__((always_inline)) {
+      constexpr int kVectors = decltype(block)::kVectors;
+      Real even[kVectors] = {};
+      Real odd[kVectors] = {};
+      // The weight of the padding is zero.
+#pragma GCC unroll 8
+      for (int p = 0; p < sampler_.padded(); p += 2) {
+#pragma GCC unroll 8
+        for (int v = 0; v < kVectors; ++v) {
+          even[v] += attention[p] * block.load(samples(p), v);
+          odd[v] += attention[p + 1] * block.load(samples(p + 1), v);
+        }
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        block.store(target, v, even[v] + odd[v]);
+      }
+    });
+  }
+
+  // kValueDots[c] = grad_output . head at corner c, and grad_head gains kKeyDots[c] * grad_output.
+  LITE_FOCUS_INLINE void value_gradients(const T* head, const T* grad_output,
+                                         Scalar* grad_head) const {
+    for (int first = 0; first < sampler_.padded(); first += kLanes) {
+      for (int c = 0; c < 4; ++c) {
+        Real rows[kLanes] = {};
+        for_blocks([&](auto block) __attribute__((always_inline)) {
+          constexpr int kVectors = decltype(block)::kVectors;
+          Real g[kVectors];
+#pragma GCC unroll 8
+          for (int v = 0; v < kVectors; ++v) {
+            g[v] = block.load(grad_output, v);
+          }
+#pragma GCC unroll 16
+          for (int i = 0; i < kLanes; ++i) {
+            const auto offset = sampler_.offsets(c)[first + i];
+            const Scalar weight = sampler_.array(kKeyDots + c)[first + i];
+            Scalar* target = grad_head + offset;
+#pragma GCC unroll 8
+            for (int v = 0; v < kVectors; ++v) {
+              rows[i] += g[v] * block.load(head + offset, v);
+              block.store(target, v, block.load(target, v) + weight * g[v]);
+            }
+          }
+        });
+        Lanes::store(sampler_.array(kValueDots + c) + first, Lanes::sum_rows(rows));
+      }
+    }
+  }
+
+  // kKeyDots[c] = scale * query . key and kValueDots[c] = grad_output . value at corner c.
+  template <bool kShared>
+  LITE_FOCUS_INLINE void corner_dots(const T* key, const T* value, const T* query, Scalar scale,
+                                     const T* grad_output) const {
+    // Half of the rows of a reduction are keys, the other half are values.
+    constexpr int kHalf = kLanes / 2;
+    for (int first = 0; first < sampler_.padded(); first += kHalf) {
+      for (int c = 0; c < 4; ++c) {
+        Real rows[kLanes] = {};
+        for_blocks([&](auto block) __attribute__((always_inline)) {
+          constexpr int kVectors = decltype(block)::kVectors;
+          Real q[kVectors];
+          Real g[kVectors];
+#pragma GCC unroll 8
+          for (int v = 0; v < kVectors; ++v) {
+            q[v] = block.load(query, v) * scale;
+            g[v] = block.load(grad_output, v);
+          }
+#pragma GCC unroll 16
+          for (int i = 0; i < kHalf; ++i) {
+            const auto offset = sampler_.offsets(c)[first + i];
+#pragma GCC unroll 8
+            for (int v = 0; v < kVectors; ++v) {
+              const Real k = block.load(key + offset, v);
+              rows[i] += q[v] * k;
+              rows[kHalf + i] += g[v] * (kShared ? k : block.load(value + offset, v));
+            }
+          }
+        });
+        Scalar dots[kLanes];
+        Lanes::store(dots, Lanes::sum_rows(rows));
+        std::memcpy(sampler_.array(kKeyDots + c) + first, dots, sizeof(dots) / 2);
+        std::memcpy(sampler_.array(kValueDots + c) + first, dots + kHalf, sizeof(dots) / 2);
+      }
+    }
+  }
+
+  // With the coefficients kValueDots and kKeyDots of the corners: grad_value gains value
+  // coefficient * grad_output, grad_key gains key coefficient * scale * query, and grad_query is
+  // scale * the sum of key coefficient * key.
+  template <bool kShared>
+  LITE_FOCUS_INLINE void key_value_gradients(const T* key, const T* query, Scalar scale,
+                                             const T* grad_output, Scalar* grad_key,
+                                             Scalar* grad_value, T* grad_query) const {
+    for_blocks([&](auto block) __attribute__((always_inline)) {
+      constexpr int kVectors = decltype(block)::kVectors;
+      Real q[kVectors];
+      Real g[kVectors];
+      Real sums[2][kVectors] = {};
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        q[v] = block.load(query, v) * scale;
+        g[v] = block.load(grad_output, v);
+      }
+      for (int p = 0; p < sampler_.count(); ++p) {
+#pragma GCC unroll 4
+        for (int c = 0; c < 4; ++c) {
+          const auto offset = sampler_.offsets(c)[p];
+          const Scalar value_weight = sampler_.array(kValueDots + c)[p];
+          const Scalar key_weight = sampler_.array(kKeyDots + c)[p];
+          Scalar* value_target = grad_value + offset;
+          Scalar* key_target = grad_key + offset;
+#pragma GCC unroll 8
+          for (int v = 0; v < kVectors; ++v) {
+            sums[c % 2][v] += key_weight * block.load(key + offset, v);
+            Real sum = block.load(value_target, v) + value_weight * g[v];
+            if constexpr (kShared) {
+              sum += key_weight * q[v];
+            } else {
+              block.store(key_target, v, block.load(key_target, v) + key_weight * q[v]);
+            }
+            block.store(value_target, v, sum);
+          }
+        }
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        block.store(grad_query, v, (sums[0][v] + sums[1][v]) * scale);
+      }
+    });
+  }
+
+ private:
+  template <typename Function>
+  LITE_FOCUS_INLINE void for_blocks(Function function) const {
+    if constexpr (Traits::kChannels != 0) {
+      function(Block<Lanes, Traits::kChannels / kLanes, false>{0, 0});
+    } else {
+      constexpr int kVectors = 4;
+      int first = 0;
+      for (; first + kVectors * kLanes <= channels_; first += kVectors * kLanes) {
+        function(Block<Lanes, kVectors, false>{first, 0});
+      }
+      for (; first + kLanes <= channels_; first += kLanes) {
+        function(Block<Lanes, 1, false>{first, 0});
+      }
+      if (first < channels_) {
+        function(Block<Lanes, 1, true>{first, channels_ - first});
+      }
+    }
+  }
+
+  template <typename Block>
+  LITE_FOCUS_INLINE Real interpolate_at(Block block, const T* head, int p, int v) const {
+    Real corners[4];
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      corners[c] = sampler_.array(kWeight + c)[p] * block.load(head + sampler_.offsets(c)[p], v);
+    }
+    return (corners[0] + corners[1]) + (corners[2] + corners[3]);
+  }
+
+  LITE_FOCUS_INLINE Scalar* samples(int p) const {
+    const int channels = Traits::kChannels ? Traits::kChannels : channels_;
+    return sampler_.array(kSamples) + int64_t(p) * channels;
+  }
+
+  int channels_;
+  const Sampler<Traits>& sampler_;
+};
+
+}  // namespace lite_focus

@@ -1,0 +1,136 @@
+// Key-aware deformable attention: output = sum_p softmax_p(scale * query . key(x_p)) * value(x_p),
+// and its gradient.
+#pragma once
+
+#include "cpu/channels.h"
+#include "cpu/gradients.h"
+#include "cpu/kernels.h"
+
+namespace lite_focus {
+
+// Without a shared key this stores the attention weights and leaves the sum to ms_deform_attn, so
+// that only one of key and value is in the cache at a time.
+template <typename Traits, bool kShared>
+void key_aware_deform_attn(const Problem& problem, const Range& range, void* scratch) {
+  using T = typename Traits::T;
+  using Scalar = typename Traits::Scalar;
+  Sampler<Traits> sampler(problem, scratch);
+  const Channels<Traits> channels(problem, sampler);
+  for_slots(range, [&](int64_t first, int count, int m) __attribute__((always_inline)) {
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      sampler.load_points(first + slot, m);
+      sampler.template locate<false>(nullptr);
+    }
+    const T* key = static_cast<const T*>(kShared ? problem.value : problem.key);
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      const int64_t item = (first + slot) * problem.heads + m;
+      channels.template key_logits<kShared>(
+          key + m * problem.head_stride,
+          static_cast<const T*>(problem.query) + item * problem.channels, Scalar(problem.scale));
+    }
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      sampler.softmax();
+      const int64_t q = first + slot;
+      if constexpr (kShared) {
+        const int64_t item = q * problem.heads + m;
+        channels.weighted_samples(static_cast<T*>(problem.output) + item * problem.channels);
+      } else {
+        Scalar* attention = static_cast<Scalar*>(problem.attention) +
+                            q * problem.weights_query_stride + m * problem.weights_head_stride;
+        std::memcpy(attention, sampler.array(kAttention), sampler.count() * sizeof(Scalar));
+      }
+    }
+  });
+}
+
+// From kKeyDots and kValueDots: the gradients of the positions and, in their place, the
+// coefficients of the gradients of key and value.
+template <typename Traits>
+LITE_FOCUS_INLINE void differentiate_keys(const Sampler<Traits>& sampler) {
+  using Lanes = typename Traits::Lanes;
+  using Real = typename Lanes::Real;
+  auto* attention = sampler.array(kAttention);
+  auto* grad_logits = sampler.array(kGradAttention);
+  Real key_dots[4];
+  Real value_dots[4];
+  for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {
+    sampler.load_corners(kKeyDots, i, key_dots);
+    Lanes::store(attention + i, sampler.interpolate_dots(key_dots, i));
+  }
+  for (int p = sampler.count(); p < sampler.padded(); ++p) {
+    attention[p] = -__builtin_inf();
+  }
+  sampler.softmax();
+  Real total{};
+  for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {
+    sampler.load_corners(kValueDots, i, value_dots);
+    const Real gradient = sampler.interpolate_dots(value_dots, i);
+    Lanes::store(grad_logits + i, gradient);
+    total += gradient * Lanes::load(attention + i);
+  }
+  const auto mean = Lanes::sum(total);
+  for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {
+    const Real a = Lanes::load(attention + i);
+    const Real grad_logit = a * (Lanes::load(grad_logits + i) - mean);
+    Real dots[4];
+    sampler.load_corners(kKeyDots, i, key_dots);
+    sampler.load_corners(kValueDots, i, value_dots);
+#pragma GCC unroll 4
+    for (int c = 0; c < 4; ++c) {
+      dots[c] = a * value_dots[c] + grad_logit * key_dots[c];
+    }
+    const auto position = sampler.differentiate_dots(dots, i);
+    Lanes::store(sampler.array(kGradX) + i, position.x);
+    Lanes::store(sampler.array(kGradY) + i, position.y);
+    Lanes::store(grad_logits + i, grad_logit);
+  }
+  sampler.scale_corners(kAttention, kValueDots);
+  sampler.scale_corners(kGradAttention, kKeyDots);
+}
+
+template <typename Traits, bool kShared>
+void key_aware_deform_attn_backward(const Problem& problem, const Range& range, void* scratch) {
+  using T = typename Traits::T;
+  using Scalar = typename Traits::Scalar;
+  Sampler<Traits> sampler(problem, scratch);
+  const Channels<Traits> channels(problem, sampler);
+  const Scalar scale = Scalar(problem.scale);
+  for_slots(range, [&](int64_t first, int count, int m) __attribute__((always_inline)) {
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      sampler.load_points(first + slot, m);
+      sampler.template locate<true>(nullptr);
+    }
+    const int64_t head = m * problem.head_stride;
+    const T* value = static_cast<const T*>(problem.value) + head;
+    const T* key = kShared ? value : static_cast<const T*>(problem.key) + head;
+    Scalar* grad_value = static_cast<Scalar*>(problem.grad_value) + head;
+    Scalar* grad_key = kShared ? grad_value : static_cast<Scalar*>(problem.grad_key) + head;
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      const int64_t item = (first + slot) * problem.heads + m;
+      const T* query = static_cast<const T*>(problem.query) + item * problem.channels;
+      const T* grad_output = static_cast<const T*>(problem.grad_output) + item * problem.channels;
+      channels.template corner_dots<kShared>(key, value, query, scale, grad_output);
+    }
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      differentiate_keys(sampler);
+    }
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      const int64_t item = (first + slot) * problem.heads + m;
+      const int64_t start = item * problem.channels;
+      channels.template key_value_gradients<kShared>(
+          key, static_cast<const T*>(problem.query) + start, scale,
+          static_cast<const T*>(problem.grad_output) + start, grad_key, grad_value,
+          static_cast<T*>(problem.grad_query) + start);
+      store_position_gradients(sampler, problem, item);
+    }
+  });
+}
+
+}  // namespace lite_focus

@@ -1,0 +1,91 @@
+// Multi-scale deformable attention: output = sum_p attention_p * value(x_p), and its gradient.
+#pragma once
+
+#include "cpu/channels.h"
+#include "cpu/gradients.h"
+#include "cpu/kernels.h"
+
+namespace lite_focus {
+
+template <typename Traits>
+void ms_deform_attn(const Problem& problem, const Range& range, void* scratch) {
+  using T = typename Traits::T;
+  Sampler<Traits> sampler(problem, scratch);
+  const Channels<Traits> channels(problem, sampler);
+  for_slots(range, [&](int64_t first, int count, int m) __attribute__((always_inline)) {
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      sampler.load_points(first + slot, m);
+      sampler.load_attention(first + slot, m);
+      sampler.template locate<false>(sampler.array(kAttention));
+    }
+    const T* head = static_cast<const T*>(problem.value) + m * problem.head_stride;
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      const int64_t item = (first + slot) * problem.heads + m;
+      channels.weighted_sum(head, static_cast<T*>(problem.output) + item * problem.channels);
+    }
+  });
+}
+
+// From kValueDots: the gradients of the weights and of the positions.
+template <typename Traits>
+LITE_FOCUS_INLINE void differentiate_attention(const Sampler<Traits>& sampler, bool logits) {
+  using Lanes = typename Traits::Lanes;
+  using Real = typename Lanes::Real;
+  const auto* attention = sampler.array(kAttention);
+  auto* grad_attention = sampler.array(kGradAttention);
+  Real total{};
+  for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {
+    Real dots[4];
+    sampler.load_corners(kValueDots, i, dots);
+    const Real gradient = sampler.interpolate_dots(dots, i);
+    const Real a = Lanes::load(attention + i);
+    total += a * gradient;
+    Lanes::store(grad_attention + i, gradient);
+    const auto position = sampler.differentiate_dots(dots, i);
+    Lanes::store(sampler.array(kGradX) + i, a * position.x);
+    Lanes::store(sampler.array(kGradY) + i, a * position.y);
+  }
+  if (logits) {
+    const auto mean = Lanes::sum(total);
+    for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {
+      const Real gradient = Lanes::load(grad_attention + i) - mean;
+      Lanes::store(grad_attention + i, Lanes::load(attention + i) * gradient);
+    }
+  }
+}
+
+template <typename Traits>
+void ms_deform_attn_backward(const Problem& problem, const Range& range, void* scratch) {
+  using T = typename Traits::T;
+  using Scalar = typename Traits::Scalar;
+  Sampler<Traits> sampler(problem, scratch);
+  const Channels<Traits> channels(problem, sampler);
+  for_slots(range, [&](int64_t first, int count, int m) __attribute__((always_inline)) {
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      sampler.load_points(first + slot, m);
+      sampler.load_attention(first + slot, m);
+      sampler.template locate<true>(nullptr);
+      sampler.scale_corners(kAttention, kKeyDots);
+    }
+    const int64_t head = m * problem.head_stride;
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      const int64_t item = (first + slot) * problem.heads + m;
+      channels.value_gradients(static_cast<const T*>(problem.value) + head,
+                               static_cast<const T*>(problem.grad_output) + item * problem.channels,
+                               static_cast<Scalar*>(problem.grad_value) + head);
+    }
+    for (int slot = 0; slot < count; ++slot) {
+      sampler.select_slot(slot);
+      const int64_t item = (first + slot) * problem.heads + m;
+      differentiate_attention(sampler, problem.weights_are_logits);
+      store_weight_gradients(sampler, problem, item);
+      store_position_gradients(sampler, problem, item);
+    }
+  });
+}
+
+}  // namespace lite_focus

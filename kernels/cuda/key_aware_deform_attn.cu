@@ -1,0 +1,276 @@
+// Key-aware deformable attention: output = sum_p softmax_p(scale * query . key(x_p)) * value(x_p),
+// and its gradient.
+#include "cuda/launch.h"
+#include "cuda/sampling.cuh"
+
+namespace lite_focus {
+namespace {
+
+template <typename Traits>
+__device__ __forceinline__ void interpolate_at(const typename Traits::T* head,
+                                               const Point<Traits>& point,
+                                               typename Traits::Real (&sample)[Traits::kVector]) {
+#pragma unroll
+  for (int i = 0; i < Traits::kVector; ++i) {
+    sample[i] = 0;
+  }
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    typename Traits::Real pixel[Traits::kVector];
+    load(head + point.offset[c], pixel);
+#pragma unroll
+    for (int i = 0; i < Traits::kVector; ++i) {
+      sample[i] += point.weight[c] * pixel[i];
+    }
+  }
+}
+
+// Key and value are each read once: samples of a shared key stay in registers.
+template <typename Traits, bool kShared>
+__global__ void __launch_bounds__(kThreads)
+    key_aware_deform_attn_kernel(const __grid_constant__ Problem problem) {
+  using T = typename Traits::T;
+  using Real = typename Traits::Real;
+  constexpr int kVector = Traits::kVector;
+  constexpr bool kKeep = kShared && Traits::kPoints != 0;
+  extern __shared__ __align__(64) char memory[];
+  const Item<Traits> item(problem);
+  const int count = item.count();
+  char* free_memory = memory;
+  auto* points = shared_array<Point<Traits>, Traits>(free_memory, count);
+  auto* attention = shared_array<Real, Traits>(free_memory, count);
+  item.for_points([&](int p) { points[p] = item.locate(p, item.axes(p)); });
+  __syncwarp();
+
+  const T* value = static_cast<const T*>(problem.value) + item.map_offset();
+  const T* key = kShared ? value : static_cast<const T*>(problem.key) + item.map_offset();
+  const T* query = static_cast<const T*>(problem.query) + item.channel_offset();
+  const Real scale = static_cast<Real>(problem.scale);
+  Real kept[kKeep ? Traits::kPoints : 1][kVector];
+  if constexpr (Traits::kPoints != 0) {
+    const int channel = item.lane * kVector;
+    Real logits[Traits::kPoints];
+    Real q[kVector];
+    load(query + channel, q);
+#pragma unroll
+    for (int p = 0; p < Traits::kPoints; ++p) {
+      Real sample[kVector];
+      interpolate_at<Traits>(key + channel, points[p], sample);
+      logits[p] = 0;
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        logits[p] += scale * q[i] * sample[i];
+        if constexpr (kKeep) {
+          kept[p][i] = sample[i];
+        }
+      }
+    }
+    group_sums<Traits::kPoints, Traits::kLanes>(logits, attention, item.lane);
+  } else {
+    for (int p = 0; p < count; ++p) {
+      Real logit[1] = {};
+      item.for_channels([&](int channel) {
+        Real sample[kVector];
+        interpolate_at<Traits>(key + channel, points[p], sample);
+        logit[0] += scale * to_real(query[channel]) * sample[0];
+      });
+      group_sums<1, Traits::kLanes>(logit, attention + p, item.lane);
+    }
+  }
+  __syncwarp();
+  item.softmax(attention);
+  __syncwarp();
+
+  item.for_channels([&](int channel) {
+    Real sum[kVector] = {};
+#pragma unroll
+    for (int p = 0; p < count; ++p) {
+      Real sample[kVector];
+      if constexpr (!kKeep) {
+        interpolate_at<Traits>(value + channel, points[p], sample);
+      }
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        sum[i] += attention[p] * (kKeep ? kept[kKeep ? p : 0][i] : sample[i]);
+      }
+    }
+    if (item.exists) {
+      store(static_cast<T*>(problem.output) + item.channel_offset() + channel, sum);
+    }
+  });
+}
+
+// What the corners of a point contribute: products of the query with the key and of the gradient
+// of the output with the value.
+template <typename Traits, bool kShared>
+__device__ __forceinline__ void corner_dots(const Item<Traits>& item, const Point<Traits>& point,
+                                            typename Traits::Real (&dots)[8]) {
+  using T = typename Traits::T;
+  using Real = typename Traits::Real;
+  constexpr int kVector = Traits::kVector;
+  const Problem& problem = item.problem;
+  const T* value = static_cast<const T*>(problem.value) + item.map_offset();
+  const T* key = kShared ? value : static_cast<const T*>(problem.key) + item.map_offset();
+  const Real scale = static_cast<Real>(problem.scale);
+  item.for_channels([&](int channel) {
+    Real q[kVector];
+    Real gradient[kVector];
+    load(static_cast<const T*>(problem.query) + item.channel_offset() + channel, q);
+    load(static_cast<const T*>(problem.grad_output) + item.channel_offset() + channel, gradient);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      Real k[kVector];
+      Real v[kVector];
+      load(key + channel + point.offset[c], k);
+      if constexpr (!kShared) {
+        load(value + channel + point.offset[c], v);
+      }
+#pragma unroll
+      for (int i = 0; i < kVector; ++i) {
+        dots[c] += scale * q[i] * k[i];
+        dots[4 + c] += gradient[i] * (kShared ? k[i] : v[i]);
+      }
+    }
+  });
+}
+
+// The sums into the gradients of key, value and query, from the factors of value and key at every
+// point.
+template <typename Traits, bool kShared>
+__device__ __forceinline__ void key_value_gradients(const Item<Traits>& item,
+                                                    const Point<Traits>* points,
+                                                    const typename Traits::Real* value_factors,
+                                                    const typename Traits::Real* key_factors) {
+  using T = typename Traits::T;
+  using Real = typename Traits::Real;
+  constexpr int kVector = Traits::kVector;
+  const Problem& problem = item.problem;
+  const int64_t head = item.map_offset();
+  const Real scale = static_cast<Real>(problem.scale);
+  item.for_channels([&](int channel) {
+    const int64_t own = item.channel_offset() + channel;
+    const T* key = static_cast<const T*>(kShared ? problem.value : problem.key) + head + channel;
+    Real* grad_value = static_cast<Real*>(problem.grad_value) + head + channel;
+    Real* grad_key = static_cast<Real*>(problem.grad_key) + head + channel;
+    Real q[kVector];
+    Real gradient[kVector];
+    Real grad_query[kVector] = {};
+    load(static_cast<const T*>(problem.query) + own, q);
+    load(static_cast<const T*>(problem.grad_output) + own, gradient);
+#pragma unroll 2
+    for (int p = 0; p < item.count(); ++p) {
+      const Point<Traits> point = points[p];
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const Real value_weight = value_factors[p] * point.weight[c];
+        const Real key_weight = key_factors[p] * point.weight[c] * scale;
+        Real k[kVector];
+        Real both[kVector];
+        load(key + point.offset[c], k);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+          grad_query[i] += key_weight * k[i];
+          both[i] = value_weight * gradient[i] + key_weight * q[i];
+        }
+        // Corners outside of the map have no weight: no traffic for them.
+        if (item.exists && point.weight[c] != 0) {
+          if constexpr (kShared) {
+            add_atomically(grad_value + point.offset[c], Real(1), both);
+          } else {
+            add_atomically(grad_value + point.offset[c], value_weight, gradient);
+            add_atomically(grad_key + point.offset[c], key_weight, q);
+          }
+        }
+      }
+    }
+    if (item.exists) {
+      store(static_cast<T*>(problem.grad_query) + own, grad_query);
+    }
+  });
+}
+
+template <typename Traits, bool kShared>
+__global__ void __launch_bounds__(kThreads, kBackwardBlocks)
+    key_aware_deform_attn_backward_kernel(const __grid_constant__ Problem problem) {
+  using Real = typename Traits::Real;
+  extern __shared__ __align__(64) char memory[];
+  const Item<Traits> item(problem);
+  const int count = item.count();
+  char* free_memory = memory;
+  auto* points = shared_array<Point<Traits>, Traits>(free_memory, count);
+  auto* dots = shared_array<Packet<Real, 8>, Traits>(free_memory, count);
+  auto* attention = shared_array<Real, Traits>(free_memory, count);
+  auto* grad_logits = shared_array<Real, Traits>(free_memory, count);
+  auto* grad_x = shared_array<Real, Traits>(free_memory, count);
+  auto* grad_y = shared_array<Real, Traits>(free_memory, count);
+  item.for_points([&](int p) { points[p] = item.locate(p, item.axes(p)); });
+  __syncwarp();
+#pragma unroll 2
+  for (int p = 0; p < count; ++p) {
+    Real partial[8] = {};
+    corner_dots<Traits, kShared>(item, points[p], partial);
+    group_sums<8, Traits::kLanes>(partial, dots[p].item, item.lane);
+  }
+  __syncwarp();
+
+  item.for_points([&](int p) {
+    attention[p] = 0;
+    grad_logits[p] = 0;
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      attention[p] += points[p].weight[c] * dots[p].item[c];
+      grad_logits[p] += points[p].weight[c] * dots[p].item[4 + c];
+    }
+  });
+  item.softmax(attention);
+  Real mean = 0;
+  item.for_points([&](int p) { mean += attention[p] * grad_logits[p]; });
+  mean = group_sum<Traits::kLanes>(mean);
+  item.for_points([&](int p) {
+    const Real a = attention[p];
+    const Real grad_logit = a * (grad_logits[p] - mean);
+    grad_logits[p] = grad_logit;
+    Real corners[4];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      corners[c] = a * dots[p].item[4 + c] + grad_logit * dots[p].item[c];
+    }
+    const auto axes = item.axes(p);
+    const auto gradient = differentiate<Scalars<Real>>(axes.x, axes.y, corners);
+    grad_x[p] = gradient.x;
+    grad_y[p] = gradient.y;
+    item.store_position_gradient(p, gradient.x, gradient.y);
+  });
+  __syncwarp();
+  item.store_summed_gradients(grad_x, grad_y);
+  key_value_gradients<Traits, kShared>(item, points, attention, grad_logits);
+}
+
+template <typename Traits, bool kShared>
+cudaError_t launch(const Problem& problem, bool backward, cudaStream_t stream) {
+  using Real = typename Traits::Real;
+  const int64_t points = int64_t{problem.levels} * problem.points * Traits::kGroups;
+  const dim3 grid = grid_of<Traits>(problem);
+  if (backward) {
+    const auto kernel = key_aware_deform_attn_backward_kernel<Traits, kShared>;
+    const size_t bytes = points * (sizeof(Point<Traits>) + 12 * sizeof(Real));
+    return launch_kernel(kernel, problem, grid, bytes, stream);
+  }
+  const size_t bytes = points * (sizeof(Point<Traits>) + sizeof(Real));
+  const auto kernel = key_aware_deform_attn_kernel<Traits, kShared>;
+  return launch_kernel(kernel, problem, grid, bytes, stream);
+}
+
+}  // namespace
+
+// Four channels per thread also in half precision: the samples of a shared key, 16 times as many
+// registers, would not fit otherwise.
+cudaError_t launch_key_aware_deform_attn(const Problem& problem, bool backward,
+                                         cudaStream_t stream) {
+  return with_traits<4, 4>(problem, [&](auto traits) {
+    return problem.key == nullptr ? launch<decltype(traits), true>(problem, backward, stream)
+                                  : launch<decltype(traits), false>(problem, backward, stream);
+  });
+}
+
+}  // namespace lite_focus

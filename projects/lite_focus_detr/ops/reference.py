@@ -1,0 +1,174 @@
+"""The deformable attention operators in plain PyTorch: the specification of the native kernels.
+
+Notation: B batch, S tokens of all levels, Q queries, M heads, D channels of a head, L levels,
+P points per level and head. A location (0, 0) is the top-left corner of a map and (1, 1) its
+bottom-right corner; the centre of pixel (i, j) lies at ((j + 0.5) / W, (i + 0.5) / H). Maps are
+interpolated bilinearly and are zero outside. Infinite locations lie outside, NaN gives NaN.
+
+Half-precision values are computed in float32, locations are never rounded below float32, and
+the result has the dtype of ``value``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+SpatialShapes = Sequence[Sequence[int]]
+
+
+def multi_scale_deformable_attention(
+    value: Tensor,
+    spatial_shapes: SpatialShapes,
+    sampling_locations: Tensor,
+    attention_weights: Tensor,
+) -> Tensor:
+    """Sum of sampled values with given weights, Eq. 3 of Deformable DETR (arXiv:2010.04159).
+
+    Args:
+        value: (B, S, M, D), the levels one after the other, each row by row.
+        spatial_shapes: the (H, W) of the L levels.
+        sampling_locations: (B, Q, M, L, P, 2), (x, y) in units of the map.
+        attention_weights: (B, Q, M, L, P), any real numbers.
+
+    Returns:
+        (B, Q, M * D) in the dtype of ``value``.
+    """
+    dtype = _compute_dtype(value, sampling_locations)
+    weights = attention_weights.to(dtype)
+    output = torch.zeros((), dtype=dtype, device=value.device)
+    samples = _sample_levels(value.to(dtype), spatial_shapes, sampling_locations.to(dtype))
+    for level, sampled in enumerate(samples):
+        output = output + _weighted_sum(sampled, weights[:, :, :, level])
+    return output.flatten(2).to(value.dtype)
+
+
+def key_aware_deformable_attention(
+    query: Tensor,
+    key: Tensor | None,
+    value: Tensor,
+    spatial_shapes: SpatialShapes,
+    sampling_locations: Tensor,
+    scale: float | None = None,
+) -> Tensor:
+    """Attention of each query to the keys sampled at its points (arXiv:2303.07335, section 3.4).
+
+    The weights are the softmax over all L * P points of ``scale * query . sampled key``. A point
+    outside its map has a zero key, hence the logit 0, and a zero value.
+
+    Args:
+        query: (B, Q, M, D).
+        key: (B, S, M, D), or None when the key is the value.
+        value: (B, S, M, D).
+        spatial_shapes: the (H, W) of the L levels.
+        sampling_locations: (B, Q, M, L, P, 2), (x, y) in units of the map.
+        scale: factor of the logits, by default D ** -0.5.
+
+    Returns:
+        (B, Q, M * D) in the dtype of ``value``.
+    """
+    dtype = _compute_dtype(value, sampling_locations)
+    locations = sampling_locations.to(dtype)
+    values = _sample_levels(value.to(dtype), spatial_shapes, locations)
+    keys = values if key is None else _sample_levels(key.to(dtype), spatial_shapes, locations)
+    scale = value.shape[-1] ** -0.5 if scale is None else scale
+    scaled_query = query.to(dtype).unsqueeze(-2) * scale  # (B, Q, M, 1, D)
+    logits = torch.cat([(scaled_query * sampled).sum(-1) for sampled in keys], dim=-1)
+    weights = logits.softmax(-1).chunk(len(spatial_shapes), dim=-1)
+    output = torch.zeros((), dtype=dtype, device=value.device)
+    for sampled, level_weights in zip(values, weights, strict=True):
+        output = output + _weighted_sum(sampled, level_weights)
+    return output.flatten(2).to(value.dtype)
+
+
+def fused_deformable_attention(
+    value: Tensor,
+    spatial_shapes: SpatialShapes,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    attention_logits: Tensor,
+) -> Tensor:
+    """:func:`multi_scale_deformable_attention` from what the linear layers of a module return.
+
+    Args:
+        value: (B, S, M, D).
+        spatial_shapes: the (H, W) of the L levels.
+        reference_points: (B, Q, L, 2) points (x, y) or (B, Q, L, 4) boxes (cx, cy, w, h).
+        sampling_offsets: (B, Q, M, L, P, 2); in pixels of their level from a point, in
+            fractions 1 / (2 P) of the size from the centre of a box. With one level in place
+            of L the offsets are the same on every level.
+        attention_logits: (B, Q, M, L * P), softmax is taken over the last axis.
+
+    Returns:
+        (B, Q, M * D) in the dtype of ``value``.
+    """
+    locations = sampling_locations(spatial_shapes, reference_points, sampling_offsets)
+    weights = attention_logits.to(_compute_dtype(value, locations)).softmax(-1)
+    return multi_scale_deformable_attention(
+        value, spatial_shapes, locations, weights.view(locations.shape[:-1])
+    )
+
+
+def fused_key_aware_deformable_attention(
+    query: Tensor,
+    key: Tensor | None,
+    value: Tensor,
+    spatial_shapes: SpatialShapes,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    scale: float | None = None,
+) -> Tensor:
+    """:func:`key_aware_deformable_attention` from reference points and raw offsets.
+
+    The arguments are those of :func:`key_aware_deformable_attention` and
+    :func:`fused_deformable_attention`.
+
+    Returns:
+        (B, Q, M * D) in the dtype of ``value``.
+    """
+    locations = sampling_locations(spatial_shapes, reference_points, sampling_offsets)
+    return key_aware_deformable_attention(query, key, value, spatial_shapes, locations, scale)
+
+
+def sampling_locations(
+    spatial_shapes: SpatialShapes, reference_points: Tensor, sampling_offsets: Tensor
+) -> Tensor:
+    """Locations in units of the map, (B, Q, M, L, P, 2), in float32 or float64.
+
+    The arguments are those of :func:`fused_deformable_attention`.
+    """
+    dtype = _compute_dtype(reference_points, sampling_offsets)
+    offsets = sampling_offsets.to(dtype)
+    reference = reference_points.to(dtype)[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
+    if reference.shape[-1] == 2:
+        sizes = offsets.new_tensor([[width, height] for height, width in spatial_shapes])
+        return reference + offsets / sizes[:, None]
+    return reference[..., :2] + offsets / offsets.shape[-2] * reference[..., 2:] * 0.5
+
+
+def _compute_dtype(first: Tensor, second: Tensor) -> torch.dtype:
+    return torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
+
+
+def _sample_levels(value: Tensor, spatial_shapes: SpatialShapes, locations: Tensor) -> list[Tensor]:
+    """Interpolated value per level, each (B, Q, M, P, D)."""
+    batch, _, heads, channels = value.shape
+    # Beyond [-1, 2] a point is outside of every map; the bounds keep infinities out of the sum.
+    grid = 2 * locations.clamp(-1, 2) - 1
+    sampled = []
+    tokens = torch.split(value, [height * width for height, width in spatial_shapes], dim=1)
+    for level, (height, width) in enumerate(spatial_shapes):
+        level_map = tokens[level].permute(0, 2, 3, 1)
+        level_map = level_map.reshape(batch * heads, channels, height, width)
+        level_grid = grid[:, :, :, level].transpose(1, 2).flatten(0, 1)  # (B * M, Q, P, 2)
+        level_sampled = F.grid_sample(level_map, level_grid, align_corners=False)
+        level_sampled = level_sampled.view(batch, heads, channels, *level_grid.shape[1:3])
+        sampled.append(level_sampled.permute(0, 3, 1, 4, 2))
+    return sampled
+
+
+def _weighted_sum(sampled: Tensor, weights: Tensor) -> Tensor:
+    return (sampled * weights.unsqueeze(-1)).sum(-2)  # (B, Q, M, D)

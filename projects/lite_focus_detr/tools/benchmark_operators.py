@@ -1,0 +1,289 @@
+"""Speed and memory of the operators against the formulations that others use.
+
+    python -m lite_focus_detr.tools.benchmark op
+
+All contenders of a case take turns in every round, so that a busy machine slows all of them; the
+figures are medians over the rounds. Peers that are not installed are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from tabulate import tabulate
+from torch import Tensor
+
+from .. import ops
+from .peak_memory import peak_memory
+
+# A ResNet-50 at 800 x 1333 pixels.
+SHAPES = ((100, 167), (50, 84), (25, 42), (13, 21))
+HEADS, CHANNELS, POINTS = 8, 32, 4
+QUERIES = {
+    "encoder": sum(height * width for height, width in SHAPES),
+    "high-levels": sum(height * width for height, width in SHAPES[1:]),
+    "decoder": 900,
+}
+
+
+class Inputs(NamedTuple):
+    """Arguments of the operators, batch 1."""
+
+    value: Tensor
+    key: Tensor
+    query: Tensor
+    locations: Tensor
+    weights: Tensor
+    references: Tensor
+    offsets: Tensor
+    logits: Tensor
+
+
+class Case(NamedTuple):
+    """Functions that compute the same, and the tensors that they take."""
+
+    name: str
+    contenders: dict[str, Callable[..., Tensor]]
+    tensors: tuple[Tensor, ...]
+    backward: bool
+
+
+class Result(NamedTuple):
+    """Median seconds, median processor time of all threads, peak of additional bytes."""
+
+    seconds: float
+    cpu_seconds: float
+    memory: int | None
+
+
+def make_inputs(queries: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+    """Points as a trained model has them: a few pixels around the reference of their query."""
+    generator = torch.Generator().manual_seed(0)
+    levels = len(SHAPES)
+    tokens = QUERIES["encoder"]
+    sizes = torch.tensor([(width, height) for height, width in SHAPES])
+    centres = (
+        _pixel_centres()[-queries:]
+        if queries > 900
+        else torch.rand(queries, 2, generator=generator)
+    )
+    angles = torch.arange(HEADS) * (2 * torch.pi / HEADS)
+    directions = torch.stack((angles.cos(), angles.sin()), -1)[:, None, None]
+    steps = directions * torch.arange(1, POINTS + 1)[:, None]
+    noise = torch.randn(1, queries, HEADS, levels, POINTS, 2, generator=generator)
+    offsets = steps + 1.5 * noise
+    references = centres[None, :, None].expand(1, queries, levels, 2).contiguous()
+    logits = torch.randn(1, queries, HEADS, levels * POINTS, generator=generator)
+
+    def features(rows: int) -> Tensor:
+        return torch.randn(1, rows, HEADS, CHANNELS, generator=generator).to(device, dtype)
+
+    return Inputs(
+        value=features(tokens),
+        key=features(tokens),
+        query=features(queries),
+        locations=(references[:, :, None, :, None] + offsets / sizes[:, None]).to(device),
+        weights=logits.softmax(-1).view(offsets.shape[:-1]).to(device),
+        references=references.to(device),
+        offsets=offsets.to(device),
+        logits=logits.to(device),
+    )
+
+
+def _pixel_centres() -> Tensor:
+    centres = []
+    for height, width in SHAPES:
+        y, x = torch.meshgrid(
+            (torch.arange(height) + 0.5) / height,
+            (torch.arange(width) + 0.5) / width,
+            indexing="ij",
+        )
+        centres.append(torch.stack((x, y), -1).flatten(0, 1))
+    return torch.cat(centres)
+
+
+def grid_sample_points(value: Tensor, locations: Tensor) -> Tensor:
+    """Every sampled value at once, (B * M, D, Q, L * P), as the published fallbacks do it."""
+    batch, _, heads, channels = value.shape
+    samples = []
+    levels = torch.split(value, [height * width for height, width in SHAPES], dim=1)
+    for level, (height, width) in enumerate(SHAPES):
+        maps = levels[level].flatten(2).transpose(1, 2)
+        maps = maps.reshape(batch * heads, channels, height, width)
+        grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1)
+        samples.append(F.grid_sample(maps, grid.to(maps.dtype), align_corners=False))
+    return torch.stack(samples, dim=-2).flatten(-2)
+
+
+def grid_sample_attention(value: Tensor, locations: Tensor, weights: Tensor) -> Tensor:
+    """Multi-scale deformable attention of the published fallbacks, (B, Q, M * D)."""
+    batch, queries, heads = locations.shape[:3]
+    weights = weights.transpose(1, 2).reshape(batch * heads, 1, queries, -1)
+    output = (grid_sample_points(value, locations) * weights).sum(-1)
+    return output.view(batch, -1, queries).transpose(1, 2)
+
+
+def grid_sample_pipeline(
+    value: Tensor, references: Tensor, offsets: Tensor, logits: Tensor
+) -> Tensor:
+    """The same from references, offsets and logits."""
+    locations = ops.reference.sampling_locations(SHAPES, references, offsets)
+    return grid_sample_attention(value, locations, logits.softmax(-1).view(offsets.shape[:-1]))
+
+
+def grid_sample_key_aware(query: Tensor, key: Tensor, value: Tensor, locations: Tensor) -> Tensor:
+    """Key-aware attention that samples keys and values one after the other, (B, Q, M * D)."""
+    batch, queries, heads = locations.shape[:3]
+    keys = grid_sample_points(key, locations)
+    values = grid_sample_points(value, locations)
+    rows = query.permute(0, 2, 3, 1).reshape(batch * heads, -1, queries, 1)
+    weights = ((rows * keys).sum(1, keepdim=True) * CHANNELS**-0.5).softmax(-1)
+    output = (weights * values).sum(-1)
+    return output.view(batch, -1, queries).transpose(1, 2)
+
+
+def _peers(device: torch.device) -> dict[str, Callable[..., Tensor]]:
+    """Multi-scale attention of other packages, where they are installed."""
+    sizes = torch.tensor(SHAPES, device=device)
+    starts = torch.cat((sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]))
+    peers: dict[str, Callable[..., Tensor]] = {}
+    try:
+        package = importlib.import_module("torch_ms_deform_attn")
+        peers["torch-ms-deform-attn"] = lambda value, locations, weights: package.ms_deform_attn(
+            value, sizes, starts, locations, weights
+        )
+    except ImportError:
+        pass
+    try:
+        package_hf = importlib.import_module(
+            "transformers.models.deformable_detr.modeling_deformable_detr"
+        )
+        module = package_hf.MultiScaleDeformableAttention()
+        shapes = [tuple(shape) for shape in SHAPES]
+        peers["transformers"] = lambda value, locations, weights: module(
+            value, sizes, shapes, starts, locations, weights, 64
+        )
+    except (ImportError, AttributeError):
+        pass
+    return peers
+
+
+def make_cases(inputs: Inputs, device: torch.device) -> Iterator[Case]:
+    """Every operator, forward alone and with its gradients."""
+    value, key, query, locations, weights, references, offsets, logits = inputs
+    plain = {
+        "native": lambda v, x, a: ops.multi_scale_deformable_attention(v, SHAPES, x, a),
+        **_peers(device),
+        "grid_sample": grid_sample_attention,
+    }
+    fused = {
+        "native": lambda v, r, x, a: ops.fused_deformable_attention(v, SHAPES, r, x, a),
+        "grid_sample": grid_sample_pipeline,
+    }
+    shared = {
+        "native": lambda q, v, x: ops.key_aware_deformable_attention(q, None, v, SHAPES, x),
+        "grid_sample": lambda q, v, x: grid_sample_key_aware(q, v, v, x),
+    }
+    separate = {
+        "native": lambda q, k, v, x: ops.key_aware_deformable_attention(q, k, v, SHAPES, x),
+        "grid_sample": grid_sample_key_aware,
+    }
+    for backward in (False, True):
+        yield Case("multi-scale", plain, (value, locations, weights), backward)
+        yield Case("fused", fused, (value, references, offsets, logits), backward)
+        yield Case("key-aware, key = value", shared, (query, value, locations), backward)
+        yield Case("key-aware", separate, (query, key, value, locations), backward)
+
+
+def _run(function: Callable[..., Tensor], case: Case) -> None:
+    if not case.backward:
+        with torch.no_grad():
+            function(*case.tensors)
+        return
+    # The references of an encoder are constants.
+    leaves = [
+        tensor.detach().requires_grad_(index != 1 or case.name != "fused")
+        for index, tensor in enumerate(case.tensors)
+    ]
+    output = function(*leaves)
+    torch.autograd.backward(output, torch.ones_like(output))
+
+
+def measure(case: Case, device: torch.device, rounds: int) -> dict[str, Result]:
+    """Medians over the rounds, in which the contenders take turns, after one run for memory."""
+    memory = {
+        name: peak_memory(partial(_run, function, case), device.type)
+        for name, function in case.contenders.items()
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in case.contenders}
+    for _ in range(rounds):
+        for name, function in case.contenders.items():
+            _synchronise(device)
+            start, cpu_start = time.perf_counter(), time.process_time()
+            _run(function, case)
+            _synchronise(device)
+            end, cpu_end = time.perf_counter(), time.process_time()
+            times[name].append((end - start, cpu_end - cpu_start))
+    return {
+        name: Result(
+            statistics.median(wall for wall, _ in runs),
+            statistics.median(cpu for _, cpu in runs),
+            memory[name],
+        )
+        for name, runs in times.items()
+    }
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def table(size: str, case: Case, results: dict[str, Result]) -> list[list[object]]:
+    """A row per contender; the ratios say how many times the native operator is faster."""
+    native = results["native"]
+    label = f"{case.name}{', gradients' if case.backward else ''}"
+    return [
+        [
+            size,
+            label,
+            name,
+            1e3 * result.seconds,
+            result.seconds / native.seconds,
+            result.cpu_seconds / native.cpu_seconds,
+            "-" if result.memory is None else result.memory / 1e6,
+        ]
+        for name, result in results.items()
+    ]
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure every operator at the sizes of encoder and decoder and print a table per device."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    for name in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        device = torch.device(name)
+        print(f"{name}, {args.dtype}, {ops.backend(device)} operators, {args.rounds} rounds")
+        rows = []
+        for size in args.size or QUERIES:
+            inputs = make_inputs(QUERIES[size], device, getattr(torch, args.dtype))
+            for case in make_cases(inputs, device):
+                rows += table(size, case, measure(case, device, args.rounds))
+        headers = ["queries", "operator", "", "ms", "ratio", "CPU ratio", "peak MB"]
+        print(tabulate(rows, headers=headers, floatfmt=".1f"), flush=True)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch chooses")
+    parser.add_argument("--size", action="append", choices=tuple(QUERIES), help="default: all")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")

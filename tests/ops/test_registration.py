@@ -1,0 +1,125 @@
+"""The native operators under PyTorch's machinery: checks, compilation, export, derivatives."""
+
+import pytest
+import torch
+
+from lite_focus_detr import ops
+
+pytestmark = pytest.mark.usefixtures("native")
+
+SHAPES = [6, 5, 4, 3, 2, 2, 1, 1]
+FORWARD = ("ms_deform_attn", "key_aware_deform_attn")
+
+
+def arguments_of(inputs, name, fused):
+    """Arguments of an operator and of its gradient."""
+    reference = inputs.boxes if fused else None
+    points = inputs.offsets if fused else inputs.locations
+    if name == "ms_deform_attn":
+        weights = inputs.logits if fused else inputs.weights
+        forward = (inputs.value, SHAPES, reference, points, weights)
+    else:
+        key = None if fused else inputs.key
+        forward = (inputs.query, key, inputs.value, SHAPES, reference, points, 0.3)
+    return forward, (inputs.grad_output, *forward, fused)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", FORWARD)
+def test_the_operators_pass_opcheck(make_inputs, name, fused):
+    forward, backward = arguments_of(make_inputs().to(torch.float32), name, fused)
+    forward = tuple(
+        item.requires_grad_() if isinstance(item, torch.Tensor) else item for item in forward
+    )
+    torch.library.opcheck(getattr(torch.ops.lite_focus_detr, name).default, forward)
+    backward = tuple(item.detach() if isinstance(item, torch.Tensor) else item for item in backward)
+    torch.library.opcheck(getattr(torch.ops.lite_focus_detr, f"{name}_backward").default, backward)
+
+
+class Attention(torch.nn.Module):
+    def forward(self, value, references, offsets, logits, query):
+        shapes = [(6, 5), (4, 3), (2, 2), (1, 1)]
+        plain = ops.fused_deformable_attention(value, shapes, references, offsets, logits)
+        keyed = ops.fused_key_aware_deformable_attention(
+            query, None, value, shapes, references, offsets
+        )
+        return plain + keyed
+
+
+def attention_inputs(inputs):
+    return inputs.value, inputs.references, inputs.offsets, inputs.logits, inputs.query
+
+
+def test_compilation_gives_one_graph_with_the_same_gradients(make_inputs):
+    tensors = attention_inputs(make_inputs().to(torch.float32))
+    compiled = torch.compile(Attention(), fullgraph=True, backend="aot_eager")
+    results = []
+    for function in (Attention(), compiled):
+        leaves = [tensor.detach().requires_grad_() for tensor in tensors]
+        output = function(*leaves)
+        results.append((output, *torch.autograd.grad(output.square().sum(), leaves)))
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_export_keeps_the_operators_and_a_free_number_of_queries(make_inputs):
+    tensors = attention_inputs(make_inputs().to(torch.float32))
+    queries = torch.export.Dim("queries", min=2, max=100)
+    dynamic = (None, {1: queries}, {1: queries}, {1: queries}, {1: queries})
+    program = torch.export.export(Attention(), tensors, dynamic_shapes=(*dynamic,))
+    targets = [str(node.target) for node in program.graph.nodes]
+    assert "lite_focus_detr.ms_deform_attn.default" in targets
+    assert "lite_focus_detr.key_aware_deform_attn.default" in targets
+    other = attention_inputs(make_inputs(queries=11).to(torch.float32))
+    torch.testing.assert_close(program.module()(*other), Attention()(*other))
+
+
+def test_tracing_keeps_the_operators(make_inputs):
+    tensors = attention_inputs(make_inputs().to(torch.float32))
+    traced = torch.jit.trace(Attention(), tensors)
+    assert "lite_focus_detr::ms_deform_attn" in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(*tensors), Attention()(*tensors))
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("name", FORWARD)
+def test_a_second_derivative_is_refused(make_inputs, name, fused):
+    forward, _ = arguments_of(make_inputs(), name, fused)
+    points = forward[-2].requires_grad_()
+    output = getattr(torch.ops.lite_focus_detr, name)(*forward)
+    (gradient,) = torch.autograd.grad(output.square().sum(), points, create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        gradient.sum().backward()
+
+
+def test_autocast_keeps_locations_exact_and_the_dtype_of_value(make_inputs):
+    inputs = make_inputs().to(torch.float32)
+    arguments = (inputs.value.bfloat16(), inputs.shapes, inputs.locations, inputs.weights)
+    expected = ops.multi_scale_deformable_attention(*arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output = ops.multi_scale_deformable_attention(*arguments)
+    assert output.dtype == torch.bfloat16
+    assert torch.equal(output, expected)
+
+
+@pytest.mark.parametrize(
+    ("position", "change", "message"),
+    [
+        (0, lambda value: value[0], r"value must be \(B, S, M, D\), got \(47, 3, 8\)"),
+        (0, lambda value: value[:, 1:], "value has 46 tokens"),
+        (0, lambda value: value.long(), "value must be float32"),
+        (1, lambda shapes: shapes[:3], "spatial_shapes must list height and width"),
+        (1, lambda shapes: [0, *shapes[1:]], "spatial_shapes must be positive"),
+        (1, lambda shapes: [2**31, 2**31], "below 2\\^31"),
+        (3, lambda points: points[..., 0], "sampling points must be"),
+        (3, lambda points: points[:1], r"sampling points must have the shape \(2, 7, 3, 4, 4, 2\)"),
+        (3, lambda points: points.half(), "sampling points must be float32"),
+        (3, lambda points: points[:, :, :, :, :0], "at least one sampling point"),
+        (4, lambda weights: weights[:, :-1], "attention weights or logits must have the shape"),
+    ],
+)
+def test_kernels_refuse_what_does_not_fit(make_inputs, position, change, message):
+    arguments = list(arguments_of(make_inputs().to(torch.float32), "ms_deform_attn", False)[0])
+    arguments[position] = change(arguments[position])
+    with pytest.raises((RuntimeError, NotImplementedError), match=message):
+        torch.ops.lite_focus_detr.ms_deform_attn(*arguments)
