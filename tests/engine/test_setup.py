@@ -9,6 +9,7 @@ import torch
 from detectron2.utils import comm
 
 from lite_focus_detr.engine import DetrTrainer, load_config, setup, user_errors
+from lite_focus_detr.engine.setup import compute_threads
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
@@ -196,3 +197,14 @@ def test_train_net_exits_with_one_line_on_stderr(options, processes):
     (line,) = [x for x in done.stderr.splitlines() if "attention kernels" not in x]
     assert line.startswith("error: MODEL.DETR.NUM_CLASSES is 4")
     assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("cores", "workers", "processes", "threads"),
+    [(2, 1, 1, 1), (16, 4, 1, 12), (16, 2, 4, 2), (2, 4, 1, 1), (8, 0, 1, 8)],
+)
+def test_threads_leave_cores_to_loader_workers_and_other_processes(
+    monkeypatch, cores, workers, processes, threads
+):
+    monkeypatch.setattr(comm, "get_world_size", lambda: processes)
+    assert compute_threads(cores, workers) == threads

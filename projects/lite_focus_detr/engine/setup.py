@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -65,9 +66,20 @@ def setup(args: argparse.Namespace) -> CfgNode:
         raise ValueError(f"cannot write to OUTPUT_DIR {cfg.OUTPUT_DIR}: {error}") from error
     if no_gpu:
         logger.warning("There is no GPU: running on the CPU (MODEL.DEVICE cpu)")
+    if cfg.MODEL.DEVICE == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(compute_threads(os.cpu_count() or 1, cfg.DATALOADER.NUM_WORKERS))
     register_datasets(cfg)
     check_datasets(cfg, eval_only=args.eval_only)
     return cfg
+
+
+def compute_threads(num_cores: int, num_workers: int) -> int:
+    """Threads of this process that leave a core to each other process and to each loader worker.
+
+    The threads of a parallel region wait for each other in busy loops: with more threads than
+    cores, small models become several times slower.
+    """
+    return max(1, num_cores // comm.get_world_size() - num_workers)
 
 
 def load_config(config_file: str, options: Sequence[str]) -> CfgNode:
