@@ -1,6 +1,5 @@
 """Detectors of the DETR family as detectron2 meta-architectures."""
 
-from . import backbone
 from .encoder import ENCODER_REGISTRY
 from .meta_arch import (
     DeformableDETR,
@@ -19,5 +18,4 @@ __all__ = [
     "FocusDETR",
     "LiteDETR",
     "SparseDETR",
-    "backbone",
 ]

@@ -48,34 +48,23 @@ class SampledAttention(nn.Module):
         self.sampling_offsets = nn.Linear(embed_dim, points * 2)
         self.value_proj = _projection(embed_dim)
         self.output_proj = _projection(embed_dim)
-        self._start_from_rings()
-
-    def _start_from_rings(self) -> None:
-        """Points around the reference, one direction per head."""
+        # Start from rings around the reference, one direction per head.
         nn.init.zeros_(self.sampling_offsets.weight)
-        angle = torch.arange(self.num_heads) * (2.0 * math.pi / self.num_heads)
+        angle = torch.arange(num_heads) * (2.0 * math.pi / num_heads)
         direction = torch.stack((angle.cos(), angle.sin()), -1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
-        radius = torch.arange(1, self.num_points + 1)
-        ring = direction[:, None, None] * radius[:, None]  # (M, 1, P, 2)
-        with torch.no_grad():
-            bias = self.sampling_offsets.bias.view(self.num_heads, -1, self.num_points, 2)
-            bias.copy_(ring.expand_as(bias))
+        rings = direction[:, None, None] * torch.arange(1, num_points + 1)[:, None]  # (M, 1, P, 2)
+        bias = self.sampling_offsets.bias.detach().view(num_heads, -1, num_points, 2)
+        bias.copy_(rings.expand_as(bias))
 
     def forward(
         self, query: Tensor, reference_points: Tensor, value: Tensor, tokens: FeatureTokens
     ) -> Tensor:
-        """Attend from each query to samples around its reference on every level.
+        """Attend from queries (B, Q, C), position included, to samples of ``value`` (B, S, C).
 
-        Args:
-            query: (B, Q, C), position included.
-            reference_points: (B, Q, L, 2) points or (B, Q, L, 4) boxes, relative to each level's
-                padded map.
-            value: (B, S, C) tokens to sample.
-            tokens: says which of them are padded, and so have the value zero, and the levels.
-
-        Returns:
-            (B, Q, C).
+        They lie around ``reference_points``: (B, Q, L, 2) points or (B, Q, L, 4) boxes, relative to
+        each level's padded map. ``tokens`` says which are padded, and so have the value zero, and
+        the levels. The result is (B, Q, C).
         """
         return self.attend(query, reference_points, self.project((value,), tokens), tokens)
 
@@ -90,8 +79,8 @@ class SampledAttention(nn.Module):
         self, query: Tensor, reference_points: Tensor, tokens: FeatureTokens
     ) -> SamplePoints:
         """Where each query samples."""
-        offsets = self.sampling_offsets(query)
-        offsets = offsets.unflatten(-1, (self.num_heads, -1, self.num_points, 2))
+        shape = (self.num_heads, -1, self.num_points, 2)
+        offsets = self.sampling_offsets(query).unflatten(-1, shape)
         return SamplePoints(tokens.spatial_shapes, reference_points, offsets)
 
     def project(self, parts: Sequence[Tensor], tokens: FeatureTokens) -> Projected:
@@ -117,7 +106,6 @@ class DeformableAttention(SampledAttention):
     """Weights are a linear function of the query (Deformable DETR, eq. 3)."""
 
     def __init__(self, *, embed_dim: int, **sampling: Any) -> None:
-        """See :class:`SampledAttention`."""
         super().__init__(embed_dim=embed_dim, **sampling)
         samples = self.num_heads * self.num_levels * self.num_points
         self.attention_weights = nn.Linear(embed_dim, samples)
@@ -153,9 +141,8 @@ class KeyAwareAttention(SampledAttention):
     def sample(self, query: Tensor, projected: Projected, points: SamplePoints) -> Tensor:
         """See :meth:`SampledAttention.sample`."""
         query = self.query_proj(query).unflatten(-1, (self.num_heads, -1))
-        return ops.fused_key_aware_deformable_attention(
-            query, projected.key, projected.value, *points
-        )
+        value, key = projected
+        return ops.fused_key_aware_deformable_attention(query, key, value, *points)
 
 
 def _projection(embed_dim: int) -> nn.Linear:

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from .. import ops
 from .attention import DeformableAttention
-from .tokens import FeatureTokens
 
 
 class Sampling(NamedTuple):
@@ -31,7 +30,11 @@ def record_sampling(attentions: Iterable[nn.Module]) -> Iterator[list[Sampling]]
     @torch.no_grad()
     def record(attention: DeformableAttention, arguments: tuple[Any, ...]) -> None:
         query, references, _, tokens = arguments
-        recorded.append(_sampling(attention, query, references, tokens))
+        points = attention.points(query, references, tokens)
+        locations = ops.reference.sampling_locations(*points)
+        logits = attention.attention_weights(query).unflatten(-1, (attention.num_heads, -1))
+        weights = logits.to(locations.dtype).softmax(-1).view(locations.shape[:-1])
+        recorded.append(Sampling(locations, weights))
 
     hooks = [attention.register_forward_pre_hook(record) for attention in attentions]
     try:
@@ -39,16 +42,6 @@ def record_sampling(attentions: Iterable[nn.Module]) -> Iterator[list[Sampling]]
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _sampling(
-    attention: DeformableAttention, query: Tensor, references: Tensor, tokens: FeatureTokens
-) -> Sampling:
-    offsets = attention.sampling_offsets(query)
-    offsets = offsets.unflatten(-1, (attention.num_heads, -1, attention.num_points, 2))
-    locations = ops.reference.sampling_locations(tokens.spatial_shapes, references, offsets)
-    logits = attention.attention_weights(query).unflatten(-1, (attention.num_heads, -1))
-    return Sampling(locations, logits.to(locations.dtype).softmax(-1).view(locations.shape[:-1]))
 
 
 def attention_map(

@@ -28,8 +28,7 @@ def build_tokens(cfg: CfgNode, maps: Sequence[ShapeSpec]) -> TokenBuilder:
         num_levels=detr.NUM_LEVELS,
         embed_dim=detr.EMBED_DIM,
         norm_groups=detr.NORM_GROUPS,
-        temperature=detr.POSITION.TEMPERATURE,
-        offset=detr.POSITION.OFFSET,
+        **_arguments(detr.POSITION),
     )
 
 
@@ -97,28 +96,26 @@ def build_proposal_head(
     An encoder whose queries are learned borrows the class head of the last decoder layer.
     """
     detr = cfg.MODEL.DETR
-    size = {"embed_dim": detr.EMBED_DIM, "num_classes": detr.NUM_CLASSES}
-    if detr.QUERY_SELECTION != "learned":
-        return ProposalHead(**size)
-    if encoder.needs_proposal_head:
-        return ProposalHead(**size, borrowed=heads.class_embed[-1])
-    return None
+    learned = detr.QUERY_SELECTION == "learned"
+    if learned and not encoder.needs_proposal_head:
+        return None
+    borrowed = heads.class_embed[-1] if learned else None
+    return ProposalHead(embed_dim=detr.EMBED_DIM, num_classes=detr.NUM_CLASSES, borrowed=borrowed)
 
 
 def build_denoising(cfg: CfgNode) -> Denoising | None:
     """The denoising of ``MODEL.DETR.DENOISING``, if any."""
-    detr, denoising = cfg.MODEL.DETR, cfg.MODEL.DETR.DENOISING
-    if denoising.TYPE == "none":
+    detr = cfg.MODEL.DETR
+    options = _arguments(detr.DENOISING)
+    kind = options.pop("type")
+    if kind == "none":
         return None
     return Denoising(
         num_classes=detr.NUM_CLASSES,
         embed_dim=detr.EMBED_DIM,
-        contrastive=denoising.TYPE == "contrastive",
-        num=denoising.NUM,
-        label_noise=denoising.LABEL_NOISE,
-        box_noise=denoising.BOX_NOISE,
-        max_queries=denoising.MAX_QUERIES,
+        contrastive=kind == "contrastive",
         eps=detr.INVERSE_SIGMOID_EPS,
+        **options,
     )
 
 

@@ -14,16 +14,11 @@ from .targets import Match, Targets
 
 
 def average_num_boxes(counts: Sequence[int], device: torch.device, steps: int = 1) -> Tensor:
-    """Ground-truth boxes per process and step, the normaliser of the losses; never zero.
+    """Ground-truth boxes per process and step, the normaliser of the losses; a scalar, never zero.
 
-    Args:
-        counts: boxes of all images of this process, of all steps that share an update.
-        device: for the sum over processes.
-        steps: batches whose gradients are accumulated.
-
-    Returns:
-        Scalar. Dividing by it makes the mean gradient of several processes, or the mean of
-        several steps, equal to that of one large batch.
+    ``counts``: boxes of all images of this process in all ``steps`` that share an update. Dividing
+    by the result makes the mean gradient of several processes, or the mean of several steps, equal
+    to that of one large batch.
     """
     total = torch.tensor(sum(counts), dtype=torch.float64, device=device)
     world_size = comm.get_world_size()
@@ -57,14 +52,10 @@ class Criterion:
         num_boxes: Tensor,
         encoder_layers: Sequence[Prediction] = (),
     ) -> dict[str, Tensor]:
-        """Losses of decoder layers, proposals and encoder layers.
+        """Losses of the decoder layers, the last one without suffix, of the ``proposals``, suffix
+        ``_enc``, and of predictions inside the encoder, suffixes ``_enc_0`` …
 
-        Args:
-            layers: predictions of the decoder layers, the last one without suffix in the result.
-            proposals: of the encoder, suffix ``_enc``.
-            targets: ground truth.
-            num_boxes: normaliser, see :func:`average_num_boxes`.
-            encoder_layers: predictions inside the encoder, suffixes ``_enc_0`` …
+        ``num_boxes`` is the normaliser, see :func:`average_num_boxes`.
         """
         names = layer_suffixes(len(layers))
         names += [f"_enc_{index}" for index in range(len(encoder_layers))]
@@ -73,10 +64,9 @@ class Criterion:
         if proposals is not None:
             names.append("_enc")
             predictions.append(proposals)
-            labels = targets.labels
             if self.class_agnostic_proposals:
-                labels = torch.zeros_like(labels)
-            truths.append(targets._replace(labels=labels))
+                targets = targets._replace(labels=torch.zeros_like(targets.labels))
+            truths.append(targets)
         matches = self.matcher(predictions, truths)
         losses: dict[str, Tensor] = {}
         for name, prediction, truth, match in zip(names, predictions, truths, matches, strict=True):
@@ -98,25 +88,15 @@ class Criterion:
         return losses
 
     def _losses(
-        self,
-        name: str,
-        prediction: Prediction,
-        targets: Targets,
-        match: Match,
-        num_boxes: Tensor,
+        self, name: str, prediction: Prediction, targets: Targets, match: Match, num_boxes: Tensor
     ) -> dict[str, Tensor]:
-        """Weighted losses of one set of predictions.
-
-        Focal over all queries and classes, where unmatched queries are background, L1 and
-        generalised IoU of the matched boxes.
-        """
+        """Focal loss of all queries, the unmatched as background; L1 and GIoU of the matched."""
         class_weight, box_weight, giou_weight = self.weights
         num_boxes = num_boxes.to(prediction.boxes.dtype)
-        wanted = torch.zeros_like(prediction.logits)
+        logits = prediction.logits
+        wanted = torch.zeros_like(logits)
         wanted[match.image, match.query, targets.labels[match.image, match.target]] = 1.0
-        focal = sigmoid_focal_loss(
-            prediction.logits, wanted, FOCAL_ALPHA, FOCAL_GAMMA, reduction="sum"
-        )
+        focal = sigmoid_focal_loss(logits, wanted, FOCAL_ALPHA, FOCAL_GAMMA, reduction="sum")
         boxes = prediction.boxes[match.image, match.query]
         truth = targets.boxes[match.image, match.target].to(boxes.dtype)
         corners = [box_convert(x, "cxcywh", "xyxy") for x in (boxes, truth)]

@@ -17,21 +17,14 @@ class DecoderLayer(TransformerLayer):
     """Self-attention, cross-attention and feed-forward, each with residual and post-norm."""
 
     def __init__(
-        self,
-        *,
-        cross_attn: SampledAttention,
-        embed_dim: int,
-        num_heads: int,
-        dropout: float,
-        **feed_forward: Any,
+        self, *, cross_attn: SampledAttention, embed_dim: int, num_heads: int, **feed_forward: Any
     ) -> None:
         """``cross_attn`` over the memory; the rest see :class:`TransformerLayer`."""
-        super().__init__(embed_dim=embed_dim, dropout=dropout, **feed_forward)
+        super().__init__(embed_dim=embed_dim, **feed_forward)
+        dropout = self.dropout.p
         self.cross_attn = cross_attn
         self.norm1 = nn.LayerNorm(embed_dim)
-        self.self_attn = nn.MultiheadAttention(
-            embed_dim, num_heads, dropout=dropout, batch_first=True
-        )
+        self.self_attn = nn.MultiheadAttention(embed_dim, num_heads, dropout, batch_first=True)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.norm3 = nn.LayerNorm(embed_dim)
 
@@ -44,18 +37,11 @@ class DecoderLayer(TransformerLayer):
         tokens: FeatureTokens,
         blocked: Tensor | None,
     ) -> Tensor:
-        """Update the queries.
+        """Update ``content`` (B, Q, C), whose ``position`` (B, Q, C) is added to queries and keys.
 
-        Args:
-            content: (B, Q, C).
-            position: (B, Q, C), added to queries and keys.
-            reference_points: (B, Q, L, 2 or 4) relative to each level's padded map.
-            memory: (B, S, C) encoder output.
-            tokens: padding and levels of ``memory``.
-            blocked: bool, True where a query must not see another: (Q, Q), or (B * M, Q, Q).
-
-        Returns:
-            (B, Q, C).
+        ``reference_points`` (B, Q, L, 2 or 4) are relative to each level's padded map; ``tokens``
+        has the padding and levels of ``memory`` (B, S, C); ``blocked``, (Q, Q) or (B * M, Q, Q)
+        bool, is True where a query must not see another.
         """
         query = content + position
         attended = self.self_attn(query, query, content, attn_mask=blocked, need_weights=False)[0]
@@ -80,15 +66,11 @@ class Decoder(nn.Module):
         box_refine: bool,
         look_forward_twice: bool,
     ) -> None:
-        """Configure the stack.
-
-        ``box_position``: the position of a query is its embedded reference box (DAB-DETR), not a
-        fixed one; ``position_scale``: scaled by an MLP of the content from layer 2 on (DN-DETR);
-        ``padded_frame``: relative to the padded batch.
-        ``final_norm``: normalise hidden states before the heads, not for refinement (DINO).
-        ``box_refine``: each layer moves the reference of the next; ``look_forward_twice``: and
-        learns from the next one's loss (DINO, 3.5).
-        """
+        """``box_position``: the position of a query is its embedded reference box (DAB-DETR), not
+        a fixed one, ``position_scale``: scaled by an MLP of the content from layer 2 on (DN-DETR),
+        ``padded_frame``: relative to the padded batch. ``final_norm``: normalise hidden states
+        before the heads, not for refinement (DINO). ``box_refine``: each layer moves the reference
+        of the next, ``look_forward_twice``: and learns from its loss (DINO, 3.5)."""
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.num_heads = layers[0].self_attn.num_heads
@@ -107,17 +89,10 @@ class Decoder(nn.Module):
         heads: DetectionHeads,
         blocked: Tensor | None = None,
     ) -> list[Prediction]:
-        """Decode.
+        """The prediction of every layer for ``queries`` that look at ``memory`` (B, S, C).
 
-        Args:
-            queries: Q queries per image.
-            memory: (B, S, C) encoder output.
-            tokens: the encoder's input, for masks and shapes.
-            heads: class and box heads.
-            blocked: (Q, Q) bool, True where a query must not see another.
-
-        Returns:
-            The prediction of every layer.
+        ``tokens`` is the encoder's input, for masks and shapes; ``blocked`` (Q, Q) bool is True
+        where a query must not see another.
         """
         predictions = []
         content, reference = queries.content, queries.reference
@@ -129,9 +104,8 @@ class Decoder(nn.Module):
             levels = tokens.to_levels(reference)
             position = queries.position
             if self.ref_point_head is not None:
-                position = self._embed_reference(
-                    index, content, levels[:, :, 0] if self.padded_frame else reference
-                )
+                boxes = levels[:, :, 0] if self.padded_frame else reference
+                position = self._embed_reference(index, content, boxes)
             content = layer(content, position, levels, memory, tokens, blocked)
             hidden = content if self.norm is None else self.norm(content)
             boxes = heads.locate(index, hidden, anchor)

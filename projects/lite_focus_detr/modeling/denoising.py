@@ -69,14 +69,13 @@ class Denoising(nn.Module):
         max_queries: int,
         eps: float,
     ) -> None:
-        """Configure the noise.
-
-        ``num``: groups of plain denoising; contrastive makes ``num // boxes of the richest image``.
-        ``label_noise``: probability of a new label; ``box_noise``: scale of the shifts.
-        ``max_queries`` of an image; boxes beyond are left out. ``eps``: clamp of the boxes' logits.
-        """
+        """``num`` groups in plain denoising, ``num // boxes of the richest image`` in contrastive;
+        ``label_noise``: probability of a new label; ``box_noise``: scale of the shifts;
+        ``max_queries`` of an image, boxes beyond are left out; ``eps``: clamp of the logits."""
         super().__init__()
         self.contrastive = contrastive
+        # The parts of a group hold the same boxes: positives, and if contrastive negatives.
+        self.parts = 2 if contrastive else 1
         self.num = num
         self.label_noise = label_noise
         self.box_noise = box_noise
@@ -96,41 +95,43 @@ class Denoising(nn.Module):
         )
 
     def forward(self, targets: Targets, num_queries: int) -> DenoisingQueries:
-        """Make the queries of a batch.
-
-        Args:
-            targets: ground truth; without any box there are no queries, D = 0.
-            num_queries: Q, the queries that follow the denoising ones.
-        """
+        """Make the queries of a batch, to be followed by ``num_queries`` others; without any box
+        there are none, D = 0."""
         slots, groups = self._layout(max(targets.counts))
         counts = [min(count, slots) for count in targets.counts]
-        parts = groups * (2 if self.contrastive else 1)
+        parts = groups * self.parts
         device = targets.boxes.device
         labels = torch.cat([x[:n] for x, n in zip(targets.labels, counts, strict=True)])
         boxes = torch.cat([x[:n] for x, n in zip(targets.boxes, counts, strict=True)])
         labels, boxes = labels.repeat(parts), boxes.repeat(parts, 1)
         noise = self.sample_noise(len(labels), device)
         changed = noise.label_chance < self.label_noise
-        labels = torch.where(changed, noise.new_label, labels)
-        content = self.label_enc(labels)
+        content = self.label_enc(torch.where(changed, noise.new_label, labels))
         if not self.contrastive:
             content = nn.functional.pad(content, (0, 1), value=1.0)
         boxes = inverse_sigmoid(self._shift_boxes(boxes, noise, parts), self.eps)
-        index, filled = _slot_indices(counts, slots, parts)
+        slot_rows = _slot_rows(counts, slots, parts)
+        rows, empty = (torch.from_numpy(x).to(device, non_blocking=True) for x in slot_rows)
+        # Groups see themselves and the other queries, -1; those do not see the ground truth.
+        size = slots * self.parts
+        group = torch.arange(groups * size + num_queries, device=device) // max(size, 1)
+        group[groups * size :] = -1
+        # The positive queries are the first part of each group.
+        start = np.arange(groups)[:, None] * size
+        pairs = [((start + np.arange(n)).ravel(), np.tile(np.arange(n), groups)) for n in counts]
         return DenoisingQueries(
-            content=_scatter(content, index, filled),
-            reference=_scatter(boxes, index, filled).sigmoid(),
-            blocked=_block_groups(slots * parts, parts // groups * slots, num_queries, device),
-            match=_positives(counts, slots, groups, parts // groups, device),
+            content=content[rows].masked_fill(empty, 0.0),
+            reference=boxes[rows].masked_fill(empty, 0.0).sigmoid(),
+            blocked=(group != group[:, None]) & (group >= 0),
+            match=Match.from_host(pairs, device),
             num_groups=groups,
         )
 
     def _layout(self, most: int) -> tuple[int, int]:
         """Slots for boxes in each part of a group, and number of groups, within the cap."""
-        parts = 2 if self.contrastive else 1
-        slots = min(most, max(1, self.max_queries // parts))
+        slots = min(most, max(1, self.max_queries // self.parts))
         groups = self.num // max(slots, 1) if self.contrastive else self.num
-        return slots, max(1, min(groups, self.max_queries // max(slots * parts, 1)))
+        return slots, max(1, min(groups, self.max_queries // max(slots * self.parts, 1)))
 
     def _shift_boxes(self, boxes: Tensor, noise: Noise, parts: int) -> Tensor:
         """Move boxes (N, 4) cxcywh and clip them to the image."""
@@ -146,35 +147,11 @@ class Denoising(nn.Module):
         return box_convert(corners.clamp(0, 1), "xyxy", "cxcywh")
 
 
-def _slot_indices(counts: list[int], slots: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where slot (B, parts * slots) finds its box in the flat sequence, and whether it has one."""
+def _slot_rows(counts: list[int], slots: int, parts: int) -> tuple[np.ndarray, np.ndarray]:
+    """Box in the flat sequence of each slot (B, D), and whether it has none (B, D, 1)."""
     first = np.cumsum([0, *counts])
     slot = np.arange(slots)
     filled = slot < np.array(counts)[:, None]  # (B, slots)
     in_part = np.where(filled, first[:-1, None] + slot, 0)
     index = in_part[:, None] + first[-1] * np.arange(parts)[:, None]  # (B, parts, slots)
-    filled = np.broadcast_to(filled[:, None], index.shape)
-    return index.reshape(len(counts), -1), filled.reshape(len(counts), -1)
-
-
-def _scatter(flat: Tensor, index: np.ndarray, filled: np.ndarray) -> Tensor:
-    """Rows of ``flat`` (N, C) in the slots (B, D, C); empty slots are zero."""
-    rows = flat[torch.from_numpy(index).to(flat.device, non_blocking=True)]
-    empty = torch.from_numpy(~filled).to(flat.device, non_blocking=True)
-    return rows.masked_fill(empty[..., None], 0.0)
-
-
-def _block_groups(num: int, group_size: int, num_queries: int, device: torch.device) -> Tensor:
-    """Groups see themselves and the ordinary queries; those do not see the ground truth."""
-    group = torch.arange(num + num_queries, device=device) // max(group_size, 1)
-    group[num:] = -1
-    return (group[None] != group[:, None]) & (group[None] >= 0)
-
-
-def _positives(
-    counts: list[int], slots: int, groups: int, parts: int, device: torch.device
-) -> Match:
-    """The positive queries and their boxes: the first part of each group."""
-    start = np.arange(groups)[:, None] * parts * slots
-    pairs = [((start + np.arange(n)).reshape(-1), np.tile(np.arange(n), groups)) for n in counts]
-    return Match.from_host(pairs, device)
+    return index.reshape(len(counts), -1), np.tile(~filled, parts)[..., None]

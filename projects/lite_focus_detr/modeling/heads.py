@@ -59,11 +59,10 @@ class MLP(nn.Module):
 def box_head(embed_dim: int, size_bias: float) -> MLP:
     """Three-layer box head that starts at zero shift and the logit ``size_bias`` of w and h."""
     head = MLP(embed_dim, embed_dim, embed_dim, 4)
-    last = head.layers[-1]
-    assert isinstance(last, nn.Linear)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    nn.init.constant_(last.bias[2:], size_bias)
+    *_, weight, bias = head.parameters()
+    nn.init.zeros_(weight)
+    nn.init.zeros_(bias)
+    nn.init.constant_(bias[2:], size_bias)
     return head
 
 
@@ -135,12 +134,9 @@ class ProposalHead(nn.Module):
 
 
 def token_anchors(tokens: FeatureTokens) -> tuple[Tensor, Tensor]:
-    """A square anchor at each token, of 5 % of the image at the finest level and doubling.
-
-    Returns:
-        Logits (B, S, 4) cxcywh, infinite (the box is 1, 1, 1, 1) where invalid, and validity
-        (B, S): inside the image with all coordinates at least 0.01 from its border.
-    """
+    """A square anchor at each token, of 5 % of the image at the finest level and doubling: logits
+    (B, S, 4) cxcywh, infinite (the box is 1, 1, 1, 1) where invalid, and validity (B, S): inside
+    the image with all coordinates at least 0.01 from its border."""
     sides = [
         tokens.centers.new_full((height * width, 2), 0.05 * 2.0**level)
         for level, (height, width) in enumerate(tokens.spatial_shapes)

@@ -30,12 +30,8 @@ class HungarianMatcher:
     def __call__(
         self, predictions: Sequence[Prediction], targets: Sequence[Targets]
     ) -> list[Match]:
-        """Match any number of sets of predictions; the device is read from once.
-
-        Args:
-            predictions: of all layers; each of any number of queries.
-            targets: ground truth for each of them, on the same images.
-        """
+        """Match sets of predictions, each of any number of queries, and the ground truth for each
+        of them; the device is read from once."""
         costs = [self.cost(p, t) for p, t in zip(predictions, targets, strict=True)]
         flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
         parts = np.split(flat, np.cumsum([cost.numel() for cost in costs])[:-1])
@@ -57,9 +53,6 @@ class HungarianMatcher:
         truth = targets.boxes.to(boxes.dtype)
         corners = [box_convert(x, "cxcywh", "xyxy") for x in (boxes, truth)]
         giou = torch.vmap(generalized_box_iou)(*corners)
-        cost = (
-            self.class_cost * (hit - miss)
-            + self.box_cost * torch.cdist(boxes, truth, p=1)
-            - self.giou_cost * giou
-        )
+        distance = torch.cdist(boxes, truth, p=1)
+        cost = self.class_cost * (hit - miss) + self.box_cost * distance - self.giou_cost * giou
         return cost.nan_to_num(WORST_COST, WORST_COST, -WORST_COST)

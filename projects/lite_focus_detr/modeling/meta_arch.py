@@ -119,22 +119,26 @@ class DetectionTransformer(nn.Module):
     def forward(
         self, batched_inputs: Sequence[Mapping[str, Any]], num_boxes: Tensor | None = None
     ) -> dict[str, Tensor] | list[dict[str, Instances]]:
-        """Train or detect, as every detectron2 meta-architecture.
+        """In training the weighted losses by name, else ``{"instances": Instances}`` per image.
 
-        Args:
-            batched_inputs: per image ``image`` (C, H, W) in ``INPUT.FORMAT``; optionally ``height``
-                and ``width`` of the detections; in training ``instances`` with ``gt_boxes`` and
-                ``gt_classes``.
-            num_boxes: normaliser of the losses, see ``average_num_boxes``; by default that of
-                this batch over all processes.
-
-        Returns:
-            In training the weighted losses by name, else ``{"instances": Instances}`` per image.
+        Inputs, per image: ``image`` (C, H, W) in ``INPUT.FORMAT``; optionally ``height`` and
+        ``width`` of the detections; in training ``instances`` with ``gt_boxes`` and ``gt_classes``.
+        ``num_boxes`` normalises the losses; by default ``average_num_boxes`` of this batch.
         """
         images = self.preprocess_image(batched_inputs)
         if self.training:
             return self._losses(images, [x["instances"] for x in batched_inputs], num_boxes)
-        return self._detect(images, batched_inputs)
+        outputs = self.forward_outputs(images)
+        last, mask = Prediction(outputs.pred_logits, outputs.pred_boxes), outputs.padding_mask
+        detections = select_detections(
+            last, images.image_sizes, self.max_detections, self.coco_id_rows, mask
+        )
+        results = []
+        for found, inputs in zip(detections, batched_inputs, strict=True):
+            height, width = found.image_size
+            size = inputs.get("height", height), inputs.get("width", width)
+            results.append({"instances": detector_postprocess(found, *size)})
+        return results
 
     def preprocess_image(self, batched_inputs: Sequence[Mapping[str, Any]]) -> ImageList:
         """Normalise and pad the images to one size."""
@@ -148,23 +152,20 @@ class DetectionTransformer(nn.Module):
     def forward_outputs(
         self, images: ImageList, proposal_indices: Tensor | None = None
     ) -> DetectorOutputs:
-        """Predict for normalised images.
+        """Predict for images (B, 3, H, W), normalised and padded, with the sizes before padding.
 
-        Args:
-            images: (B, 3, H, W) normalised and padded, with the sizes before padding.
-            proposal_indices: (B, Q) tokens to use as proposals instead of the best-scored ones,
-                so that results can be compared when scores are tied.
+        ``proposal_indices`` (B, Q): tokens to use as proposals instead of the best-scored ones, so
+        that results can be compared when scores are tied.
         """
         tokens = self.build_tokens(images)
         encoded, queries = self._encode(tokens, proposal_indices)
         *earlier, last = self.decoder(queries, encoded.memory, tokens, self.heads)
-        proposals = queries.proposals
         return DetectorOutputs(
             pred_logits=last.logits,
             pred_boxes=last.boxes,
             aux_outputs=earlier,
-            proposal_outputs=None if proposals is None else proposals.prediction,
-            proposal_indices=None if proposals is None else proposals.indices,
+            proposal_outputs=queries.proposals,
+            proposal_indices=queries.indices,
             memory=encoded.memory,
             padding_mask=queries.padding_mask,
         )
@@ -193,39 +194,20 @@ class DetectionTransformer(nn.Module):
         if self.denoising is not None:
             noised = self.denoising(targets, queries.content.shape[1])
             queries = noised.prepend_to(queries)
-        decoder_layers: list[Any] = list(self.decoder.layers if self.encoder.needs_sampling else [])
-        with record_sampling(layer.cross_attn for layer in decoder_layers) as sampling:
-            layers = self.decoder(
-                queries, encoded.memory, tokens, self.heads, noised.blocked if noised else None
-            )
+        watched = self.decoder.layers if self.encoder.needs_sampling else ()
+        with record_sampling(layer.get_submodule("cross_attn") for layer in watched) as sampling:
+            blocked = noised.blocked if noised else None
+            layers = self.decoder(queries, encoded.memory, tokens, self.heads, blocked)
         losses = {}
         if noised is not None:
             first, layers = noised.split(layers)
             sampling = [x.skip(noised.content.shape[1]) for x in sampling]
             losses.update(self.criterion.denoising(first, noised, targets, num_boxes))
-        proposals = None if queries.proposals is None else queries.proposals.prediction
-        losses.update(self.criterion(layers, proposals, targets, num_boxes, encoded.predictions))
+        losses.update(
+            self.criterion(layers, queries.proposals, targets, num_boxes, encoded.predictions)
+        )
         losses.update(self.encoder.losses(encoded, tokens, targets, sampling))
         return losses
-
-    def _detect(
-        self, images: ImageList, batched_inputs: Sequence[Mapping[str, Any]]
-    ) -> list[dict[str, Instances]]:
-        outputs = self.forward_outputs(images)
-        detections = select_detections(
-            Prediction(outputs.pred_logits, outputs.pred_boxes),
-            images.image_sizes,
-            self.max_detections,
-            self.coco_id_rows,
-            outputs.padding_mask,
-        )
-        results = []
-        for detected, size, inputs in zip(
-            detections, images.image_sizes, batched_inputs, strict=True
-        ):
-            height, width = inputs.get("height", size[0]), inputs.get("width", size[1])
-            results.append({"instances": detector_postprocess(detected, height, width)})
-        return results
 
 
 @META_ARCH_REGISTRY.register()

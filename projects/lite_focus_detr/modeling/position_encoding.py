@@ -9,15 +9,10 @@ NORMALIZER_EPS = 1e-6
 
 
 def sine_embedding(coordinate: Tensor, dim: int, temperature: float) -> Tensor:
-    """Embed a coordinate in alternating sines and cosines of falling frequency.
+    """Embed angles (...), of which 2 pi is the whole image, in ``dim`` channels (..., dim), even.
 
-    Args:
-        coordinate: (...) angles; a full turn, 2 pi, is the whole image.
-        dim: channels of the result, even.
-        temperature: ratio of the highest to the lowest frequency.
-
-    Returns:
-        (..., dim); sine on even, cosine on odd channels ("Attention is all you need", 3.5).
+    Sine on even, cosine on odd channels ("Attention is all you need", 3.5); ``temperature`` is the
+    ratio of the highest to the lowest frequency.
     """
     exponent = torch.arange(dim, dtype=coordinate.dtype, device=coordinate.device)
     frequency = temperature ** (2 * (exponent // 2) / dim)
@@ -26,30 +21,15 @@ def sine_embedding(coordinate: Tensor, dim: int, temperature: float) -> Tensor:
 
 
 def sine_box_embedding(boxes: Tensor, dim: int) -> Tensor:
-    """Embed normalised coordinates one after the other.
-
-    Args:
-        boxes: (..., N) coordinates in [0, 1], in the order in which they are wanted.
-        dim: channels of each coordinate.
-
-    Returns:
-        (..., N * dim).
-    """
+    """Embed coordinates (..., N) in [0, 1] one after the other in ``dim`` channels each."""
     return sine_embedding(boxes * (2 * math.pi), dim, 10000.0).flatten(-2)
 
 
 def sine_grid_embedding(valid: Tensor, dim: int, temperature: float, offset: float) -> Tensor:
-    """Embed the pixels of a padded batch relative to the valid part of each image.
+    """Embed each pixel relative to its image, ``valid`` (B, H, W), as (B, H, W, dim) in float32.
 
-    Args:
-        valid: (B, H, W) bool, True inside the image.
-        dim: channels of the result, divisible by 4; the first half is y, the second x.
-        temperature: see :func:`sine_embedding`.
-        offset: shift in pixels before normalising; -0.5 takes pixel centres (Deformable DETR),
-            0 is the choice of DINO.
-
-    Returns:
-        (B, H, W, dim) in float32.
+    ``dim`` is divisible by 4; the first half of the channels is y, the second x. ``offset``: shift
+    in pixels before normalising; -0.5 takes pixel centres (Deformable DETR), 0 is DINO's choice.
     """
     axes = []
     for axis in (1, 2):

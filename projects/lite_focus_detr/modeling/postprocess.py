@@ -22,15 +22,9 @@ def select_detections(
 ) -> list[Instances]:
     """The best (query, class) pairs of each image; a query may appear with several classes.
 
-    Args:
-        prediction: of B images.
-        image_sizes: (height, width) of each image before padding.
-        max_detections: most detections of an image.
-        coco_id_rows: the classes are COCO ids; unused ids are dropped, the others made contiguous.
-        padding_mask: (B, Q) bool, True for slots that hold no query.
-
-    Returns:
-        Instances with ``pred_boxes`` (xyxy in pixels), ``scores`` and ``pred_classes``.
+    ``image_sizes``: (height, width) before padding; ``coco_id_rows``: the classes are COCO ids,
+    of which the unused are dropped and the others made contiguous; ``padding_mask`` (B, Q) bool is
+    True for slots that hold no query. The ``pred_boxes`` of the result are xyxy in pixels.
     """
     scores = prediction.logits.sigmoid()
     if coco_id_rows:

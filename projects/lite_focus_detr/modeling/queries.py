@@ -10,13 +10,6 @@ from .position_encoding import sine_box_embedding
 from .tokens import FeatureTokens
 
 
-class Proposals(NamedTuple):
-    """Encoder tokens chosen as queries, N of them, and what the criterion trains."""
-
-    indices: Tensor  #: (B, N) into the tokens, best score first
-    prediction: Prediction  #: of all tokens if all are trained, else of the chosen ones
-
-
 class Queries(NamedTuple):
     """What the decoder starts from. B images, Q queries, C channels."""
 
@@ -24,7 +17,8 @@ class Queries(NamedTuple):
     position: Tensor | None  #: (B, Q, C); None: the decoder embeds the reference in each layer
     reference: Tensor  #: (B, Q, 2) points or (B, Q, 4) boxes cxcywh in [0, 1]
     padding_mask: Tensor | None = None  #: (B, Q) bool, True for slots that hold no query
-    proposals: Proposals | None = None
+    indices: Tensor | None = None  #: (B, Q) tokens that became queries, best score first
+    proposals: Prediction | None = None  #: of all tokens if all are trained, else of the chosen
 
 
 class LearnedPointQueries(nn.Module):
@@ -60,8 +54,8 @@ class LearnedBoxQueries(nn.Module):
         """The same queries for every image of ``memory`` (B, S, C)."""
         content = nn.functional.pad(self.tgt_embed.weight, (0, self.num_indicators))
         reference = self.refpoint_embed.weight.sigmoid()
-        count = len(memory)
-        return Queries(content.expand(count, -1, -1), None, reference.expand(count, -1, -1))
+        batch = len(memory)
+        return Queries(content.expand(batch, -1, -1), None, reference.expand(batch, -1, -1))
 
 
 class ProposalQueries(nn.Module):
@@ -89,11 +83,8 @@ class ProposalQueries(nn.Module):
     ) -> Queries:
         """Choose the proposals (Deformable DETR, two-stage) and make queries of them.
 
-        Args:
-            memory: (B, S, C) encoder output.
-            tokens: the encoder's input.
-            head: scores and boxes.
-            indices: (B, N) tokens to choose instead of the best.
+        ``tokens`` are the encoder's input, ``memory`` (B, S, C) is its output; ``indices`` (B, N)
+        of tokens are chosen instead of the best.
         """
         anchors, valid = token_anchors(tokens)
         projected = head.project(memory, valid)
@@ -101,25 +92,24 @@ class ProposalQueries(nn.Module):
         padding_mask = None
         if indices is None:
             indices, padding_mask = self.select(logits, tokens)
+        rows = indices[..., None]
+        if not self.all_boxes:
+            projected, anchors = projected.take_along_dim(rows, 1), anchors.take_along_dim(rows, 1)
+        boxes = chosen = head.box_logits(projected, anchors)
         if self.all_boxes:
-            boxes = head.box_logits(projected, anchors)
-            box_logits = _gather(boxes, indices)
-        else:
-            box_logits = head.box_logits(_gather(projected, indices), _gather(anchors, indices))
-        if self.train_all:
-            prediction = Prediction(logits, boxes.sigmoid())
-        else:
-            prediction = Prediction(_gather(logits, indices), box_logits.sigmoid())
-        reference = box_logits.detach().sigmoid()
-        content, position = self.embed(reference, _gather(memory, indices))
-        return Queries(content, position, reference, padding_mask, Proposals(indices, prediction))
+            chosen = boxes.take_along_dim(rows, 1)
+        if not self.train_all:
+            logits, boxes = logits.take_along_dim(rows, 1), chosen
+        reference = chosen.detach().sigmoid()
+        content, position = self.embed(reference, memory.take_along_dim(rows, 1))
+        prediction = Prediction(logits, boxes.sigmoid())
+        return Queries(content, position, reference, padding_mask, indices, prediction)
 
     def select(self, logits: Tensor, tokens: FeatureTokens) -> tuple[Tensor, Tensor | None]:
         """Indices (B, N) of the best tokens by logits (B, S, K), and which of them are padding."""
         scores = logits[..., 0] if self.class_agnostic else logits.amax(-1)
-        scores = scores.masked_fill(tokens.padding_mask, float("-inf"))
         count = min(self.num_queries, max(tokens.num_valid))
-        indices = scores.topk(count, dim=1).indices
+        indices = scores.masked_fill(tokens.padding_mask, -torch.inf).topk(count, dim=1).indices
         # The token counts are known on the host, so this asks nothing of the device.
         if min(tokens.num_valid) >= count:
             return indices, None
@@ -129,34 +119,35 @@ class ProposalQueries(nn.Module):
 class TwoStageQueries(ProposalQueries):
     """Content and position are embeddings of the proposal's box (Deformable DETR)."""
 
+    #: Embeddings of ``embed_dim`` channels that are made of a box.
+    num_embeddings = 2
+
     def __init__(self, *, embed_dim: int, **selection: Any) -> None:
         """``embed_dim`` of the decoder; ``selection`` see :class:`ProposalQueries`."""
         super().__init__(**selection)
-        self.pos_trans = nn.Linear(embed_dim * 2, embed_dim * 2)
-        self.pos_trans_norm = nn.LayerNorm(embed_dim * 2)
+        self.pos_trans = nn.Linear(embed_dim * 2, embed_dim * self.num_embeddings)
+        self.pos_trans_norm = nn.LayerNorm(embed_dim * self.num_embeddings)
         nn.init.xavier_uniform_(self.pos_trans.weight)
 
     def embed(self, reference: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embed x, y, w and h in this order; half of the channels is the position."""
-        sine = sine_box_embedding(reference, self.pos_trans.in_features // 4)
-        position, content = self.pos_trans_norm(self.pos_trans(sine)).chunk(2, dim=-1)
+        """Half of the channels of the embedded box is the position."""
+        position, content = self._embed_box(reference).chunk(2, dim=-1)
         return content, position
 
+    def _embed_box(self, reference: Tensor) -> Tensor:
+        """Embed x, y, w and h in this order."""
+        sine = sine_box_embedding(reference, self.pos_trans.in_features // 4)
+        return self.pos_trans_norm(self.pos_trans(sine))
 
-class TokenContentQueries(ProposalQueries):
+
+class TokenContentQueries(TwoStageQueries):
     """Content is the token itself, position embeds its box (Efficient DETR, Sparse DETR)."""
 
-    def __init__(self, *, embed_dim: int, **selection: Any) -> None:
-        """``embed_dim`` of the decoder; ``selection`` see :class:`ProposalQueries`."""
-        super().__init__(**selection)
-        self.pos_trans = nn.Linear(embed_dim * 2, embed_dim)
-        self.pos_trans_norm = nn.LayerNorm(embed_dim)
-        nn.init.xavier_uniform_(self.pos_trans.weight)
+    num_embeddings = 1
 
     def embed(self, reference: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Embed x, y, w and h in this order; the content keeps its gradient."""
-        sine = sine_box_embedding(reference, self.pos_trans.in_features // 4)
-        return chosen, self.pos_trans_norm(self.pos_trans(sine))
+        """The embedded box is the position; the content keeps its gradient."""
+        return chosen, self._embed_box(reference)
 
 
 class MixedQueries(ProposalQueries):
@@ -170,8 +161,7 @@ class MixedQueries(ProposalQueries):
 
     def embed(self, reference: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
         """The first embeddings for every image; no fixed position."""
-        batch, count, _ = reference.shape
-        return self.tgt_embed.weight[:count].expand(batch, -1, -1), None
+        return self.tgt_embed.weight[: chosen.shape[1]].expand_as(chosen), None
 
 
 #: By the value of ``QUERY_SELECTION``.
@@ -180,8 +170,3 @@ PROPOSAL_QUERIES: dict[str, type[ProposalQueries]] = {
     "token": TokenContentQueries,
     "mixed": MixedQueries,
 }
-
-
-def _gather(x: Tensor, indices: Tensor) -> Tensor:
-    """Rows (B, N, C) of x (B, S, C) by indices (B, N)."""
-    return x.gather(1, indices[..., None].expand(-1, -1, x.shape[-1]))

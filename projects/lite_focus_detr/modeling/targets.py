@@ -30,22 +30,17 @@ class Match(NamedTuple):
         cls, pairs: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device
     ) -> "Match":
         """Join the (query, target) index arrays of each image and move them to ``device``."""
-        image = np.concatenate([np.full(len(query), i) for i, (query, _) in enumerate(pairs)])
-        query = np.concatenate([query for query, _ in pairs])
-        target = np.concatenate([target for _, target in pairs])
-        stacked = np.stack((image, query, target)).astype(np.int64)
-        return cls(*torch.from_numpy(stacked).to(device, non_blocking=True))
+        parts = [np.stack((np.full(len(q), i), q, t)) for i, (q, t) in enumerate(pairs)]
+        joined = np.concatenate(parts, axis=1).astype(np.int64)
+        return cls(*torch.from_numpy(joined).to(device, non_blocking=True))
 
 
 def prepare_targets(
     instances: Sequence[Instances], device: torch.device, class_rows: Sequence[int] | None = None
 ) -> Targets:
-    """Collect ``gt_boxes`` (xyxy in pixels) and ``gt_classes`` of a batch.
+    """Collect ``gt_boxes`` (xyxy in pixels of the un-padded image) and ``gt_classes`` of a batch.
 
-    Args:
-        instances: one per image; ``image_size`` is the un-padded (height, width).
-        device: of the result.
-        class_rows: row of the class heads for each class, if they are not in order.
+    ``class_rows``: row of the class heads for each class, if they are not in order.
     """
     counts = tuple(len(x) for x in instances)
     labels = torch.zeros(len(instances), max(counts), dtype=torch.int64, device=device)

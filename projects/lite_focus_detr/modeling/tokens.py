@@ -28,14 +28,8 @@ class FeatureTokens(NamedTuple):
     strides: tuple[int, ...] = ()  #: pixels per token of each level
 
     def to_levels(self, reference: Tensor) -> Tensor:
-        """Express references in the padded maps that the attention samples from.
-
-        Args:
-            reference: (B, Q, 2) points or (B, Q, 4) boxes cxcywh relative to the un-padded image.
-
-        Returns:
-            (B, Q, L, 2 or 4) relative to each level's padded map.
-        """
+        """Points (B, Q, 2) or boxes (B, Q, 4) cxcywh of the un-padded image in the padded maps of
+        the levels, (B, Q, L, 2 or 4), that the attention samples from."""
         ratios = self.valid_ratios.repeat(1, 1, reference.shape[-1] // 2)
         return reference[:, :, None] * ratios[:, None]
 
@@ -84,12 +78,7 @@ class TokenBuilder(nn.Module):
         return levels
 
     def forward(self, levels: Sequence[Tensor], images: ImageList) -> FeatureTokens:
-        """Join the levels of the neck and attach positions, masks and references.
-
-        Args:
-            levels: (B, embed_dim, H_l, W_l), fine to coarse, see :meth:`project`.
-            images: the padded batch and its sizes before padding.
-        """
+        """Join the ``levels`` of :meth:`project` and attach positions, masks and centres."""
         device, dtype = levels[0].device, torch.promote_types(levels[0].dtype, torch.float32)
         # Image sizes live on the host: the masks are made there and nothing waits for a device.
         heights, widths = torch.tensor([(int(h), int(w)) for h, w in images.image_sizes]).T
@@ -129,9 +118,5 @@ def _resize_lines(lines: Tensor, size: int) -> Tensor:
 
 def _centers(height: int, width: int, valid: Tensor) -> Tensor:
     """Centres (B, H * W, 2) of a level's cells; ``valid`` (B, 2) is its un-padded (w, h)."""
-    y, x = torch.meshgrid(
-        torch.arange(height, dtype=valid.dtype, device=valid.device) + 0.5,
-        torch.arange(width, dtype=valid.dtype, device=valid.device) + 0.5,
-        indexing="ij",
-    )
-    return torch.stack((x, y), -1).flatten(0, 1) / valid[:, None]
+    axes = [torch.arange(n, dtype=valid.dtype, device=valid.device) + 0.5 for n in (width, height)]
+    return torch.stack(torch.meshgrid(*axes, indexing="xy"), -1).flatten(0, 1) / valid[:, None]

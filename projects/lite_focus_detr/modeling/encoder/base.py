@@ -14,9 +14,7 @@ from ..targets import Targets
 from ..tokens import FeatureTokens
 
 ENCODER_REGISTRY = Registry("ENCODER")
-ENCODER_REGISTRY.__doc__ = """
-Encoders by name. Built as ``Encoder(cfg)``; see :class:`Encoder` for what they must do.
-"""
+ENCODER_REGISTRY.__doc__ = "Encoders by name, built as ``Encoder(cfg)``; see :class:`Encoder`."
 
 
 class EncoderOutput(NamedTuple):
@@ -36,11 +34,9 @@ class Encoder(nn.Module):
     needs_sampling = False
 
     def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
-        """Encode.
+        """Encode the feature levels of a batch.
 
-        Args:
-            tokens: feature levels of a batch.
-            proposal_head: scores tokens; None if neither queries nor encoder ask for one.
+        ``proposal_head`` scores tokens; None if neither queries nor encoder ask for one.
         """
         raise NotImplementedError
 
@@ -53,11 +49,8 @@ class Encoder(nn.Module):
     ) -> dict[str, Tensor]:
         """Weighted losses beyond those of the detector; none by default.
 
-        Args:
-            output: of this encoder for ``tokens``.
-            tokens: feature levels of the batch.
-            targets: ground truth of the batch.
-            sampling: of the queries in each decoder layer if ``needs_sampling``, else empty.
+        ``output`` is that of this encoder for ``tokens``, ``sampling`` that of the queries in each
+        decoder layer if ``needs_sampling``, else empty.
         """
         return {}
 

@@ -30,8 +30,7 @@ class DeformableEncoder(Encoder):
 
     def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` is not used."""
-        references = tokens.to_levels(tokens.centers)
-        queries = TokenQueries(tokens.features, tokens.position, references)
+        queries = TokenQueries(tokens.features, tokens.position, tokens.to_levels(tokens.centers))
         for layer in self.layers:
             queries = queries._replace(features=layer(queries, queries.features, tokens))
         return EncoderOutput(queries.features)

@@ -1,14 +1,12 @@
 """The interleaved encoder of Lite DETR: many updates of few tokens, few updates of many."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..attention import Projected
 from ..heads import ProposalHead
 from ..tokens import FeatureTokens
 from .base import ENCODER_REGISTRY, Encoder, EncoderOutput
@@ -51,13 +49,9 @@ class AllLevelsLayer(HighLevelLayer):
         updated = self.update(high, projected, tokens)
         if self.low_sees_update:
             projected = self.self_attn.project((low.features, updated), tokens)
-        return self.update_low(low, projected, tokens), updated
-
-    def update_low(self, low: TokenQueries, projected: Projected, tokens: FeatureTokens) -> Tensor:
-        """:meth:`update` with the small feed-forward part."""
         attended = self.attend(low, projected, tokens)
         hidden = self.dropout(self.linear12(attended).relu())
-        return self.norm22(attended + self.dropout(self.linear22(hidden)))
+        return self.norm22(attended + self.dropout(self.linear22(hidden))), updated
 
 
 @ENCODER_REGISTRY.register()
@@ -79,17 +73,13 @@ class LiteEncoder(Encoder):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.DETR`` and ``MODEL.LITE``."""
         lite, num_layers = cfg.MODEL.LITE, cfg.MODEL.DETR.ENCODER.NUM_LAYERS
-        block = num_layers // lite.NUM_BLOCKS
         has_low = lite.NUM_HIGH_LEVELS < cfg.MODEL.DETR.NUM_LEVELS
-        all_levels = partial(
-            AllLevelsLayer,
-            low_ffn_dim=lite.LOW_FFN_DIM,
-            low_sees_update=lite.LOW_UPDATE == "after",
-        )
-        layers: list[TokenUpdate] = []
+        low = {"low_ffn_dim": lite.LOW_FFN_DIM, "low_sees_update": lite.LOW_UPDATE == "after"}
+        layers = []
         for index in range(1, num_layers + 1):
-            kind = all_levels if has_low and index % block == 0 else HighLevelLayer
-            layers.append(kind(**layer_arguments(cfg)))
+            ends_block = index % (num_layers // lite.NUM_BLOCKS) == 0
+            kind, more = (AllLevelsLayer, low) if has_low and ends_block else (HighLevelLayer, {})
+            layers.append(kind(**layer_arguments(cfg), **more))
         return {"layers": layers, "num_high_levels": lite.NUM_HIGH_LEVELS}
 
     def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
@@ -101,6 +91,5 @@ class LiteEncoder(Encoder):
         high = TokenQueries(*(x[:, num_low:] for x in sequences))
         for layer in self.layers:
             low_features, high_features = layer(low, high, tokens)
-            low = low._replace(features=low_features)
-            high = high._replace(features=high_features)
+            low, high = low._replace(features=low_features), high._replace(features=high_features)
         return EncoderOutput(torch.cat((low.features, high.features), 1))

@@ -42,23 +42,16 @@ class TokenScorer(nn.Module):
         if self.order == "joint":
             return self._score(projected)
         levels = torch.split(projected, [height * width for height, width in spatial_shapes], 1)
-        order = list(range(len(levels)))
-        if self.order == "top_down":
-            order.reverse()
-        scores: dict[int, Tensor] = {}
-        for step, level in enumerate(order):
-            x = levels[level]
+        turn = -1 if self.order == "top_down" else 1
+        shapes = spatial_shapes[::turn]
+        scores: list[Tensor] = []
+        for step, x in enumerate(levels[::turn]):
             if self.alpha is not None and step > 0:
-                last = order[step - 1]
-                scale = F.interpolate(
-                    scores[last].view(-1, 1, *spatial_shapes[last]),
-                    spatial_shapes[level],
-                    mode="bilinear",
-                    align_corners=True,
-                )
+                last = scores[-1].view(-1, 1, *shapes[step - 1])
+                scale = F.interpolate(last, shapes[step], mode="bilinear", align_corners=True)
                 x = x * (1 + self.alpha[step - 1] * scale.flatten(1)[..., None])
-            scores[level] = self._score(x)
-        return torch.cat([scores[level] for level in range(len(levels))], dim=1)
+            scores.append(self._score(x))
+        return torch.cat(scores[::turn], dim=1)
 
     def _score(self, x: Tensor) -> Tensor:
         """Logits (B, N) of the tokens (B, N, C) of a map."""

@@ -27,9 +27,7 @@ class TokenSelection(NamedTuple):
     """N chosen rows of each of B sequences."""
 
     indices: Tensor  #: (B, N), best first
-    kept: (
-        Tensor | None
-    )  #: (B, N) bool, False for fillers beyond an image's budget; None: no fillers
+    kept: Tensor | None  #: (B, N) bool, False for fillers beyond a budget; None: no fillers
 
     def first(self, count: int) -> "TokenSelection":
         """The ``count`` best."""
@@ -45,8 +43,7 @@ class TokenSelection(NamedTuple):
         rows = rows.to(x.dtype)
         if self.kept is not None:
             rows = torch.where(self.kept[..., None], rows, self.gather(x))
-        flat = x.flatten(0, 1).index_copy(0, self._flat(x), rows.flatten(0, 1))
-        return flat.view_as(x)
+        return x.flatten(0, 1).index_copy(0, self._flat(x), rows.flatten(0, 1)).view_as(x)
 
     def _flat(self, x: Tensor) -> Tensor:
         """Indices (B * N,) into the rows of all sequences."""
@@ -59,9 +56,7 @@ def select_best(scores: Tensor, count: int, budgets: Sequence[int]) -> TokenSele
 
     Budgets are numbers of the host: no device is waited for.
     """
-    kept = None
-    if min(budgets) < count:
-        kept = within_budget(count, budgets, scores.device)
+    kept = within_budget(count, budgets, scores.device) if min(budgets) < count else None
     return TokenSelection(scores.topk(count, dim=1).indices, kept)
 
 

@@ -5,13 +5,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..attention import Projected
 from ..heads import ProposalHead, full_precision, token_anchors
 from ..tokens import FeatureTokens
 from .base import Encoder, EncoderOutput
-from .layer import TokenQueries, TokenUpdate
+from .deformable import layer_arguments
+from .layer import EncoderLayer, TokenQueries
 from .scoring import TokenScorer
 from .selection import TokenSelection, layer_counts, select_best, token_budgets, within_budget
 
@@ -39,18 +41,6 @@ class ObjectAttention(nn.Module):
         return objects.scatter(rows, self.norm(content + self.dropout(attended)))
 
 
-class SelectedUpdate(TokenUpdate):
-    """The update of chosen tokens."""
-
-    def forward(
-        self, queries: TokenQueries, source: Tensor | Projected, tokens: FeatureTokens
-    ) -> Tensor:
-        """:meth:`TokenUpdate.update` by all tokens (B, S, C), which may be projected already."""
-        if isinstance(source, Tensor):
-            source = self.self_attn.project((source,), tokens)
-        return self.update(queries, source, tokens)
-
-
 class SelectiveEncoder(Encoder):
     """Score all tokens once, then update the best in every layer; the others keep their features.
 
@@ -62,7 +52,7 @@ class SelectiveEncoder(Encoder):
     def __init__(
         self,
         *,
-        layers: Sequence[SelectedUpdate],
+        layers: Sequence[EncoderLayer],
         scorer: TokenScorer,
         keep_ratios: Sequence[float],
         frozen_values: bool,
@@ -102,19 +92,16 @@ class SelectiveEncoder(Encoder):
         scores = scores.gather(1, selection.indices)
         position = selection.gather(tokens.position)
         references = tokens.to_levels(selection.gather(tokens.centers))
-        memory = tokens.features
-        rows = selection.gather(memory)
+        memory, rows = tokens.features, selection.gather(tokens.features)
         frozen = self._project_all(tokens) if self.frozen_values else []
         aux: dict[str, Any] = {"foreground": foreground, "budgets": budgets, "anchors": anchors}
         aux.update(kept=[], objects=[], layers=[])
         counts = layer_counts(max(budgets), self.keep_ratios)
         for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
             chosen = selection.first(count)
-            rows, where = rows[:, :count], position[:, :count]
+            rows, where, score = (x[:, :count] for x in (rows, position, scores))
             if len(self.object_attention) > 0:
-                objects = self._select_objects(
-                    rows, scores[:, :count], proposal_head, tokens.num_valid
-                )
+                objects = self._select_objects(rows, score, proposal_head, tokens.num_valid)
                 rows = self.object_attention[index](rows, where, objects)
                 aux["objects"].append(objects)
             queries = TokenQueries(rows, where, references[:, :count])
@@ -149,3 +136,20 @@ class SelectiveEncoder(Encoder):
             values = values.masked_fill(tokens.padding_mask[..., None], 0.0)
         values = values.view(*values.shape[:2], len(attentions), attentions[0].num_heads, -1)
         return [Projected(value) for value in values.unbind(2)]
+
+
+def selection_arguments(cfg: CfgNode, node: CfgNode, order: str) -> dict[str, Any]:
+    """Modules of a :class:`SelectiveEncoder`, with the object attention that ``node`` asks for, as
+    named arguments; ``order`` see :class:`TokenScorer`."""
+    detr, encoder = cfg.MODEL.DETR, cfg.MODEL.DETR.ENCODER
+    dim, count = detr.EMBED_DIM, encoder.NUM_LAYERS
+    return {
+        "scorer": TokenScorer(embed_dim=dim, num_levels=detr.NUM_LEVELS, order=order),
+        "object_attention": [
+            ObjectAttention(embed_dim=dim, num_heads=detr.NUM_HEADS, dropout=encoder.DROPOUT)
+            for _ in range(count if node.OBJECT_TOKENS else 0)
+        ],
+        "layers": [EncoderLayer(**layer_arguments(cfg)) for _ in range(count)],
+        "num_objects": node.OBJECT_TOKENS,
+        "object_score": node.OBJECT_SCORE,
+    }

@@ -13,9 +13,8 @@ from ..heads import DetectionHeads, Prediction, ProposalHead
 from ..targets import Targets
 from ..tokens import FeatureTokens
 from .base import ENCODER_REGISTRY, EncoderOutput
-from .focus import build_layers, build_scorer
 from .selection import select_best
-from .selective import SelectiveEncoder
+from .selective import SelectiveEncoder, selection_arguments
 
 
 @ENCODER_REGISTRY.register()
@@ -50,12 +49,11 @@ class SparseEncoder(SelectiveEncoder):
                 eps=detr.INVERSE_SIGMOID_EPS,
             )
         return {
-            "scorer": build_scorer(cfg, "joint"),
             "keep_ratios": [sparse.KEEP_RATIO] * count,
             "frozen_values": False,
             "aux_heads": heads,
             "loss_weight": sparse.LOSS_WEIGHT,
-            **build_layers(cfg, sparse),
+            **selection_arguments(cfg, sparse, "joint"),
         }
 
     def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
@@ -64,13 +62,10 @@ class SparseEncoder(SelectiveEncoder):
         if self.aux_heads is None or not self.training:
             return output
         anchors = output.aux["kept"][0].gather(output.aux["anchors"])
-        predictions = [
-            Prediction(
-                self.aux_heads.classify(index, rows),
-                (self.aux_heads.bbox_embed[index](rows) + anchors).sigmoid(),
-            )
-            for index, rows in enumerate(output.aux["layers"][:-1])
-        ]
+        predictions = []
+        for index, rows in enumerate(output.aux["layers"][:-1]):
+            boxes = (self.aux_heads.bbox_embed[index](rows) + anchors).sigmoid()
+            predictions.append(Prediction(self.aux_heads.classify(index, rows), boxes))
         return output._replace(predictions=predictions)
 
     def losses(
@@ -86,8 +81,7 @@ class SparseEncoder(SelectiveEncoder):
         attention = attention_map(sampling, tokens.spatial_shapes).sum(-1)
         attention = attention.masked_fill(tokens.padding_mask, -1.0)
         best = select_best(attention, max(budgets), budgets)
-        wanted = best.scatter(
-            torch.zeros_like(attention)[..., None], torch.ones_like(best.indices)[..., None]
-        )
-        loss = F.multilabel_soft_margin_loss(logits, wanted[..., 0])
+        zeros, ones = torch.zeros_like(attention), torch.ones_like(best.indices)
+        wanted = best.scatter(zeros[..., None], ones[..., None])[..., 0]
+        loss = F.multilabel_soft_margin_loss(logits, wanted)
         return {"loss_dam": self.loss_weight * loss}
