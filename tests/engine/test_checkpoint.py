@@ -255,6 +255,15 @@ def test_inference_refuses_a_file_that_leaves_parameters_random(make_cfg, tmp_pa
     assert same_weights(model, before)
 
 
+def test_inference_refuses_a_file_with_trained_parts_that_the_model_lacks(make_cfg, tmp_path):
+    cfg = make_cfg()
+    state = build(cfg, seed=1).state_dict()
+    state["encoder.layers.0.object_norm.weight"] = torch.ones(8)
+    torch.save({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"is of another detector: .*object_norm\.weight"):
+        load_for_inference(build(cfg), cfg, tmp_path / "a.pth")
+
+
 def test_inference_does_not_need_the_weights_of_denoising(make_cfg, tmp_path):
     cfg = make_cfg(
         *("MODEL.DETR.BOX_REFINE", True, "MODEL.DETR.QUERY_SELECTION", "mixed"),

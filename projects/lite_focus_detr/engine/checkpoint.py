@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from http.client import HTTPException
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from .checkpoint_file import read_checkpoint, write_atomically
 logger = logging.getLogger(__name__)
 
 BACKBONE = "backbone."
+OWN_FORMAT = "lite_focus_detr"
 # Parts of the model that only a training uses.
 DENOISING = "denoising."
 
@@ -31,6 +32,8 @@ class _Weights(NamedTuple):
     format: str
     other_classes: int | None = None
     """Rows of class heads that were left out, being for another number of classes."""
+    unused: Sequence[str] = ()
+    """Tensors of a file of this project that the model has no place for."""
 
 
 class DetrCheckpointer(DetectionCheckpointer):
@@ -208,7 +211,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         expected = self.model.state_dict()
         if _shapes(weights) == _shapes(expected):
             logger.info("All %d tensors of the model are in the file", len(weights))
-            return _Weights(weights, "lite_focus_detr")
+            return _Weights(weights, OWN_FORMAT)
         converted, report = convert_state_dict(weights, self.cfg, expected, options)
         logger.info("%s", report.summary())
         logger.info("Where every tensor went:\n%s", report.table())
@@ -216,7 +219,9 @@ class DetrCheckpointer(DetectionCheckpointer):
             weights[key].shape[0] for key in report.unused if key.endswith("class_embed.0.bias")
         }
         other = classes - {self.cfg.MODEL.DETR.NUM_CLASSES}
-        return _Weights(converted, report.format, other.pop() if other else None)
+        # Published files also hold aliases and parts that only training needs.
+        unused = list(report.unused) if report.format == OWN_FORMAT else []
+        return _Weights(converted, report.format, other.pop() if other else None, unused)
 
     def _require_match(self, filename: str, weights: _Weights) -> None:
         expected = self.model.state_dict()
@@ -253,6 +258,7 @@ class DetrCheckpointer(DetectionCheckpointer):
             if not name.startswith(DENOISING) and not _fits(parameter, weights.tensors.get(name))
         ]
         if not unfilled:
+            self._require_known(filename, weights)
             return
         if weights.other_classes and all("class_embed" in name for name in unfilled):
             raise ValueError(
@@ -265,6 +271,18 @@ class DetrCheckpointer(DetectionCheckpointer):
             f"{filename} (format {weights.format}) leaves {len(unfilled)} parameters of this model "
             f"random ({', '.join(unfilled[:3])}{more}): give the --config-file it was trained with"
         )
+
+    def _require_known(self, filename: str, weights: _Weights) -> None:
+        """Check that no trained part of the file is missing from the model."""
+        known = self.model.state_dict()
+        unknown = [x for x in weights.unused if x not in known and not x.startswith(DENOISING)]
+        if unknown:
+            more = ", ..." if len(unknown) > 3 else ""
+            raise ValueError(
+                f"{filename} is of another detector: this {self.cfg.MODEL.META_ARCHITECTURE} has "
+                f"no place for {len(unknown)} of its tensors ({', '.join(unknown[:3])}{more}); "
+                "give the --config-file it was trained with"
+            )
 
 
 def _latest(paths: Iterable[str], skipped: list[str]) -> str | None:
