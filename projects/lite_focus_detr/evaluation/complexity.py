@@ -66,6 +66,7 @@ def measure_complexity(model: DetectionTransformer, height: int, width: int) -> 
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
+    analysis.set_op_handle("aten::baddbmm_", _matrix_product_flops)
     analysis.set_op_handle("aten::grid_sampler", lambda inputs, outputs: 0)
     with torch.no_grad(), _count_samples(model) as samples:
         by_module = analysis.by_module()
@@ -111,6 +112,12 @@ def _count_samples(model: DetectionTransformer) -> Iterator[Counter[str]]:
 
 def _shape(value: Any) -> list[int]:
     return list(value.type().sizes())
+
+
+def _matrix_product_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
+    """A product that is added to the first input."""
+    left, right = (_shape(x) for x in inputs[1:3])
+    return Counter({"matrix_product": math.prod(left) * right[-1]})
 
 
 def _attention_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:

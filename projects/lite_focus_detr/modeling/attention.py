@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from .. import ops
+from .parts import project_parts
 from .tokens import FeatureTokens
 
 
@@ -95,11 +96,10 @@ class SampledAttention(nn.Module):
         self, projection: nn.Linear, parts: Sequence[Tensor], tokens: FeatureTokens
     ) -> Tensor:
         """Projected tokens (B, S, M, D), zero where padded."""
-        projected = [projection(part) for part in parts]
-        joined = projected[0] if len(projected) == 1 else torch.cat(projected, 1)
+        projected = projection(parts[0]) if len(parts) == 1 else project_parts(projection, parts)
         # In place: the gradient of a linear layer does not need its output.
-        joined.masked_fill_(tokens.padding_mask[..., None], 0.0)
-        return joined.unflatten(-1, (self.num_heads, -1))
+        projected.masked_fill_(tokens.padding_mask[..., None], 0.0)
+        return projected.unflatten(-1, (self.num_heads, -1))
 
 
 class DeformableAttention(SampledAttention):

@@ -29,5 +29,6 @@ class TransformerLayer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The residual branch of the feed-forward part, (..., C) to (..., C)."""
-        hidden = self.dropout(self.linear1(x).relu())
+        # In place: the gradient of a linear layer does not need its output.
+        hidden = self.dropout(self.linear1(x).relu_())
         return self.dropout(self.linear2(hidden))

@@ -115,16 +115,6 @@ def test_a_token_dropped_by_a_later_layer_keeps_its_last_value(config):
     assert torch.equal(output.memory[1, dropped], rows)
 
 
-def test_frozen_values_equal_the_projections_of_each_layer(config):
-    model = build(config("FocusDETR"))
-    tokens = tokens_of(model)
-    for layer, projected in zip(
-        model.encoder.layers, model.encoder._project_all(tokens), strict=True
-    ):
-        expected = layer.self_attn.project((tokens.features,), tokens)
-        torch.testing.assert_close(projected.value, expected.value)
-
-
 @pytest.mark.parametrize("ratio", [0.5, 1.0])
 def test_no_object_token_is_padding(config, ratio):
     model = build(config("FocusDETR", OBJECT_TOKENS=60, KEEP_RATIOS=[ratio, ratio]))

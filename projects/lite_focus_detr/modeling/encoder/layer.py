@@ -42,11 +42,7 @@ class TokenUpdate(TransformerLayer):
 class EncoderLayer(TokenUpdate):
     """The update of any tokens by any others."""
 
-    def forward(
-        self, queries: TokenQueries, source: Tensor | Projected, tokens: FeatureTokens
-    ) -> Tensor:
-        """Features (B, N, C) of the queries after attention to ``source`` (B, S, C), projected
-        already or not, whose padding and levels ``tokens`` describe."""
-        if isinstance(source, Tensor):
-            source = self.self_attn.project((source,), tokens)
-        return self.update(queries, source, tokens)
+    def forward(self, queries: TokenQueries, source: Tensor, tokens: FeatureTokens) -> Tensor:
+        """Features (B, N, C) of the queries after attention to ``source`` (B, S, C), whose padding
+        and levels ``tokens`` describe."""
+        return self.update(queries, self.self_attn.project((source,), tokens), tokens)

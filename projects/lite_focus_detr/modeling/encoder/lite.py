@@ -50,7 +50,7 @@ class AllLevelsLayer(HighLevelLayer):
         if self.low_sees_update:
             projected = self.self_attn.project((low.features, updated), tokens)
         attended = self.attend(low, projected, tokens)
-        hidden = self.dropout(self.linear12(attended).relu())
+        hidden = self.dropout(self.linear12(attended).relu_())
         return self.norm22(attended + self.dropout(self.linear22(hidden))), updated
 
 

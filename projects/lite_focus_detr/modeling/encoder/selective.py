@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..attention import Projected
 from ..heads import ProposalHead, full_precision, token_anchors
 from ..tokens import FeatureTokens
 from .base import Encoder, EncoderOutput
@@ -93,22 +91,26 @@ class SelectiveEncoder(Encoder):
         position = selection.gather(tokens.position)
         references = tokens.to_levels(selection.gather(tokens.centers))
         memory, rows = tokens.features, selection.gather(tokens.features)
-        frozen = self._project_all(tokens) if self.frozen_values else []
+        left: list[Tensor] = []  # rows that no later layer updates
         aux: dict[str, Any] = {"foreground": foreground, "budgets": budgets, "anchors": anchors}
         aux.update(kept=[], objects=[], layers=[])
         counts = layer_counts(max(budgets), self.keep_ratios)
         for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
             chosen = selection.first(count)
+            left.insert(0, rows[:, count:])
             rows, where, score = (x[:, :count] for x in (rows, position, scores))
             if len(self.object_attention) > 0:
                 objects = self._select_objects(rows, score, proposal_head, tokens.num_valid)
                 rows = self.object_attention[index](rows, where, objects)
                 aux["objects"].append(objects)
             queries = TokenQueries(rows, where, references[:, :count])
-            rows = layer(queries, frozen[index] if frozen else memory, tokens)
-            memory = chosen.scatter(memory, rows)
+            rows = layer(queries, memory, tokens)
+            if not self.frozen_values:
+                memory = chosen.scatter(memory, rows)
             aux["kept"].append(chosen)
             aux["layers"].append(rows)
+        if self.frozen_values:
+            memory = selection.scatter(memory, torch.cat((rows, *left), 1))
         return EncoderOutput(memory, aux)
 
     @torch.no_grad()
@@ -125,17 +127,6 @@ class SelectiveEncoder(Encoder):
             inside = within_budget(count, num_valid, rows.device)
             score = torch.where(inside, score, float("-inf"))
         return select_best(score, min(self.num_objects, count), num_valid)
-
-    def _project_all(self, tokens: FeatureTokens) -> list[Projected]:
-        """What each layer samples if that are the tokens of the neck: one matrix product."""
-        attentions: list[Any] = [layer.self_attn for layer in self.layers]
-        weight = torch.cat([attention.value_proj.weight for attention in attentions])
-        bias = torch.cat([attention.value_proj.bias for attention in attentions])
-        values = F.linear(tokens.features, weight, bias)
-        if min(tokens.num_valid) < tokens.features.shape[1]:
-            values = values.masked_fill(tokens.padding_mask[..., None], 0.0)
-        values = values.view(*values.shape[:2], len(attentions), attentions[0].num_heads, -1)
-        return [Projected(value) for value in values.unbind(2)]
 
 
 def selection_arguments(cfg: CfgNode, node: CfgNode, order: str) -> dict[str, Any]:

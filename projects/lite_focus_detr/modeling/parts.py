@@ -1,0 +1,44 @@
+"""A linear layer for a sequence that comes in parts, without joining the parts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _ProjectParts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
+        ctx.save_for_backward(weight, *parts)
+        ctx.lengths = [part.shape[1] for part in parts]
+        batch = len(parts[0])
+        projected = weight.new_empty(batch, sum(ctx.lengths), len(weight))
+        matrices = weight.t().expand(batch, -1, -1)
+        for part, target in zip(parts, torch.split(projected, ctx.lengths, 1), strict=True):
+            target.baddbmm_(part, matrices, beta=0)
+        return projected.add_(bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        weight, *parts = ctx.saved_tensors
+        matrices = weight.expand(len(grad), -1, -1)
+        grad_weight, grad_parts = torch.zeros_like(weight), []
+        for part, grad_part in zip(parts, torch.split(grad, ctx.lengths, 1), strict=True):
+            grad_weight += grad_part.transpose(1, 2).bmm(part).sum(0)
+            grad_parts.append(grad_part.bmm(matrices))
+        return (grad_weight, grad.sum((0, 1)), *grad_parts)
+
+
+def project_parts(projection: nn.Linear, parts: Sequence[Tensor]) -> Tensor:
+    """``projection(torch.cat(parts, 1))``, (B, S, D), of parts (B, S_i, C).
+
+    The parts are projected into one tensor, so that neither they nor their projections are copied.
+    """
+    arguments = (projection.weight, projection.bias, *parts)
+    device = parts[0].device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        arguments = tuple(x.to(dtype) for x in arguments)
+    projected: Tensor = _ProjectParts.apply(*arguments)  # type: ignore[no-untyped-call]
+    return projected
