@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from lite_focus_detr.modeling.parts import project_parts
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
+
+from lite_focus_detr.modeling.parts import project_parts
 
 
 @pytest.fixture

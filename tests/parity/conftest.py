@@ -1,11 +1,39 @@
-"""Golden files: inputs, weights and results of the published implementations."""
+"""Golden files, inputs, weights and results of the published implementations, and the backbones
+that give the feature maps of such a file."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from detectron2.layers import ShapeSpec
+from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+
+@BACKBONE_REGISTRY.register()
+class RecordedMaps(Backbone):
+    """Gives the recorded feature ``maps`` for any image."""
+
+    channels = (16, 24, 40)
+
+    def __init__(self, cfg, input_shape):
+        super().__init__()
+        self.maps = {}
+
+    def output_shape(self):
+        levels = zip(("res3", "res4", "res5"), self.channels, (8, 16, 32), strict=True)
+        return {name: ShapeSpec(channels=c, stride=s) for name, c, s in levels}
+
+    def forward(self, images):
+        return self.maps
+
+
+@BACKBONE_REGISTRY.register()
+class RecordedSmallMaps(RecordedMaps):
+    """The same with fewer channels."""
+
+    channels = (8, 16, 24)
 
 
 @pytest.fixture

@@ -3,30 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
 from lite_focus_detr.converters import convert_state_dict
 from lite_focus_detr.modeling.denoising import Noise
-
-
-@BACKBONE_REGISTRY.register()
-class RecordedMaps(Backbone):
-    """Gives recorded feature maps for any image."""
-
-    def __init__(self, cfg, input_shape):
-        super().__init__()
-        self.maps = {}
-
-    def output_shape(self):
-        return {
-            name: ShapeSpec(channels=c, stride=s)
-            for name, c, s in (("res3", 16, 8), ("res4", 24, 16), ("res5", 40, 32))
-        }
-
-    def forward(self, images):
-        return self.maps
 
 
 @pytest.fixture(

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
 from torch import nn
 from torchvision.ops import box_convert
@@ -21,22 +20,6 @@ from lite_focus_detr.modeling.tokens import FeatureTokens, TokenBuilder
 SIZES = [(128, 160), (104, 136)]
 CANVAS = ImageList(torch.zeros(2, 3, 128, 160), SIZES)
 MAPS = ("res3", "res4", "res5")
-
-
-@BACKBONE_REGISTRY.register()
-class RecordedFocusMaps(Backbone):
-    """Gives recorded feature maps for any image."""
-
-    def __init__(self, cfg, input_shape):
-        super().__init__()
-        self.maps = {}
-
-    def output_shape(self):
-        channels = zip(MAPS, (16, 24, 40), (8, 16, 32), strict=True)
-        return {name: ShapeSpec(channels=c, stride=s) for name, c, s in channels}
-
-    def forward(self, images):
-        return self.maps
 
 
 def weights_of(data):
@@ -58,7 +41,7 @@ def focus_config(tiny_config, layers, ratios, num_objects):
         },
     )
     cfg.MODEL.META_ARCHITECTURE = "FocusDETR"
-    cfg.MODEL.BACKBONE.NAME = "RecordedFocusMaps"
+    cfg.MODEL.BACKBONE.NAME = "RecordedMaps"
     cfg.MODEL.FOCUS.KEEP_RATIOS = ratios
     cfg.MODEL.FOCUS.OBJECT_TOKENS = num_objects
     cfg.TEST.DETECTIONS_PER_IMAGE = 15

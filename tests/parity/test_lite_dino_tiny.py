@@ -6,8 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from detectron2.layers import ShapeSpec
-from detectron2.modeling import BACKBONE_REGISTRY, Backbone, build_model
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
 from torchvision.ops import box_convert
 
@@ -18,24 +17,6 @@ from lite_focus_detr.modeling.denoising import Noise
 EVAL = {"h3l1_2p1x3": (3, 3, "key_aware")}
 TRAIN = ["h3l1_2p1x3"]
 SIZES = [(96, 128), (72, 88)]
-
-
-@BACKBONE_REGISTRY.register()
-class RecordedLiteMaps(Backbone):
-    """Gives recorded feature maps for any image."""
-
-    def __init__(self, cfg, input_shape):
-        super().__init__()
-        self.maps = {}
-
-    def output_shape(self):
-        return {
-            name: ShapeSpec(channels=c, stride=s)
-            for name, c, s in (("res3", 8, 8), ("res4", 16, 16), ("res5", 24, 32))
-        }
-
-    def forward(self, images):
-        return self.maps
 
 
 @pytest.fixture
@@ -56,7 +37,7 @@ def load(golden, tiny_config):
         cfg.MODEL.META_ARCHITECTURE = "LiteDETR"
         cfg.MODEL.LITE.NUM_BLOCKS, cfg.MODEL.LITE.NUM_HIGH_LEVELS = EVAL[layout][:2]
         cfg.MODEL.LITE.LOW_FFN_DIM = 32
-        cfg.MODEL.BACKBONE.NAME = "RecordedLiteMaps"
+        cfg.MODEL.BACKBONE.NAME = "RecordedSmallMaps"
         cfg.TEST.DETECTIONS_PER_IMAGE = 15
         model = build_model(cfg)
         arrays = golden(f"dino_tiny_{layout}_weights")
