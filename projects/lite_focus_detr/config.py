@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import reduce
 from operator import getitem
+from typing import Any
 
 from detectron2.config import CfgNode as CN
 
@@ -25,6 +26,22 @@ CHOICES = {
     "MODEL.SPARSE.OBJECT_SCORE": ("logit", "probability"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
     "INPUT.RESIZE_ROUNDING": ("nearest", "down"),
+}
+
+#: Keys with a smallest value.
+LEAST = {
+    "MODEL.DETR.NUM_CLASSES": 1,
+    "MODEL.DETR.NUM_QUERIES": 1,
+    "MODEL.DETR.ENCODER.NUM_LAYERS": 1,
+    "MODEL.DETR.DECODER.NUM_LAYERS": 1,
+    "MODEL.DETR.DENOISING.MAX_QUERIES": 1,
+    "MODEL.LITE.LOW_FFN_DIM": 1,
+    "MODEL.FOCUS.OBJECT_TOKENS": 0,
+    "MODEL.FOCUS.LOSS_WEIGHT": 0,
+    "MODEL.SPARSE.OBJECT_TOKENS": 0,
+    "MODEL.SPARSE.LOSS_WEIGHT": 0,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.ACCUMULATION_STEPS": 1,
 }
 
 
@@ -165,18 +182,20 @@ def _add_focus(cfg: CN) -> None:
     # Scores of a level scale the features from which the next is scored: top_down (release and
     # paper), bottom_up or none (Table 5).
     focus.MODULATION = "top_down"
-    # (low, high] in pixels: the sizes of the boxes whose tokens are foreground, for each level. The
-    # paper's best are [[-1, 64], [64, 256], [128, 512], [256, 999999]] (Table 8).
+    # (low, high] in pixels: the sizes of the boxes whose tokens are foreground, for each level. As
+    # released and in Table 8, row 1; row 2 has [[-1, 128], [128, 256], [256, 512], [512, 999999]],
+    # the best, row 3, [[-1, 64], [64, 256], [128, 512], [256, 999999]].
     focus.SCALE_RANGES = [[-1, 64], [64, 128], [128, 256], [256, 999999]]
     # Size of a box: max_side is the token's distance to the farthest side (release); half_size is
     # half of the longer side (paper, eq. 1).
     focus.DISTANCE = "max_side"
-    # Weight of the foreground loss; 0: the scores stay untrained (Table 4, first row).
+    # Weight of the foreground loss, as released; 0: the scores stay untrained (Table 4, row 1).
     focus.LOSS_WEIGHT = 1.5
     # Tokens that the layers attend to: frozen, the features of the neck in every layer (release),
     # or updated by the layers before (paper, algorithm 1). Weights fit one of them only.
     focus.VALUE = "frozen"
-    # Tokens of the self-attention before each deformable attention; 0: no dual attention.
+    # Tokens of the self-attention before each deformable attention, 300 in release and paper; 0:
+    # no dual attention.
     focus.OBJECT_TOKENS = 300
     # They have the highest product of class and foreground score, before (logit, release) or after
     # (probability, paper eq. 3) the sigmoid. Two negative logits have a high product.
@@ -257,7 +276,7 @@ def validate_config(cfg: CN) -> None:
         ValueError: names the keys, their values and the remedy.
     """
     for key, allowed in CHOICES.items():
-        value = reduce(getitem, key.split("."), cfg)
+        value = _value(cfg, key)
         if value not in allowed:
             raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
     _validate_sizes(cfg)
@@ -267,20 +286,16 @@ def validate_config(cfg: CN) -> None:
     _validate_sparse(cfg)
 
 
+def _value(cfg: CN, key: str) -> Any:
+    return reduce(getitem, key.split("."), cfg)
+
+
 def _validate_sizes(cfg: CN) -> None:
     detr = cfg.MODEL.DETR
-    positive = {
-        "MODEL.DETR.NUM_CLASSES": detr.NUM_CLASSES,
-        "MODEL.DETR.NUM_QUERIES": detr.NUM_QUERIES,
-        "MODEL.DETR.ENCODER.NUM_LAYERS": detr.ENCODER.NUM_LAYERS,
-        "MODEL.DETR.DECODER.NUM_LAYERS": detr.DECODER.NUM_LAYERS,
-        "MODEL.DETR.DENOISING.MAX_QUERIES": detr.DENOISING.MAX_QUERIES,
-        "SOLVER.IMS_PER_BATCH": cfg.SOLVER.IMS_PER_BATCH,
-        "SOLVER.ACCUMULATION_STEPS": cfg.SOLVER.ACCUMULATION_STEPS,
-    }
-    for key, value in positive.items():
-        if value < 1:
-            raise ValueError(f"{key} is {value}; it must be at least 1")
+    for key, least in LEAST.items():
+        value = _value(cfg, key)
+        if value < least:
+            raise ValueError(f"{key} is {value}; it must be at least {least}")
     divisors = {"MODEL.DETR.NUM_HEADS": detr.NUM_HEADS, "MODEL.DETR.NORM_GROUPS": detr.NORM_GROUPS}
     for key, value in {**divisors, "the sine position's": 4}.items():
         if detr.EMBED_DIM % value:
@@ -319,16 +334,13 @@ def _validate_family(cfg: CN) -> None:
         )
     if has_box_queries(cfg):
         return
-    if detr.DENOISING.TYPE != "none":
-        raise ValueError(
-            f"MODEL.DETR.DENOISING.TYPE {detr.DENOISING.TYPE} needs queries whose position is a "
-            "box: MODEL.DETR.QUERY_SELECTION mixed, or learned with MODEL.DETR.REFERENCE box"
-        )
-    if detr.DECODER.POSITION_SCALE:
-        raise ValueError(
-            "MODEL.DETR.DECODER.POSITION_SCALE needs MODEL.DETR.QUERY_SELECTION mixed, or learned "
-            "with MODEL.DETR.REFERENCE box"
-        )
+    for key, without in (("DENOISING.TYPE", "none"), ("DECODER.POSITION_SCALE", False)):
+        value = _value(detr, key)
+        if value != without:
+            raise ValueError(
+                f"MODEL.DETR.{key} {value} needs queries whose position is a box: "
+                "MODEL.DETR.QUERY_SELECTION mixed, or learned with MODEL.DETR.REFERENCE box"
+            )
 
 
 def _validate_lite(cfg: CN) -> None:
@@ -352,8 +364,6 @@ def _validate_lite(cfg: CN) -> None:
             f"MODEL.LITE.NUM_HIGH_LEVELS is {lite.NUM_HIGH_LEVELS}; it must be between 1 and "
             f"MODEL.DETR.NUM_LEVELS {detr.NUM_LEVELS}"
         )
-    if lite.LOW_FFN_DIM < 1:
-        raise ValueError(f"MODEL.LITE.LOW_FFN_DIM is {lite.LOW_FFN_DIM}; it must be at least 1")
 
 
 def _validate_focus(cfg: CN) -> None:
@@ -373,9 +383,9 @@ def _validate_focus(cfg: CN) -> None:
         raise ValueError(
             f"MODEL.FOCUS.KEEP_RATIOS {ratios} must lie in (0, 1] and not rise from layer to layer"
         )
-    if focus.VALUE == "frozen" and detr.ENCODER.PROJECTED_KEY:
+    if any(len(limits) != 2 or limits[0] >= limits[1] for limits in ranges):
         raise ValueError(
-            "MODEL.FOCUS.VALUE frozen knows no MODEL.DETR.ENCODER.PROJECTED_KEY; set it to updated"
+            f"MODEL.FOCUS.SCALE_RANGES {ranges} must hold a [low, high] with low < high per level"
         )
 
 
