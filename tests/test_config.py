@@ -36,7 +36,7 @@ def test_every_configuration_builds_and_validates(leaf):
         (["MODEL.DETR.LOOK_FORWARD_TWICE", True], "LOOK_FORWARD_TWICE needs .*BOX_REFINE"),
         (["MODEL.DETR.DENOISING.TYPE", "contrastive"], "DENOISING.TYPE contrastive needs queries"),
         (["MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS", True], "learned queries have no proposals"),
-        (["MODEL.DETR.DECODER.POSITION_SCALE", True], "POSITION_SCALE needs"),
+        (["MODEL.DETR.DECODER.POSITION_SCALE", True], "POSITION_SCALE True needs"),
         (["MODEL.DETR.NUM_HEADS", 7], "EMBED_DIM 256 must be divisible by .*NUM_HEADS 7"),
         (["MODEL.DETR.NORM_GROUPS", 48], "must be divisible by .*NORM_GROUPS 48"),
         (["MODEL.DETR.NUM_LEVELS", 2], "NUM_LEVELS 2 is less than the 3 entries"),

@@ -91,19 +91,20 @@ class TokenBuilder(nn.Module):
             outside_y, outside_x = _resize_lines(rows, height), _resize_lines(columns, width)
             valid_y, valid_x = (~outside_y).sum(1), (~outside_x).sum(1)
             num_valid += valid_y * valid_x
-            mask = (outside_y[:, :, None] | outside_x[:, None, :]).to(device)
+            mask = outside_y[:, :, None] | outside_x[:, None, :]
+            mask = mask.to(device, non_blocking=True)
             sine = sine_grid_embedding(~mask, embed.numel(), self.temperature, self.offset)
             positions.append(sine.flatten(1, 2) + embed)
             masks.append(mask.flatten(1))
-            valid = torch.stack((valid_x, valid_y), -1).to(device, dtype)
-            centers.append(_centers(height, width, valid))
-            ratios.append(valid / valid.new_tensor((width, height)))
+            valid = torch.stack((valid_x, valid_y), -1).to(dtype)
+            ratios.append(valid / torch.tensor((width, height)))
+            centers.append(_centers(height, width, valid.to(device, non_blocking=True)))
         return FeatureTokens(
             features=torch.cat([x.flatten(2).transpose(1, 2) for x in levels], 1),
             position=torch.cat(positions, 1),
             padding_mask=torch.cat(masks, 1),
             centers=torch.cat(centers, 1),
-            valid_ratios=torch.stack(ratios, 1),
+            valid_ratios=torch.stack(ratios, 1).to(device, non_blocking=True),
             spatial_shapes=tuple((int(x.shape[-2]), int(x.shape[-1])) for x in levels),
             num_valid=tuple(num_valid.tolist()),
             image_sizes=tuple((int(h), int(w)) for h, w in images.image_sizes),

@@ -77,25 +77,30 @@ def assign_foreground(
     """
     # Made on the host, so that nothing waits for a device.
     sizes = torch.tensor([(width, height) * 2 for height, width in tokens.image_sizes])
-    centers, limits = [], []
-    levels = zip(tokens.spatial_shapes, tokens.strides, scale_ranges, strict=True)
-    for (height, width), stride, scales in levels:
-        y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        centers.append(torch.stack((x, y), -1).flatten(0, 1) * stride + stride // 2)
-        limits.append(torch.tensor(scales).expand(height * width, -1))
     boxes = box_convert(targets.boxes, "cxcywh", "xyxy")
     # Sides on whole pixels survived the division by the image size only up to rounding.
     boxes = (boxes * sizes.to(boxes, non_blocking=True)[:, None]).mul(1024).round().div(1024)
-    top_left, bottom_right = boxes[:, None].split(2, -1)  # (B, 1, T, 2)
-    center = torch.cat(centers).to(boxes, non_blocking=True)[:, None]  # (S, 1, 2)
-    low, high = torch.cat(limits).to(boxes, non_blocking=True)[:, None].unbind(-1)  # (S, 1)
-    near, far = center - top_left, bottom_right - center  # (B, S, T, 2)
-    inside = torch.minimum(near, far).amin(-1) > 0
-    if distance == "max_side":
-        scale = torch.maximum(near, far).amax(-1)
-    else:
-        scale = (bottom_right - top_left).amax(-1) / 2
-    return (inside & (scale > low) & (scale <= high)).any(-1)
+    half_size = (boxes[..., 2:] - boxes[..., :2]).amax(-1) / 2  # (B, T)
+
+    def on_axis(axis: int, count: int, stride: int, limits: tuple[float, float]) -> list[Tensor]:
+        """Which of ``count`` rows or columns meet a box, (B, count, T): with a distance below the
+        upper limit; with one within both."""
+        center = torch.arange(count, device=boxes.device)[:, None] * stride + stride // 2
+        near, far = center - boxes[:, None, :, axis], boxes[:, None, :, axis + 2] - center
+        scale = torch.maximum(near, far) if distance == "max_side" else half_size[:, None]
+        below = (torch.minimum(near, far) > 0) & (scale <= limits[1])
+        return [below.to(boxes.dtype), (below & (scale > limits[0])).to(boxes.dtype)]
+
+    wanted = []
+    levels = zip(tokens.spatial_shapes, tokens.strides, scale_ranges, strict=True)
+    for (height, width), stride, limits in levels:
+        below_x, within_x = on_axis(0, width, stride, limits)
+        below_y, within_y = on_axis(1, height, stride, limits)
+        # The greater of both distances lies within: both below, at least one within. The products
+        # count such boxes without a tensor of all tokens and boxes.
+        found = within_y @ below_x.mT + below_y @ within_x.mT
+        wanted.append((found > 0).flatten(1))
+    return torch.cat(wanted, 1)
 
 
 def foreground_loss(logits: Tensor, wanted: Tensor) -> Tensor:
