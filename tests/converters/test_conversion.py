@@ -104,8 +104,8 @@ def test_settings_that_the_weights_were_not_trained_with_are_named_with_the_reme
 
     _, report = convert_state_dict(published("detrex_deformable_detr_r50"), cfg, expected=[])
 
-    assert len(report.notes) == 1
-    assert "set MODEL.DETR.INVERSE_SIGMOID_EPS 0.001" in report.notes[0]
+    (difference,) = report.differences
+    assert "set MODEL.DETR.INVERSE_SIGMOID_EPS 0.001" in difference
 
 
 def test_unknown_weights_are_refused_with_examples_and_the_known_formats():

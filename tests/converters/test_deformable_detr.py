@@ -43,7 +43,7 @@ def test_keys_of_the_original_release_get_our_names(key, name):
     ],
 )
 def test_variant_is_told_from_the_keys(name, selection, refine, manifest):
-    settings = DEFORMABLE_DETR.settings(manifest(name).tensors)
+    settings = DEFORMABLE_DETR.settings(manifest(name).tensors, {})
 
     assert settings["MODEL.DETR.QUERY_SELECTION"] == selection
     assert settings["MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS"] is (selection == "two_stage")

@@ -51,7 +51,7 @@ def test_detrex_keys_get_our_names(key, name):
     ],
 )
 def test_variant_is_told_from_the_keys(name, selection, refine, manifest):
-    settings = DETREX.settings(manifest(name).tensors)
+    settings = DETREX.settings(manifest(name).tensors, {})
 
     assert settings["MODEL.DETR.QUERY_SELECTION"] == selection
     assert settings["MODEL.DETR.BOX_REFINE"] is refine

@@ -41,7 +41,10 @@ def test_every_tensor_of_a_published_file_is_used_once(name, leaf, published, ma
     assert detect_format(weights) == "focus_detr"
     converted, report = convert_state_dict(weights, config(leaf, "MODEL.DEVICE", "cpu"))
     assert report.missing == []
-    assert report.notes == []
+    assert (report.unplaced, report.differences) == ([], [])
+    (note,) = report.notes
+    assert "Cannot be known" in note
+    assert "MODEL.FOCUS.KEEP_RATIOS, MODEL.FOCUS.OBJECT_TOKENS" in note
     aliases = [key for key, reason in report.unused.items() if reason.startswith("alias of")]
     assert len(aliases) == 80
     constants = [key for key in report.unused if key not in aliases]
@@ -52,19 +55,33 @@ def test_every_tensor_of_a_published_file_is_used_once(name, leaf, published, ma
 def test_the_position_of_a_swin_file_is_checked(published, config):
     cfg = config("focus_dino_swin_tiny_36ep", "MODEL.DETR.POSITION.TEMPERATURE", 20.0)
     _, report = convert_state_dict(published("focus_detr_swin_tiny"), cfg, expected=[])
-    (note,) = report.notes
-    assert "MODEL.DETR.POSITION.TEMPERATURE is 20.0" in note
+    (difference,) = report.differences
+    assert "MODEL.DETR.POSITION.TEMPERATURE 20.0" in difference
+    assert (
+        "set MODEL.DETR.POSITION.TEMPERATURE 10000.0 MODEL.DETR.POSITION.OFFSET -0.5" in difference
+    )
 
 
-def test_a_position_that_no_resnet_file_has_is_noted(published, config):
-    cfg = config("focus_dino_r50_36ep", "MODEL.DETR.POSITION.TEMPERATURE", 30.0)
+def test_a_mixture_of_positions_that_no_resnet_file_has_is_noted(published, config):
+    cfg = config("focus_dino_r50_36ep", "MODEL.DETR.POSITION.OFFSET", -0.5)
+    assert cfg.MODEL.DETR.POSITION.TEMPERATURE == 20.0
     _, report = convert_state_dict(published("focus_detr_r50_4scale"), cfg, expected=[])
-    (note,) = report.notes
-    assert "trained with 10000.0 or 20.0" in note
+    (difference,) = report.differences
+    assert (
+        "set MODEL.DETR.POSITION.TEMPERATURE 10000.0 MODEL.DETR.POSITION.OFFSET -0.5 or "
+        "MODEL.DETR.POSITION.TEMPERATURE 20.0 MODEL.DETR.POSITION.OFFSET 0.0"
+    ) in difference
 
 
 def test_choices_that_do_not_fit_the_weights_are_noted(published, config):
     cfg = config("focus_dino_r50_36ep", "MODEL.FOCUS.VALUE", "updated")
     _, report = convert_state_dict(published("focus_detr_r50_4scale"), cfg, expected=[])
-    (note,) = report.notes
-    assert "MODEL.FOCUS.VALUE is updated" in note
+    (difference,) = report.differences
+    assert "MODEL.FOCUS.VALUE updated: set MODEL.FOCUS.VALUE frozen" in difference
+
+
+def test_object_attention_that_the_model_lacks_is_unplaced(published, config):
+    cfg = config("focus_dino_r50_36ep", "MODEL.FOCUS.OBJECT_TOKENS", 0, "MODEL.DEVICE", "cpu")
+    _, report = convert_state_dict(published("focus_detr_r50_4scale"), cfg)
+    assert len(report.unplaced) == 36  # Four of the attention, two of the norm, in six layers.
+    assert all(name.startswith("encoder.object_attention.") for name in report.unplaced)

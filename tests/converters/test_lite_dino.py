@@ -14,13 +14,13 @@ LEAVES = {
 
 @pytest.fixture
 def notes(published, config):
-    """Notes of a conversion, joined."""
+    """Differences and notes of a conversion, joined."""
 
     def convert(name, leaf, *overrides, **options):
         _, report = convert_state_dict(
             published(name), config(leaf, *overrides), expected=[], options=options
         )
-        return "\n".join(report.notes)
+        return "\n".join(report.differences + report.notes)
 
     return convert
 
@@ -35,6 +35,20 @@ def test_dense_dino_is_not_taken_for_lite_dino(published):
     assert detect_format(published("dino_4scale_ideaofficial")) == "dino"
 
 
+def test_keys_of_the_decoder_that_the_model_lacks_are_named_with_the_remedy(published, config):
+    weights = published("lite_dino_h3l1_2p1x3")
+    name = "transformer.decoder.layers.{}.cross_attn.{}_proj.{}"
+    for layer in range(6):
+        for kind in ("weight", "bias"):
+            key = name.format(layer, "value", kind)
+            weights[name.format(layer, "key", kind)] = weights[key].clone()
+    cfg = config(LEAVES["lite_dino_h3l1_2p1x3"], "MODEL.DEVICE", "cpu")
+    _, report = convert_state_dict(weights, cfg)
+    assert len(report.unplaced) == 12
+    (difference,) = report.differences
+    assert "set MODEL.DETR.DECODER.PROJECTED_KEY True" in difference
+
+
 def test_the_assumed_schedule_and_a_check_are_always_told(notes):
     text = notes("lite_dino_h3l1_6p1x1", LEAVES["lite_dino_h3l1_6p1x1"])
     assert "Schedule: H3L1-(6+1)x1." in text
@@ -43,10 +57,10 @@ def test_the_assumed_schedule_and_a_check_are_always_told(notes):
 
 def test_what_no_tensor_tells_is_named_unless_the_file_holds_it(notes):
     name = "lite_dino_h2l2_2p1x3"
-    unknown = "depends on it: MODEL.LITE.NUM_HIGH_LEVELS, MODEL.DETR.POSITION"
+    unknown = "no tensor depends on it: MODEL.LITE.NUM_HIGH_LEVELS, MODEL.DETR.POSITION"
     assert unknown in notes(name, LEAVES[name])
     known = notes(name, LEAVES[name], enc_scale=2, num_expansion=3)
-    assert "depends on it: MODEL.DETR.POSITION" in known
+    assert "no tensor depends on it: MODEL.DETR.POSITION" in known
 
 
 def test_high_levels_other_than_those_of_the_file_are_named_with_the_remedy(notes):
@@ -85,7 +99,7 @@ def test_the_wrong_options_of_the_readme_are_recognised_and_explained(source, no
 def test_projections_that_plain_attention_never_used_are_left_out_with_a_reason(published, config):
     name = "lite_dino_h3l1_2p1x3_nokda"
     _, report = convert_state_dict(published(name), config(LEAVES[name]))
-    assert report.missing == []
+    assert (report.missing, report.unplaced) == ([], [])
     unused = [key for key, reason in report.unused.items() if not reason.startswith("alias of ")]
     assert len(unused) == 24
     assert all(".query_proj." in key for key in unused)

@@ -5,17 +5,20 @@ REPORT = ConversionReport(
     used={"label_enc.weight": ("denoising.label_enc.weight",), "a": ("b.0", "b.1")},
     unused={"class_embed.1.bias": "alias of class_embed.0.bias"},
     missing=["decoder.norm.bias"],
+    unplaced=[],
+    differences=["Set it to 3."],
     notes=["Class rows changed."],
 )
 
 
-def test_summary_counts_tensors_and_ends_with_the_notes():
-    first, note = REPORT.summary().splitlines()
+def test_summary_counts_tensors_and_ends_with_differences_and_notes():
+    first, difference, note = REPORT.summary().splitlines()
 
     assert first == (
         "format dino: 2 tensors of the file fill 3 of the model, 1 are not used, "
         "1 of the model are not in the file"
     )
+    assert difference == "Set it to 3."
     assert note == "Class rows changed."
 
 

@@ -88,7 +88,7 @@ def test_caffe2_resnet_gets_detectron2_names_and_its_settings_are_noted(config):
 
     assert {name: len(tensor) for name, tensor in converted.items()} == names
     assert list(report.unused) == ["fc1000_w"]
-    assert [note.rpartition(": ")[2].split(" to ")[0] for note in report.notes] == [
+    assert [note.rpartition(": ")[2].split(" to ")[0] for note in report.differences] == [
         "set MODEL.RESNETS.STRIDE_IN_1X1 True",
         "set INPUT.FORMAT BGR",
     ]

@@ -13,7 +13,7 @@ def test_every_tensor_of_the_published_file_is_used_once(published, config):
     assert detect_format(weights) == "sparse_detr"
     cfg = config(LEAF, *CPU, "MODEL.DETR.NUM_CLASSES", 91, "MODEL.DETR.COCO_ID_ROWS", True)
     converted, report = convert_state_dict(weights, cfg)
-    assert (report.missing, report.notes) == ([], [])
+    assert (report.missing, report.unplaced, report.differences) == ([], [], [])
     assert len(report.unused) == 136
     assert all(reason.startswith("alias of") for reason in report.unused.values())
     name = "transformer.encoder.bbox_embed.3.layers.1.bias"
@@ -32,6 +32,16 @@ def test_classes_of_all_heads_are_taken_by_category_id(published, config):
         ("encoder.aux_heads.class_embed.4.bias", "class_embed.11.bias"),
     ):
         assert torch.equal(converted[name], weights[key][list(COCO_IDS)])
+
+
+def test_the_keep_ratio_is_taken_from_the_options_of_the_file(published, config):
+    weights, cfg = published("sparse_detr_r50"), config(LEAF)
+    _, report = convert_state_dict(weights, cfg, expected=[], options={"rho": 0.1})
+    assert any("set MODEL.SPARSE.KEEP_RATIO 0.1" in text for text in report.differences)
+    assert not any("Cannot be known" in note for note in report.notes)
+    _, report = convert_state_dict(weights, cfg, expected=[])
+    assert report.differences == []
+    assert any("Cannot be known" in n and "MODEL.SPARSE.KEEP_RATIO" in n for n in report.notes)
 
 
 def test_names_of_one_tensor_with_different_values_are_refused(published, config):

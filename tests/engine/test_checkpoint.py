@@ -1,5 +1,6 @@
 import logging
 import os
+import re
 
 import pytest
 import torch
@@ -262,6 +263,38 @@ def test_inference_refuses_a_file_with_trained_parts_that_the_model_lacks(make_c
     torch.save({"model": state}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match=r"is of another detector: .*object_norm\.weight"):
         load_for_inference(build(cfg), cfg, tmp_path / "a.pth")
+
+
+def as_published(state):
+    """Names of the original Sparse DETR for a state dict of ours."""
+    rules = (
+        (r"^encoder\.scorer", "transformer.enc_mask_predictor"),
+        (r"^encoder\.aux_heads", "transformer.encoder"),
+        (r"^(encoder|decoder)", r"transformer.\1"),
+        (r"^tokens\.level_embed", "transformer.level_embed"),
+        (r"^proposal_head\.enc", "transformer.enc"),
+        (r"^(tokens|heads)\.", ""),
+        (r"^backbone\.", "backbone.0."),
+    )
+
+    def rename(key):
+        return next((re.sub(*rule, key) for rule in rules if re.search(rule[0], key)), key)
+
+    return {rename(key): value for key, value in state.items()}
+
+
+def test_inference_refuses_a_published_file_of_another_encoder(make_cfg, tmp_path, caplog):
+    cfg = make_cfg("MODEL.META_ARCHITECTURE", "SparseDETR")
+    state = build(cfg, seed=1).state_dict()
+    torch.save({"model": as_published(state)}, tmp_path / "a.pth")
+    cfg.MODEL.SPARSE.AUX_HEADS = False  # They only train.
+    load_for_inference(build(cfg), cfg, tmp_path / "a.pth")
+    assert any("format sparse_detr" in message for message in caplog.messages)
+    cfg.MODEL.META_ARCHITECTURE = "DeformableDETR"
+    with pytest.raises(ValueError, match=r"is of another detector: .*encoder\.scorer\."):
+        load_for_inference(build(cfg), cfg, tmp_path / "a.pth")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("set MODEL.META_ARCHITECTURE SparseDETR" in message for message in warnings)
 
 
 def test_inference_does_not_need_the_weights_of_denoising(make_cfg, tmp_path):

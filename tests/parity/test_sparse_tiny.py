@@ -41,7 +41,7 @@ def model(golden, tiny_config):
     model = build_model(cfg).train()
     weights = {k[2:]: torch.from_numpy(v) for k, v in data.items() if k.startswith("w/")}
     converted, report = convert_state_dict(weights, cfg)
-    assert (report.unused, report.missing, report.notes) == ({}, [], [])
+    assert (report.unused, report.missing, report.differences) == ({}, [], [])
     model.load_state_dict(converted)
     model.backbone.maps = {name: torch.from_numpy(data[f"in/{name}"]) for name in MAPS}
     return model, data, report

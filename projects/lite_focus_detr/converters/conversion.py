@@ -159,19 +159,39 @@ def convert_state_dict(
         unknown_label=detr.DENOISING.TYPE == "plain",
     )
     names = _model_keys(cfg) if expected is None else expected
-    for name in list(draft.tensors):
-        if name.endswith(_CONSTANTS):
-            draft.drop(name, "constant that the model computes")
-        elif name not in names:
-            draft.drop(name, f"the configured model has no {name}")
+    unplaced = _drop_what_the_model_lacks(draft, names)
     missing = [n for n in names if n not in draft.tensors and not n.endswith(_CONSTANTS)]
-    notes = draft.notes + _differing_settings(source.settings(state_dict), cfg)
-    notes += source.notes(state_dict, options or {}, cfg)
+    settings = source.settings(state_dict, options or {})
+    notes = draft.notes + source.notes(state_dict, options or {}, cfg)
+    hidden = [key for key in source.hidden if key not in settings]
+    if hidden:
+        notes.append(
+            f"Cannot be known from this file, no tensor depends on it: {', '.join(hidden)}."
+        )
     used = draft.used()
     # A source of several names is used as long as one of them is.
     unused = {key: reason for key, reason in draft.unused.items() if key not in used}
-    report = ConversionReport(source.name, used, unused, missing, notes)
+    report = ConversionReport(
+        source.name, used, unused, missing, unplaced, _differences(settings, cfg), notes
+    )
     return Conversion(draft.tensors, report)
+
+
+def _drop_what_the_model_lacks(draft: Draft, names: Collection[str]) -> list[str]:
+    """Leave out what the model has no name for; the names of what was trained."""
+    unplaced = []
+    for name in list(draft.tensors):
+        weights = name.replace(".query_proj.", ".attention_weights.")
+        if name.endswith(_CONSTANTS):
+            draft.drop(name, "constant that the model computes")
+        elif name in names:
+            continue
+        elif weights != name and weights in draft.tensors:
+            draft.drop(name, "plain attention was trained without it")
+        else:
+            draft.drop(name, f"the configured model has no {name}")
+            unplaced.append(name)
+    return unplaced
 
 
 def _model_keys(cfg: CfgNode) -> list[str]:
@@ -182,15 +202,21 @@ def _model_keys(cfg: CfgNode) -> list[str]:
         return list(build_model(cpu_cfg).state_dict())
 
 
-def _differing_settings(settings: Mapping[str, object], cfg: CfgNode) -> list[str]:
-    notes = []
+def _differences(settings: Mapping[str, object], cfg: CfgNode) -> list[str]:
+    differences = []
     for key, trained in settings.items():
         configured = functools.reduce(getattr, key.split("."), cfg)
         possible = trained if isinstance(trained, tuple) else (trained,)
         if configured not in possible:
-            values = " or ".join(map(str, possible))
-            notes.append(
-                f"{key} is {configured}, the weights were trained with {values}: "
-                f"set {key} {values} to get the published results."
+            remedy = " or ".join(_assignment(key, value) for value in possible)
+            differences.append(
+                f"The weights were not trained with {_assignment(key, configured)}: set {remedy} "
+                "to get the published results."
             )
-    return notes
+    return differences
+
+
+def _assignment(key: str, value: object) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(_assignment(f"{key}.{name}", entry) for name, entry in value.items())
+    return f"{key} {value}"

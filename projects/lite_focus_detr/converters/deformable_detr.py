@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from .formats import CheckpointFormat, Rules, has_keys, rename_by
+from .formats import CheckpointFormat, Options, Rules, has_keys, rename_by
 from .resnet import TORCHVISION_RULES
 
 # Shared by all repositories that descend from this one.
@@ -29,7 +29,7 @@ _RULES: Rules = (
 )
 
 
-def _settings(keys: Collection[str]) -> Mapping[str, object]:
+def _settings(keys: Collection[str], options: Options) -> Mapping[str, object]:
     two_stage = "transformer.pos_trans.weight" in keys
     return {
         "MODEL.DETR.POSITION.TEMPERATURE": 10000.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from .formats import CheckpointFormat, Rules, has_keys, rename_by
+from .formats import CheckpointFormat, Options, Rules, has_keys, rename_by
 
 DETREX_RULES: Rules = (
     (r"^neck\.convs\.(\d)\.conv\.", r"tokens.input_proj.\1.0."),
@@ -33,8 +33,11 @@ DETREX_RULES: Rules = (
     (r"^(label_enc|denoising_generator\.label_encoder)\.", "denoising.label_enc."),
 )
 
+#: Of MODEL.DETR.POSITION; the weights do not tell which.
+POSITIONS = ({"TEMPERATURE": 10000.0, "OFFSET": -0.5}, {"TEMPERATURE": 20.0, "OFFSET": 0.0})
 
-def _settings(keys: Collection[str]) -> Mapping[str, object]:
+
+def _settings(keys: Collection[str], options: Options) -> Mapping[str, object]:
     settings: dict[str, object] = {
         "MODEL.DETR.INVERSE_SIGMOID_EPS": 1e-3,
         "MODEL.DETR.BOX_REFINE": "transformer.decoder.bbox_embed.0.layers.0.weight" in keys,
@@ -44,12 +47,11 @@ def _settings(keys: Collection[str]) -> Mapping[str, object]:
     if "transformer.pos_trans.weight" in keys:
         settings["MODEL.DETR.QUERY_SELECTION"] = "two_stage"
     if "transformer.tgt_embed.weight" in keys:
-        # Its DINO was trained with (10000, -0.5) for 12 epochs and with (20, 0) for longer; the
-        # weights do not tell which.
+        # Its DINO was trained for 12 epochs with the first and for longer with the second.
         settings["MODEL.DETR.QUERY_SELECTION"] = "mixed"
+        settings["MODEL.DETR.POSITION"] = POSITIONS
     else:
-        settings["MODEL.DETR.POSITION.TEMPERATURE"] = 10000.0
-        settings["MODEL.DETR.POSITION.OFFSET"] = -0.5
+        settings["MODEL.DETR.POSITION"] = POSITIONS[0]
     return settings
 
 

@@ -16,7 +16,7 @@ DINO = CheckpointFormat(
     name="dino",
     recognises=has_keys("transformer.enc_out_class_embed.weight", "transformer.tgt_embed.weight"),
     rename=rename_by(_RULES),
-    settings=lambda keys: {
+    settings=lambda keys, options: {
         "MODEL.DETR.POSITION.TEMPERATURE": 20.0,
         "MODEL.DETR.POSITION.OFFSET": 0.0,
         "MODEL.DETR.INVERSE_SIGMOID_EPS": 1e-3,

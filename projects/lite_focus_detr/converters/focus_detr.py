@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from .detrex import DETREX, DETREX_RULES
-from .formats import CheckpointFormat, Rules, has_keys, rename_by
+from .detrex import DETREX, DETREX_RULES, POSITIONS
+from .formats import CheckpointFormat, Options, Rules, has_keys, rename_by
 
 _RULES: Rules = (
     # Up to 14 names of one tensor, the class head behind those of the six decoder layers.
@@ -26,18 +26,17 @@ _RULES: Rules = (
 )
 
 
-def _settings(keys: Collection[str]) -> Mapping[str, object]:
+def _settings(keys: Collection[str], options: Options) -> Mapping[str, object]:
     resnet = "backbone.stem.conv1.weight" in keys
     return {
-        **DETREX.settings(keys),
+        **DETREX.settings(keys, options),
         "MODEL.META_ARCHITECTURE": "FocusDETR",
         "MODEL.FOCUS.VALUE": "frozen",
         "MODEL.FOCUS.OBJECT_SCORE": "logit",
         "MODEL.FOCUS.MODULATION": "top_down",
-        # ResNet files of 12 epochs and all Swin files have (10000, -0.5), ResNet files of 24 and 36
-        # epochs (20, 0); no tensor tells which.
-        "MODEL.DETR.POSITION.TEMPERATURE": (10000.0, 20.0) if resnet else 10000.0,
-        "MODEL.DETR.POSITION.OFFSET": (-0.5, 0.0) if resnet else -0.5,
+        # ResNet files of 12 epochs and all Swin files have the first, ResNet files of 24 and 36
+        # epochs the second.
+        "MODEL.DETR.POSITION": POSITIONS if resnet else POSITIONS[0],
     }
 
 
@@ -46,4 +45,5 @@ FOCUS_DETR = CheckpointFormat(
     recognises=has_keys("neck.convs.0.conv.weight", "transformer.enc_mask_predictor.layer1.0.bias"),
     rename=rename_by(_RULES),
     settings=_settings,
+    hidden=("MODEL.FOCUS.KEEP_RATIOS", "MODEL.FOCUS.OBJECT_TOKENS"),
 )

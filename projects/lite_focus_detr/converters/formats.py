@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from detectron2.config import CfgNode
 
 Rules = tuple[tuple[str, str], ...]
+Options = Mapping[str, object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,21 +22,22 @@ class CheckpointFormat:
         recognises: whether a file with these keys has this format.
         rename: our name of an upstream tensor. Aliases of one tensor get the same name, the head
             of the encoder output (index: number of decoder layers) the next name in ``heads``.
-        settings: configuration keys and the values that these weights were trained with, a tuple
-            if the file does not tell which of several. Only keys that no tensor depends on, or
-            whose absence a list of tensors explains badly.
-        notes: further sentences for the user, from the keys, the options that the file was trained
-            with, if it holds them, and the configuration.
+        settings: configuration keys and the values that these weights were trained with, from the
+            keys and the options that the file was saved with, if it holds them; a tuple if the file
+            does not tell which of several, a dictionary for keys that belong together. Only keys
+            that no tensor depends on, or whose absence a list of tensors explains badly.
+        notes: further sentences for the user, from the keys, the options and the configuration.
+        hidden: keys that decide the detections and that no tensor depends on, named to the user
+            unless ``settings`` knows them.
         backbone_only: the file initialises a backbone, everything else is to be trained.
     """
 
     name: str
     recognises: Callable[[Collection[str]], bool]
     rename: Callable[[str], str]
-    settings: Callable[[Collection[str]], Mapping[str, object]] = lambda keys: {}
-    notes: Callable[[Collection[str], Mapping[str, object], CfgNode], list[str]] = (
-        lambda keys, options, cfg: []
-    )
+    settings: Callable[[Collection[str], Options], Mapping[str, object]] = lambda keys, options: {}
+    notes: Callable[[Collection[str], Options, CfgNode], list[str]] = lambda keys, options, cfg: []
+    hidden: tuple[str, ...] = ()
     backbone_only: bool = False
 
 

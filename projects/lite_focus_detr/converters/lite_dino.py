@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 from detectron2.config import CfgNode
 
 from .dino import DINO
-from .formats import CheckpointFormat
+from .formats import CheckpointFormat, Options
 
 _LAYER = re.compile(r"transformer\.encoder\.layers\.(\d+)\.(.+)")
 
@@ -27,13 +27,14 @@ def _recognises(keys: Collection[str]) -> bool:
     return DINO.recognises(keys) and bool(_layers(keys, "linear12.weight"))
 
 
-def _settings(keys: Collection[str]) -> Mapping[str, object]:
+def _settings(keys: Collection[str], options: Options) -> Mapping[str, object]:
     plain = {
         part: f"transformer.{part}.layers.0.{attn}.attention_weights.weight" in keys
         for part, attn in (("encoder", "self_attn"), ("decoder", "cross_attn"))
     }
     return {
-        **DINO.settings(keys),
+        **DINO.settings(keys, options),
+        **({"MODEL.LITE.NUM_HIGH_LEVELS": options["enc_scale"]} if "enc_scale" in options else {}),
         "MODEL.META_ARCHITECTURE": "LiteDETR",
         "MODEL.DETR.ENCODER.NUM_LAYERS": len(_layers(keys, "linear1.weight")),
         "MODEL.LITE.LOW_UPDATE": "joint",
@@ -41,6 +42,9 @@ def _settings(keys: Collection[str]) -> Mapping[str, object]:
         "MODEL.DETR.ENCODER.ATTENTION": "deformable" if plain["encoder"] else "key_aware",
         "MODEL.DETR.DECODER.ATTENTION": "deformable" if plain["decoder"] else "key_aware",
         "MODEL.DETR.ENCODER.PROJECTED_KEY": bool(_layers(keys, "self_attn.key_proj.weight")),
+        "MODEL.DETR.DECODER.PROJECTED_KEY": (
+            "transformer.decoder.layers.0.cross_attn.key_proj.weight" in keys
+        ),
     }
 
 
@@ -52,22 +56,13 @@ def _notes(keys: Collection[str], options: Mapping[str, object], cfg: CfgNode) -
         f"Schedule: H{high}L{levels - high}-({layers // blocks}+1)x{blocks}. The blocks are read "
         f"from the keys, the {high} high levels are MODEL.LITE.NUM_HIGH_LEVELS."
     ]
-    if saved is not None and saved != high:
-        notes.append(
-            f"The file was saved with enc_scale {saved}: set MODEL.LITE.NUM_HIGH_LEVELS {saved} to "
-            "get the published results."
-        )
     if blocks == 3 and 1 in (saved, high):
         notes.append(
             "3 blocks with 1 high level are H1L3-(2+1)x3. The README of Lite-DETR calls them "
-            '("a=3, b=1") H2L2-(2+1)x3 by mistake: that layout, of r50_s2ex3_49.9.pth, has 2 high '
-            "levels, MODEL.LITE.NUM_HIGH_LEVELS 2."
+            '("a=3, b=1") H2L2-(2+1)x3 by mistake: that layout has 2 high levels. Weights that '
+            "were really trained with enc_scale 1 need MODEL.LITE.NUM_HIGH_LEVELS 1, the released "
+            "r50_s2ex3_49.9.pth needs MODEL.LITE.NUM_HIGH_LEVELS 2."
         )
-    unknown = ["MODEL.LITE.NUM_HIGH_LEVELS"] if saved is None else []
-    unknown += ["MODEL.DETR.POSITION", "MODEL.DETR.INVERSE_SIGMOID_EPS"]
-    notes.append(
-        f"Cannot be known from this file, as no tensor depends on it: {', '.join(unknown)}."
-    )
     notes.append(
         "Users of the released files report an AP near zero with some options. Evaluate once: "
         "train_net.py --eval-only --config-file FILE MODEL.WEIGHTS THIS_FILE must give the AP in "
@@ -82,4 +77,5 @@ LITE_DINO = CheckpointFormat(
     rename=DINO.rename,
     settings=_settings,
     notes=_notes,
+    hidden=("MODEL.LITE.NUM_HIGH_LEVELS", "MODEL.DETR.POSITION"),
 )

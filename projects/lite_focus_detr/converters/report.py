@@ -16,13 +16,17 @@ class ConversionReport(NamedTuple):
         used: key of the file -> the names of the model that it fills.
         unused: key of the file -> why nothing takes it.
         missing: names of the model that the file does not fill, in the order of the model.
-        notes: sentences for the user: class rows, settings that differ from the configuration.
+        unplaced: names of trained tensors for which the configured model has no place.
+        differences: sentences that say which settings contradict the training of the weights.
+        notes: further sentences for the user, such as on class rows.
     """
 
     format: str
     used: Mapping[str, tuple[str, ...]]
     unused: Mapping[str, str]
     missing: list[str]
+    unplaced: list[str]
+    differences: list[str]
     notes: list[str]
 
     def summary(self) -> str:
@@ -33,7 +37,7 @@ class ConversionReport(NamedTuple):
             f"model, {len(self.unused)} are not used, {len(self.missing)} of the model are not "
             "in the file"
         )
-        return "\n".join([counts, *self.notes])
+        return "\n".join([counts, *self.differences, *self.notes])
 
     def table(self) -> str:
         """One row per tensor of the file and per tensor of the model that stays unfilled."""

@@ -23,7 +23,7 @@ TORCHVISION_RESNET = CheckpointFormat(
     name="torchvision_resnet",
     recognises=all_match(r"(backbone\.)?(conv1|bn1|layer[1-4]\.\d+|fc)\."),
     rename=rename_by(((r"^backbone\.", ""), *TORCHVISION_RULES)),
-    settings=lambda keys: {"MODEL.RESNETS.STRIDE_IN_1X1": False, "INPUT.FORMAT": "RGB"},
+    settings=lambda keys, options: {"MODEL.RESNETS.STRIDE_IN_1X1": False, "INPUT.FORMAT": "RGB"},
     backbone_only=True,
 )
 
@@ -44,6 +44,6 @@ CAFFE2_RESNET = CheckpointFormat(
     name="caffe2_resnet",
     recognises=all_match(r"(conv1_|res_conv1_bn_|res[2-5]_\d+_branch|fc1000_)"),
     rename=_rename_caffe2,
-    settings=lambda keys: {"MODEL.RESNETS.STRIDE_IN_1X1": True, "INPUT.FORMAT": "BGR"},
+    settings=lambda keys, options: {"MODEL.RESNETS.STRIDE_IN_1X1": True, "INPUT.FORMAT": "BGR"},
     backbone_only=True,
 )

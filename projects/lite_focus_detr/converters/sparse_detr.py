@@ -16,7 +16,7 @@ SPARSE_DETR = CheckpointFormat(
     name="sparse_detr",
     recognises=has_keys("input_proj.0.0.weight", "transformer.enc_mask_predictor.layer1.0.bias"),
     rename=rename_by(_RULES),
-    settings=lambda keys: {
+    settings=lambda keys, options: {
         "MODEL.META_ARCHITECTURE": "SparseDETR",
         "MODEL.DETR.POSITION.TEMPERATURE": 10000.0,
         "MODEL.DETR.POSITION.OFFSET": -0.5,
@@ -24,5 +24,7 @@ SPARSE_DETR = CheckpointFormat(
         "MODEL.DETR.QUERY_SELECTION": "token",
         "MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS": False,
         "MODEL.DETR.BOX_REFINE": True,
+        **({"MODEL.SPARSE.KEEP_RATIO": options["rho"]} if "rho" in options else {}),
     },
+    hidden=("MODEL.SPARSE.KEEP_RATIO",),
 )

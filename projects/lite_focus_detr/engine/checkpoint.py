@@ -21,8 +21,9 @@ logger = logging.getLogger(__name__)
 
 BACKBONE = "backbone."
 OWN_FORMAT = "lite_focus_detr"
-# Parts of the model that only a training uses.
+# Parts of a model that only a training uses.
 DENOISING = "denoising."
+TRAINED_ONLY = (DENOISING, "encoder.aux_heads.")
 
 
 class _Weights(NamedTuple):
@@ -32,8 +33,8 @@ class _Weights(NamedTuple):
     format: str
     other_classes: int | None = None
     """Rows of class heads that were left out, being for another number of classes."""
-    unused: Sequence[str] = ()
-    """Tensors of a file of this project that the model has no place for."""
+    unplaced: Sequence[str] = ()
+    """Trained tensors that the model has no place for."""
 
 
 class DetrCheckpointer(DetectionCheckpointer):
@@ -214,14 +215,14 @@ class DetrCheckpointer(DetectionCheckpointer):
             return _Weights(weights, OWN_FORMAT)
         converted, report = convert_state_dict(weights, self.cfg, expected, options)
         logger.info("%s", report.summary())
+        for difference in report.differences:
+            logger.warning("%s", difference)
         logger.info("Where every tensor went:\n%s", report.table())
         classes = {
             weights[key].shape[0] for key in report.unused if key.endswith("class_embed.0.bias")
         }
         other = classes - {self.cfg.MODEL.DETR.NUM_CLASSES}
-        # Published files also hold aliases and parts that only training needs.
-        unused = list(report.unused) if report.format == OWN_FORMAT else []
-        return _Weights(converted, report.format, other.pop() if other else None, unused)
+        return _Weights(converted, report.format, other.pop() if other else None, report.unplaced)
 
     def _require_match(self, filename: str, weights: _Weights) -> None:
         expected = self.model.state_dict()
@@ -274,8 +275,7 @@ class DetrCheckpointer(DetectionCheckpointer):
 
     def _require_known(self, filename: str, weights: _Weights) -> None:
         """Check that no trained part of the file is missing from the model."""
-        known = self.model.state_dict()
-        unknown = [x for x in weights.unused if x not in known and not x.startswith(DENOISING)]
+        unknown = [name for name in weights.unplaced if not name.startswith(TRAINED_ONLY)]
         if unknown:
             more = ", ..." if len(unknown) > 3 else ""
             raise ValueError(
