@@ -30,7 +30,7 @@ def get_config_file(name: str) -> str:
     if root is None:
         raise ValueError(f"no folder 'configs' in {_PACKAGE} or in {_PACKAGE.parents[1]}")
     leaf = name.removesuffix(".yaml") + ".yaml"
-    found = [root / leaf] if (root / leaf).is_file() else sorted(root.rglob(leaf))
+    found = [root / leaf] if (root / leaf).is_file() else sorted(root.rglob(leaf.lstrip("/")))
     if len(found) == 1:
         return str(found[0])
     available = found or [path for path in root.rglob("*.yaml") if "_base_" not in path.parts]
@@ -39,6 +39,11 @@ def get_config_file(name: str) -> str:
     )
     what = "is ambiguous" if found else "is not in the model zoo"
     raise ValueError(f"configuration {name} {what}; choose from: {names}")
+
+
+def find_config_file(path_or_name: str) -> str:
+    """The argument itself if it is the path of a file, else see :func:`get_config_file`."""
+    return path_or_name if Path(path_or_name).is_file() else get_config_file(path_or_name)
 
 
 def get_config(name: str, trained: bool = False) -> CfgNode:

@@ -41,6 +41,24 @@ def test_a_layer_that_does_not_exist_ends_with_one_line(inputs, tmp_path):
         visualize_attention.main([*inputs, "--output", str(tmp_path / "x.png"), "--layer", "7"])
 
 
+@pytest.mark.parametrize("name", ["picture.xyz", "picture"])
+def test_a_format_that_cannot_be_written_ends_with_one_line(inputs, tmp_path, name):
+    with pytest.raises(SystemExit, match=r"cannot write the picture .*end it with .*\.png"):
+        visualize_attention.main([*inputs, "--output", str(tmp_path / name)])
+
+
+def test_a_point_outside_of_the_image_ends_with_one_line(inputs, tmp_path):
+    arguments = [*inputs, "--output", str(tmp_path / "x.png"), "--point", "1000", "10"]
+    with pytest.raises(SystemExit, match="--point 1000 10 is outside of the 64x48 image"):
+        visualize_attention.main(arguments)
+
+
+def test_the_folder_of_the_picture_is_created(inputs, tmp_path):
+    picture = tmp_path / "new" / "folder" / "points.png"
+    visualize_attention.main([*inputs, "--output", str(picture)])
+    assert picture.is_file()
+
+
 def test_each_model_needs_its_weights(inputs, tmp_path):
     extra = ["--config-file", inputs[2]]
     with pytest.raises(SystemExit, match="one --weights for each --config-file"):

@@ -41,6 +41,12 @@ def test_a_picture_and_a_table_are_written(command, architecture):
     assert "top 10 %" in table
 
 
+def test_a_misspelt_data_set_is_one_line_with_the_likely_name(small_config_file, tmp_path):
+    arguments = ["--config-file", small_config_file, "--output", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"'shapes_va'.*shapes_val"):
+        visualize_tokens.main([*arguments, "--dataset", "shapes_va"])
+
+
 def test_a_dense_model_is_refused_in_one_line(command):
     with pytest.raises(SystemExit, match="META_ARCHITECTURE to FocusDETR"):
         command("DeformableDETR")

@@ -23,6 +23,7 @@ from .. import model_zoo, ops
 from ..engine import load_config, user_errors
 from ..evaluation.activation_memory import measure_activation_memory
 from ..evaluation.complexity import measure_complexity
+from .predictor import picture_file
 
 #: Rows of the table: what users call a part -> modules of the detector.
 ROWS: dict[str, tuple[str, ...]] = {
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     files = args.config_file or (_layouts() if args.plot else None)
     if files is None:
         raise SystemExit("error: give --config-file FILE, or --plot FILE for all layouts")
+    with user_errors():
+        picture = picture_file(args.plot) if args.plot else None
     analyses = {}
     for file in files:
         name = Path(file).stem
@@ -57,9 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         print(f"\n{name}, one image of {args.image_size[0]}x{args.image_size[1]}")
         print(table(analyses[name]))
-    if args.plot:
-        plot({name: analysis.flops for name, analysis in analyses.items()}).savefig(args.plot)
-        print(f"\nThe plot is in {args.plot}")
+    if picture is not None:
+        plot({name: analysis.flops for name, analysis in analyses.items()}).savefig(picture)
+        print(f"\nThe plot is in {picture}")
 
 
 def analyze(
@@ -75,10 +78,7 @@ def analyze(
         with_activations: also run it as in training, which takes memory.
     """
     with user_errors():
-        path = (
-            config_file if Path(config_file).is_file() else model_zoo.get_config_file(config_file)
-        )
-        cfg = load_config(path, options)
+        cfg = load_config(model_zoo.find_config_file(config_file), options)
         cfg.MODEL.DEVICE = "cpu"
         model = build_model(cfg)
     with warnings.catch_warnings():

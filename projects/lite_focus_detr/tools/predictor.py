@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,8 +10,11 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Instances
+from matplotlib.backend_bases import FigureCanvasBase
 
+from .. import model_zoo
 from ..data import DetrDatasetMapper, register_datasets
+from ..data.validation import check_datasets
 from ..engine import DetrCheckpointer, load_config
 
 
@@ -18,18 +22,47 @@ def load_inference_config(config_file: str, options: list[str]) -> CfgNode:
     """Read a configuration, take the CPU where there is no GPU, and register its data sets.
 
     Args:
-        config_file: path of a yaml file.
+        config_file: path of a yaml file, or name in the model zoo.
         options: ``KEY VALUE ...``, applied after the file.
 
     Raises:
         ValueError: a file is missing, or keys or values are wrong.
     """
-    cfg = load_config(config_file, options)
+    cfg = load_config(model_zoo.find_config_file(config_file), options)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     register_datasets(cfg)
     cfg.freeze()
     return cfg
+
+
+def load_records(cfg: CfgNode, dataset: str | None, count: int) -> tuple[str, list[dict[str, Any]]]:
+    """Name and first ``count`` records of a data set, by default the first of ``DATASETS.TEST``.
+
+    Raises:
+        ValueError: there is no such data set, or its files or classes do not fit ``cfg``.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.TEST = (dataset,) if dataset else cfg.DATASETS.TEST[:1]
+    check_datasets(cfg, eval_only=True)
+    (name,) = cfg.DATASETS.TEST
+    return name, DatasetCatalog.get(name)[:count]
+
+
+def picture_file(path: str) -> Path:
+    """The path of a picture to write, in a folder that is created when needed.
+
+    Raises:
+        OSError: the folder cannot be created.
+        ValueError: the suffix is not that of a format that can be written.
+    """
+    known = FigureCanvasBase.get_supported_filetypes()
+    suffix = Path(path).suffix.lstrip(".").lower()
+    if suffix not in known:
+        raise ValueError(f"cannot write the picture {path}: end it with .{', .'.join(known)}")
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    return Path(path)
 
 
 def load_metadata(cfg: CfgNode) -> Any:

@@ -12,15 +12,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 from ..data import read_image
-from ..data.validation import check_datasets
 from ..engine import user_errors
 from ..visualization import draw_ground_truth, draw_predictions, side_by_side
-from .predictor import Predictor, load_inference_config
+from .predictor import Predictor, load_inference_config, load_records
 
 # Under ``python -m`` the name of this module is not its own.
 logger = logging.getLogger("lite_focus_detr.tools.visualize")
@@ -32,12 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setup_logger(name="lite_focus_detr")
     with user_errors():
         cfg = load_inference_config(args.config_file, args.opts)
-        cfg.defrost()
-        cfg.DATASETS.TEST = (args.dataset,) if args.dataset else cfg.DATASETS.TEST[:1]
-        cfg.freeze()
-        check_datasets(cfg, eval_only=True)
-        (name,) = cfg.DATASETS.TEST
-        records = DatasetCatalog.get(name)[: args.num_images]
+        name, records = load_records(cfg, args.dataset, args.num_images)
         predictor = Predictor(cfg)
     draw(predictor, records, Path(args.output), name, args.confidence_threshold)
 

@@ -23,7 +23,7 @@ from ..engine import user_errors
 from ..modeling import DetectionTransformer
 from ..modeling.attention import SampledAttention
 from ..visualization_attention import Samples, draw_samples, nearest_samples, record_calls
-from .predictor import Predictor, load_inference_config
+from .predictor import Predictor, load_inference_config, picture_file
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         image = read_image(args.image, "RGB")
         if len(args.config_file) != len(args.weights):
             raise ValueError("give one --weights for each --config-file")
+        picture = picture_file(args.output)
         height, width = image.shape[:2]
+        for x, y in args.point or []:
+            if not (0 <= x < width and 0 <= y < height):
+                raise ValueError(f"--point {x:g} {y:g} is outside of the {width}x{height} image")
         points = torch.tensor(args.point or []).reshape(-1, 2) / torch.tensor([width, height])
         samples: dict[str, Samples] = {}
         for config_file, weights in zip(args.config_file, args.weights, strict=True):
@@ -47,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with torch.inference_mode():
                 name = f"{len(samples) + 1} {Path(config_file).stem}"
                 samples[name] = nearest_samples(attention, calls, points)
-    draw_samples(image, samples).savefig(args.output)
+    draw_samples(image, samples).savefig(picture)
 
 
 def find_attention(model: DetectionTransformer, part: str, layer: int) -> SampledAttention:

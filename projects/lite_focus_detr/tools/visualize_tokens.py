@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
@@ -25,7 +25,7 @@ from ..engine import user_errors
 from ..evaluation.token_selection import SelectionSummary, relative_boxes, trace_selection
 from ..token_pictures import draw_selection
 from ..visualization import draw_ground_truth
-from .predictor import Predictor, load_inference_config
+from .predictor import Predictor, load_inference_config, load_records
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,10 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setup_logger(name="lite_focus_detr")
     with user_errors():
         cfg = load_inference_config(args.config_file, args.opts)
-        name = args.dataset or next(iter(cfg.DATASETS.TEST), None)
-        if name is None:
-            raise ValueError("DATASETS.TEST is empty; choose a data set with --dataset")
-        records = DatasetCatalog.get(name)[: max(args.num_images, args.num_pictures)]
+        count = max(args.num_images, args.num_pictures)
+        name, records = load_records(cfg, args.dataset, count)
         output = Path(args.output)
         output.mkdir(parents=True, exist_ok=True)
         summary = examine(Predictor(cfg), records, output, name, args.num_pictures)
