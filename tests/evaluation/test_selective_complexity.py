@@ -12,7 +12,11 @@ from lite_focus_detr.evaluation.complexity import measure_complexity
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 # GFLOPs at 850x1040. Sparse DETR without the auxiliary heads, which are needed in training only.
 TABLE = [
+    ("focus_detr/focus_dino_r50_36ep_keep10", 127.5),
+    ("focus_detr/focus_dino_r50_36ep_keep20", 141.4),
     ("focus_detr/focus_dino_r50_36ep", 155.4),
+    ("focus_detr/focus_dino_r50_36ep_keep40", 169.3),
+    ("focus_detr/focus_dino_r50_36ep_keep50", 183.2),
     ("sparse_detr/sparse_deformable_detr_two_stage_r50_50ep", 125.5),
 ]
 # Millions of parameters; the published Sparse DETR counts its heads with 91 classes.
