@@ -1,9 +1,16 @@
-import argparse
-
 import pytest
+import torch
 
-from lite_focus_detr.tools import benchmark_encoder
-from lite_focus_detr.tools.benchmark_encoder import Measurement, make_step, table
+from lite_focus_detr import model_zoo
+from lite_focus_detr.tools import benchmark
+from lite_focus_detr.tools.benchmark_encoder import (
+    CONFIGS,
+    encoder_step,
+    make_steps,
+    make_tokens,
+    table,
+)
+from lite_focus_detr.tools.benchmark_measure import Measurement
 
 
 def test_the_table_has_one_row_per_encoder_with_ratios_to_the_first():
@@ -21,20 +28,38 @@ def test_the_table_has_one_row_per_encoder_with_ratios_to_the_first():
 
 @pytest.mark.parametrize("train", [True, False])
 def test_a_step_runs_the_encoder_of_the_named_configuration(train):
-    step = make_step("lite_dino_shapes", (64, 96), "cpu", train)
-    memory = step()
+    steps = make_steps(["lite_dino_shapes"], (64, 96), "cpu", train)
+    memory = steps["lite_dino_shapes"]()
     if not train:
         assert memory.shape == (1, 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2, 64)
 
 
+@pytest.mark.parametrize("name", ["dino_shapes", "focus_dino_shapes", "sparse_dino_shapes"])
+def test_a_training_step_reaches_all_weights_and_leaves_no_gradients(name):
+    model = model_zoo.get(name, device="cpu")
+    reached = set()
+    for key, parameter in model.encoder.named_parameters():
+        parameter.register_hook(lambda gradient, key=key: reached.add(key))
+    tokens = make_tokens(model, (64, 96))
+    encoder_step(model.encoder, model.proposal_head, tokens, train=True)()
+    assert reached == {key for key, _ in model.encoder.named_parameters()}
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_default_encoders_have_the_same_size_and_host():
+    def host(name):
+        cfg = model_zoo.get_config(name)
+        return cfg.MODEL.DETR.ENCODER.FFN_DIM, cfg.MODEL.DETR.QUERY_SELECTION, cfg.MODEL.RESNETS
+
+    assert all(host(name) == host(CONFIGS[0]) for name in CONFIGS)
+
+
 def test_the_command_measures_native_operators_and_reference_alike(capsys):
-    parser = argparse.ArgumentParser()
-    benchmark_encoder.add_arguments(parser)
     names = ["--config-file", "dino_shapes", "--config-file", "lite_dino_shapes"]
-    options = ["--rounds", "1", "--image-size", "64", "96"]
-    benchmark_encoder.run(parser.parse_args([*names, *options]))
+    benchmark.main(["encoder", *names, "--rounds", "1", "--image-size", "64", "96"])
     text = capsys.readouterr().out
     assert "one image of 64x96" in text
+    assert f"{torch.get_num_threads()} threads" in text
     assert [line.split()[0] for line in text.splitlines()[-2:]] == [
         "dino_shapes",
         "lite_dino_shapes",

@@ -2,6 +2,7 @@
 
 python -m lite_focus_detr.tools.benchmark op        the attention operators and their peers
 python -m lite_focus_detr.tools.benchmark encoder   the encoders
+python -m lite_focus_detr.tools.benchmark model     an encoder layer and a whole detector
 """
 
 from __future__ import annotations
@@ -9,7 +10,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from . import benchmark_encoder, benchmark_operators
+import torch
+
+from . import benchmark_encoder, benchmark_model, benchmark_operators
+
+_COMMANDS = {
+    "op": benchmark_operators,
+    "encoder": benchmark_encoder,
+    "model": benchmark_model,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -18,15 +27,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in (("op", benchmark_operators), ("encoder", benchmark_encoder)):
+    for name, module in _COMMANDS.items():
         command = commands.add_parser(
             name,
             description=module.__doc__,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
+        command.add_argument(
+            "--rounds", type=int, default=5, help="timed runs of each; default %(default)s"
+        )
+        command.add_argument(
+            "--threads", type=int, help="of the CPU; default: as many as PyTorch chooses"
+        )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     args.run(args)
 
 

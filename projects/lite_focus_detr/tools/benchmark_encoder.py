@@ -1,35 +1,47 @@
 """Time and memory of the encoders against the dense one, with native operators and without.
 
-    python -m lite_focus_detr.tools.benchmark encoder [--rounds 5] [--train] [--config-file NAME]
+    python -m lite_focus_detr.tools.benchmark encoder [--train] [--native-only] [--rounds 3]
 
-Only the encoder runs, on random feature levels of the size that the image gives. The rounds are
-interleaved: in each every encoder runs once with every kind of operators, so that a change of the
-machine's speed meets all of them.
+Without --config-file: all encoders on DINO with ResNet-50, which are the dense one, the layouts of
+Lite DETR with key-aware and with plain attention, Focus-DETR that keeps 10 to 50 % of the tokens,
+and Sparse DETR. Of each only the encoder runs, selection of tokens included, on random feature
+levels of the size that the image gives.
+
+Each runs once for its memory: the most that it needs beyond its weights and its input, in another
+process that keeps no freed memory. Then all of them run in turn in every round, with every kind of
+operators, so that a change of the machine's speed meets all of them. Times are medians over the
+rounds; "x dense" divides by the first encoder with the same operators, "CPU x" does so for the
+processor time.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from detectron2.structures import ImageList
 from tabulate import tabulate
 from torch import Tensor
 
-from .. import model_zoo, ops
+from .. import model_zoo
 from ..modeling import DetectionTransformer
+from ..modeling.encoder import Encoder
+from ..modeling.heads import ProposalHead
 from ..modeling.tokens import FeatureTokens
-from ..ops.native import ENVIRONMENT_VARIABLE
-from .peak_memory import peak_memory
+from .benchmark_measure import (
+    Measurement,
+    cells,
+    kinds_of_operators,
+    measure,
+    with_operators,
+)
+from .peak_memory import Step
 
-#: The dense encoder first: the others are compared with it.
+#: The dense encoder first: the others are compared with it. The host is the same for all.
 CONFIGS = (
     "deformable_detr/dino_r50_36ep",
     "lite_dino_h2l2_2p1x3_r50_36ep",
@@ -45,70 +57,103 @@ CONFIGS = (
     "focus_detr/focus_dino_r50_36ep",
     "focus_dino_r50_36ep_keep40",
     "focus_dino_r50_36ep_keep50",
+    "sparse_dino_r50_36ep",
 )
-
-
-class Measurement(NamedTuple):
-    """One encoder with one kind of operators."""
-
-    seconds: float  #: median wall-clock time of the rounds
-    cpu_seconds: float  #: median processor time of the rounds
-    peak_bytes: int | None  #: most memory above that of weights and input; None if unknown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--config-file", action="append", help="name; the first is compared with")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--config-file",
+        action="append",
+        metavar="NAME",
+        help="name in the model zoo, may be repeated; the first is what the others are divided by",
+    )
     parser.add_argument("--train", action="store_true", help="forward and backward pass")
-    parser.add_argument("--image-size", type=int, nargs=2, default=(800, 1333))
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch chooses")
+    add_size_and_device(parser)
+
+
+def add_size_and_device(parser: argparse.ArgumentParser) -> None:
+    """Options of every benchmark of parts of a detector."""
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        default=(800, 1333),
+        metavar=("HEIGHT", "WIDTH"),
+        help="pixels; default 800 1333",
+    )
+    parser.add_argument("--device", default="cpu", help="default cpu")
     parser.add_argument("--native-only", action="store_true", help="leave the reference out")
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     names = args.config_file or CONFIGS
-    steps = {name: make_step(name, args.image_size, args.device, args.train) for name in names}
-    kinds = [ops.backend(args.device)]
-    if kinds != ["reference"] and not args.native_only:
-        kinds.append("reference")
-    measured = measure(steps, kinds, args.rounds, args.device)
-    height, width = args.image_size
-    what = "training step" if args.train else "inference"
-    threads = torch.get_num_threads()
-    print(
-        f"Encoder, {what}, one image of {height}x{width}, {args.device}, {threads} threads, "
-        f"median of {args.rounds} interleaved rounds"
-    )
+    kinds = kinds_of_operators(args.device, args.native_only)
+    steps = partial(make_steps, names, args.image_size, args.device, args.train)
+    measured = measure(partial(with_operators, steps, kinds), args.rounds, args.device)
+    print(title(f"Encoder, {'training step' if args.train else 'inference'}", args))
     print(table(measured, list(names), kinds))
 
 
-def make_step(
-    name: str, image_size: Sequence[int], device: str, train: bool
-) -> Callable[[], object]:
-    """A function that runs the encoder of a configuration once.
+def title(what: str, args: argparse.Namespace) -> str:
+    """What was measured and how."""
+    height, width = args.image_size
+    return (
+        f"{what}, one image of {height}x{width}, {args.device}, {torch.get_num_threads()} threads, "
+        f"median of {args.rounds} interleaved rounds"
+    )
+
+
+def make_steps(
+    names: Sequence[str], image_size: Sequence[int], device: str, train: bool
+) -> dict[str, Step]:
+    """Functions that run the encoder of a configuration once, by its name.
 
     Args:
-        name: configuration in the model zoo.
+        names: configurations in the model zoo.
         image_size: (height, width) of the image that the feature levels belong to.
         device: where to run.
-        train: with gradients of the encoder's weights and of its input.
+        train: with gradients; see :func:`encoder_step`.
     """
-    model = model_zoo.get(name, device=device).train(train)
-    assert isinstance(model, DetectionTransformer)
-    encoder, head = model.encoder, model.proposal_head
-    tokens = make_tokens(model, image_size)
+    steps = {}
+    for name in names:
+        model = model_zoo.get(name, device=device)
+        assert isinstance(model, DetectionTransformer)
+        tokens = make_tokens(model, image_size)
+        steps[name] = encoder_step(model.encoder, model.proposal_head, tokens, train)
+    return steps
+
+
+def encoder_step(
+    encoder: Encoder, head: ProposalHead | None, tokens: FeatureTokens, train: bool
+) -> Step:
+    """A function that runs an encoder once.
+
+    Args:
+        encoder: the encoder.
+        head: scores tokens, for encoders that ask for it.
+        tokens: its input.
+        train: with gradients of its weights and its input from all that losses are made of; they
+            are gone afterwards, so that every run allocates them.
+    """
 
     def infer() -> Tensor:
+        encoder.eval()
         with torch.inference_mode():
             return encoder(tokens, head).memory
 
     def learn() -> None:
-        encoder.zero_grad()
+        encoder.train()
         features = tokens.features.detach().requires_grad_()
-        encoder(tokens._replace(features=features), head).memory.sum().backward()
+        output = encoder(tokens._replace(features=features), head)
+        results = [output.memory, *chain.from_iterable(output.predictions), *output.aux.values()]
+        trained = [x for x in results if isinstance(x, Tensor) and x.requires_grad]
+        torch.autograd.backward([x.sum() for x in trained])
+        encoder.zero_grad()
+        if head is not None:
+            head.zero_grad()
 
     return learn if train else infer
 
@@ -126,50 +171,8 @@ def make_tokens(model: DetectionTransformer, image_size: Sequence[int]) -> Featu
     return model.tokens([x.to(model.device) for x in levels], ImageList(image, [(height, width)]))
 
 
-def measure(
-    steps: dict[str, Callable[[], object]], kinds: Sequence[str], rounds: int, device: str
-) -> dict[tuple[str, str], Measurement]:
-    """Run every step with every kind of operators in each round, after one round for memory."""
-    times: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    peaks = {}
-    for index in range(rounds + 1):
-        for name, step in steps.items():
-            for kind in kinds:
-                with _operators(kind):
-                    if index == 0:
-                        step()
-                        peaks[name, kind] = peak_memory(step, device)
-                    else:
-                        times.setdefault((name, kind), []).append(_time(step, device))
-    return {key: _median(runs, peaks[key]) for key, runs in times.items()}
-
-
-def _median(runs: Sequence[tuple[float, float]], peak_bytes: int | None) -> Measurement:
-    wall, cpu = zip(*runs, strict=True)
-    return Measurement(statistics.median(wall), statistics.median(cpu), peak_bytes)
-
-
-@contextmanager
-def _operators(kind: str) -> Iterator[None]:
-    before = os.environ.pop(ENVIRONMENT_VARIABLE, None)
-    if kind == "reference":
-        os.environ[ENVIRONMENT_VARIABLE] = kind
-    yield
-    os.environ.pop(ENVIRONMENT_VARIABLE, None)
-    if before is not None:
-        os.environ[ENVIRONMENT_VARIABLE] = before
-
-
-def _time(step: Callable[[], object], device: str) -> tuple[float, float]:
-    start, cpu_start = time.perf_counter(), time.process_time()
-    step()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, time.process_time() - cpu_start
-
-
 def table(
-    measured: dict[tuple[str, str], Measurement], names: list[str], kinds: Sequence[str]
+    measured: Mapping[tuple[str, str], Measurement], names: Sequence[str], kinds: Sequence[str]
 ) -> str:
     """One row per encoder; ratios are to the first encoder with the same operators."""
     headers = ["encoder"]
@@ -181,30 +184,8 @@ def table(
     for name in names:
         row: list[object] = [Path(name).name]
         for kind in kinds:
-            this, dense = measured[name, kind], measured[names[0], kind]
-            row += [1e3 * this.seconds, this.seconds / dense.seconds]
-            row.append(this.cpu_seconds / dense.cpu_seconds)
-            row += _memory_cells(this.peak_bytes, dense.peak_bytes)
+            row += cells(measured[name, kind], measured[names[0], kind])
         if len(kinds) == 2:
             row.append(measured[name, kinds[1]].seconds / measured[name, kinds[0]].seconds)
         rows.append(row)
     return str(tabulate(rows, headers=headers, floatfmt=".2f"))
-
-
-def _memory_cells(peak: int | None, dense: int | None) -> list[object]:
-    if peak is None or not dense:
-        return ["-", "-"]
-    return [peak / 1e6, peak / dense]
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command by itself."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    run(parser.parse_args(arguments))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,18 +1,21 @@
 """Speed and memory of the operators against the formulations that others use.
 
-    python -m lite_focus_detr.tools.benchmark op
+    python -m lite_focus_detr.tools.benchmark op [--size encoder] [--rounds 5]
 
-All contenders of a case take turns in every round, so that a busy machine slows all of them; the
-figures are medians over the rounds. Peers that are not installed are left out.
+Levels of an image of 800x1333 pixels, queries of the encoder (all tokens), of Lite DETR's high
+levels and of the decoder. The formulations are those of grid_sample and, where they are installed,
+the packages torch-ms-deform-attn and transformers. All contenders of a case take turns in every
+round, so that a busy machine slows all of them; times are medians over the rounds. The ratios say
+how many times the contender takes as much as the native operator, in wall-clock time, in processor
+time and in memory, which is the most that is needed beyond the inputs.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -22,7 +25,8 @@ from tabulate import tabulate
 from torch import Tensor
 
 from .. import ops
-from .peak_memory import peak_memory
+from .benchmark_measure import Measurement, cells, measure
+from .peak_memory import Step
 
 # A ResNet-50 at 800 x 1333 pixels.
 SHAPES = ((100, 167), (50, 84), (25, 42), (13, 21))
@@ -54,14 +58,6 @@ class Case(NamedTuple):
     contenders: dict[str, Callable[..., Tensor]]
     tensors: tuple[Tensor, ...]
     backward: bool
-
-
-class Result(NamedTuple):
-    """Median seconds, median processor time of all threads, peak of additional bytes."""
-
-    seconds: float
-    cpu_seconds: float
-    memory: int | None
 
 
 def make_inputs(queries: int, device: torch.device, dtype: torch.dtype) -> Inputs:
@@ -119,7 +115,7 @@ def grid_sample_points(value: Tensor, locations: Tensor) -> Tensor:
         maps = levels[level].flatten(2).transpose(1, 2)
         maps = maps.reshape(batch * heads, channels, height, width)
         grid = (2 * locations[:, :, :, level] - 1).transpose(1, 2).flatten(0, 1)
-        samples.append(F.grid_sample(maps, grid.to(maps.dtype), align_corners=False))
+        samples.append(F.grid_sample(maps, grid, align_corners=False))
     return torch.stack(samples, dim=-2).flatten(-2)
 
 
@@ -155,25 +151,28 @@ def _peers(device: torch.device) -> dict[str, Callable[..., Tensor]]:
     sizes = torch.tensor(SHAPES, device=device)
     starts = torch.cat((sizes.new_zeros(1), sizes.prod(1).cumsum(0)[:-1]))
     peers: dict[str, Callable[..., Tensor]] = {}
-    try:
-        package = importlib.import_module("torch_ms_deform_attn")
-        peers["torch-ms-deform-attn"] = lambda value, locations, weights: package.ms_deform_attn(
+    with suppress(ImportError):
+        published = importlib.import_module("torch_ms_deform_attn").ms_deform_attn
+        peers["torch-ms-deform-attn"] = lambda value, locations, weights: published(
             value, sizes, starts, locations, weights
         )
-    except ImportError:
-        pass
-    try:
-        package_hf = importlib.import_module(
-            "transformers.models.deformable_detr.modeling_deformable_detr"
-        )
-        module = package_hf.MultiScaleDeformableAttention()
-        shapes = [tuple(shape) for shape in SHAPES]
+    # Old releases of transformers have no such module.
+    with suppress(ImportError, AttributeError):
+        models = "transformers.models.deformable_detr.modeling_deformable_detr"
+        module = importlib.import_module(models).MultiScaleDeformableAttention()
         peers["transformers"] = lambda value, locations, weights: module(
-            value, sizes, shapes, starts, locations, weights, 64
+            value, sizes, SHAPES, starts, locations, weights, 64
         )
-    except (ImportError, AttributeError):
-        pass
     return peers
+
+
+def _in_single_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What autocast does to grid_sample and to the peers, which would round the locations."""
+
+    def run(*tensors: Tensor) -> Tensor:
+        return function(*(tensor.float() for tensor in tensors)).to(tensors[0].dtype)
+
+    return run
 
 
 def make_cases(inputs: Inputs, device: torch.device) -> Iterator[Case]:
@@ -196,6 +195,9 @@ def make_cases(inputs: Inputs, device: torch.device) -> Iterator[Case]:
         "native": lambda q, k, v, x: ops.key_aware_deformable_attention(q, k, v, SHAPES, x),
         "grid_sample": grid_sample_key_aware,
     }
+    for contenders in (plain, fused, shared, separate):
+        for name in contenders.keys() - {"native"}:
+            contenders[name] = _in_single_precision(contenders[name])
     for backward in (False, True):
         yield Case("multi-scale", plain, (value, locations, weights), backward)
         yield Case("fused", fused, (value, references, offsets, logits), backward)
@@ -217,73 +219,47 @@ def _run(function: Callable[..., Tensor], case: Case) -> None:
     torch.autograd.backward(output, torch.ones_like(output))
 
 
-def measure(case: Case, device: torch.device, rounds: int) -> dict[str, Result]:
-    """Medians over the rounds, in which the contenders take turns, after one run for memory."""
-    memory = {
-        name: peak_memory(partial(_run, function, case), device.type)
+def make_steps(queries: int, device: str, dtype: str) -> dict[tuple[str, str], Step]:
+    """Functions that run a contender of a case once, by the names of both."""
+    inputs = make_inputs(queries, torch.device(device), getattr(torch, dtype))
+    return {
+        (f"{case.name}{', gradients' if case.backward else ''}", name): partial(
+            _run, function, case
+        )
+        for case in make_cases(inputs, torch.device(device))
         for name, function in case.contenders.items()
     }
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in case.contenders}
-    for _ in range(rounds):
-        for name, function in case.contenders.items():
-            _synchronise(device)
-            start, cpu_start = time.perf_counter(), time.process_time()
-            _run(function, case)
-            _synchronise(device)
-            end, cpu_end = time.perf_counter(), time.process_time()
-            times[name].append((end - start, cpu_end - cpu_start))
-    return {
-        name: Result(
-            statistics.median(wall for wall, _ in runs),
-            statistics.median(cpu for _, cpu in runs),
-            memory[name],
-        )
-        for name, runs in times.items()
-    }
 
 
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def table(size: str, case: Case, results: dict[str, Result]) -> list[list[object]]:
-    """A row per contender; the ratios say how many times the native operator is faster."""
-    native = results["native"]
-    label = f"{case.name}{', gradients' if case.backward else ''}"
+def table(results: Mapping[tuple[str, str], Measurement]) -> list[list[object]]:
+    """A row per contender of a case; ratios are to the native operator."""
     return [
-        [
-            size,
-            label,
-            name,
-            1e3 * result.seconds,
-            result.seconds / native.seconds,
-            result.cpu_seconds / native.cpu_seconds,
-            "-" if result.memory is None else result.memory / 1e6,
-        ]
-        for name, result in results.items()
+        [case, name, *cells(result, results[case, "native"])]
+        for (case, name), result in results.items()
     ]
 
 
 def run(args: argparse.Namespace) -> None:
     """Measure every operator at the sizes of encoder and decoder and print a table per device."""
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    for name in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        device = torch.device(name)
-        print(f"{name}, {args.dtype}, {ops.backend(device)} operators, {args.rounds} rounds")
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        print(
+            f"{device}, {args.dtype}, {ops.backend(device)} operators, "
+            f"{torch.get_num_threads()} threads, median of {args.rounds} interleaved rounds"
+        )
         rows = []
         for size in args.size or QUERIES:
-            inputs = make_inputs(QUERIES[size], device, getattr(torch, args.dtype))
-            for case in make_cases(inputs, device):
-                rows += table(size, case, measure(case, device, args.rounds))
-        headers = ["queries", "operator", "", "ms", "ratio", "CPU ratio", "peak MB"]
+            steps = partial(make_steps, QUERIES[size], device, args.dtype)
+            rows += [[size, *row] for row in table(measure(steps, args.rounds, device))]
+        headers = ["queries", "operator", "", "ms", "ratio", "CPU ratio", "peak MB", "ratio"]
         print(tabulate(rows, headers=headers, floatfmt=".1f"), flush=True)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=0, help="0: as many as PyTorch chooses")
     parser.add_argument("--size", action="append", choices=tuple(QUERIES), help="default: all")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="float32")
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        default="float32",
+        help="of keys, values and queries; default float32",
+    )

@@ -1,0 +1,114 @@
+"""What the benchmarks share: steps that take turns, and the choice of the operators."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+from .. import ops
+from ..ops.native import ENVIRONMENT_VARIABLE
+from .peak_memory import Key, Step, peak_memories
+
+
+class Measurement(NamedTuple):
+    """Cost of one step."""
+
+    seconds: float  #: median wall-clock time of the rounds
+    cpu_seconds: float  #: median processor time of the rounds, all threads together
+    peak_bytes: int | None  #: most memory beyond what was allocated before; None if unknown
+
+
+def measure(
+    make_steps: Callable[[], Mapping[Key, Step]], rounds: int, device: str
+) -> dict[Key, Measurement]:
+    """Run each step once for its memory, then all of them in turn in every round for their time.
+
+    They take turns so that a change of the machine's speed meets all of them.
+
+    Args:
+        make_steps: gives the steps by name; a function that can be pickled, because memory is
+            measured in another process.
+        rounds: timed runs of each step; from three on the first, slower one does not count.
+        device: where they run.
+    """
+    peaks = peak_memories(make_steps, device)
+    steps = make_steps()
+    runs: dict[Key, list[tuple[float, float]]] = {key: [] for key in steps}
+    for _ in range(rounds):
+        for key, step in steps.items():
+            runs[key].append(_time(step, device))
+    return {key: _median(times, peaks[key]) for key, times in runs.items()}
+
+
+def _median(runs: Sequence[tuple[float, float]], peak_bytes: int | None) -> Measurement:
+    wall, cpu = zip(*runs, strict=True)
+    return Measurement(statistics.median(wall), statistics.median(cpu), peak_bytes)
+
+
+def cells(cost: Measurement, first: Measurement) -> list[object]:
+    """Milliseconds, their ratio to those of ``first``, that of processor time, MB, their ratio."""
+    row: list[object] = [1e3 * cost.seconds, cost.seconds / first.seconds]
+    row.append(cost.cpu_seconds / first.cpu_seconds)
+    if cost.peak_bytes is None or not first.peak_bytes:
+        return [*row, "-", "-"]
+    return [*row, cost.peak_bytes / 1e6, cost.peak_bytes / first.peak_bytes]
+
+
+def _time(step: Step, device: str) -> tuple[float, float]:
+    _synchronise(device)
+    start, cpu_start = time.perf_counter(), time.process_time()
+    step()
+    _synchronise(device)
+    return time.perf_counter() - start, time.process_time() - cpu_start
+
+
+def _synchronise(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.synchronize(device)
+
+
+def with_operators(
+    make_steps: Callable[[], Mapping[str, Step]], kinds: Sequence[str]
+) -> dict[tuple[str, str], Step]:
+    """Every step with every kind of operators, by the names of both."""
+    return {
+        (name, kind): _with_operators(step, kind)
+        for name, step in make_steps().items()
+        for kind in kinds
+    }
+
+
+def _with_operators(step: Step, kind: str) -> Step:
+    def run() -> None:
+        with operators(kind):
+            step()
+
+    return run
+
+
+def kinds_of_operators(device: str, native_only: bool) -> list[str]:
+    """The operators that run on a device and, unless these are it, the ``reference``."""
+    kinds = [ops.backend(device)]
+    if kinds != ["reference"] and not native_only:
+        kinds.append("reference")
+    return kinds
+
+
+@contextmanager
+def operators(kind: str) -> Iterator[None]:
+    """Use the ``reference`` or, for any other ``kind``, the native operators."""
+    before = os.environ.pop(ENVIRONMENT_VARIABLE, None)
+    if kind == "reference":
+        os.environ[ENVIRONMENT_VARIABLE] = kind
+    try:
+        yield
+    finally:
+        os.environ.pop(ENVIRONMENT_VARIABLE, None)
+        if before is not None:
+            os.environ[ENVIRONMENT_VARIABLE] = before
