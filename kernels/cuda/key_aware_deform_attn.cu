@@ -1,7 +1,6 @@
 // Key-aware deformable attention: output = sum_p softmax_p(scale * query . key(x_p)) * value(x_p),
 // and its gradient.
-#include "cuda/launch.h"
-#include "cuda/sampling.cuh"
+#include "cuda/tile.cuh"
 
 namespace lite_focus {
 namespace {
@@ -17,7 +16,7 @@ __device__ __forceinline__ void interpolate_at(const typename Traits::T* head,
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
     typename Traits::Real pixel[Traits::kVector];
-    load(head + point.offset[c], pixel);
+    load(head + point.corner[c], pixel);
 #pragma unroll
     for (int i = 0; i < Traits::kVector; ++i) {
       sample[i] += point.weight[c] * pixel[i];
@@ -27,7 +26,7 @@ __device__ __forceinline__ void interpolate_at(const typename Traits::T* head,
 
 // Key and value are each read once: samples of a shared key stay in registers.
 template <typename Traits, bool kShared>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(Traits::kThreads)
     key_aware_deform_attn_kernel(const __grid_constant__ Problem problem) {
   using T = typename Traits::T;
   using Real = typename Traits::Real;
@@ -119,11 +118,12 @@ __device__ __forceinline__ void corner_dots(const Item<Traits>& item, const Poin
     load(static_cast<const T*>(problem.grad_output) + item.channel_offset() + channel, gradient);
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
+      const auto offset = item.offset_of(point.corner[c]);
       Real k[kVector];
       Real v[kVector];
-      load(key + channel + point.offset[c], k);
+      load(key + channel + offset, k);
       if constexpr (!kShared) {
-        load(value + channel + point.offset[c], v);
+        load(value + channel + offset, v);
       }
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
@@ -134,19 +134,17 @@ __device__ __forceinline__ void corner_dots(const Item<Traits>& item, const Poin
   });
 }
 
-// The sums into the gradients of key, value and query, from the factors of value and key at every
-// point.
+// The gradient of the query, and outside of tiles the sums into those of key and value, from the
+// factors of value and key at every point.
 template <typename Traits, bool kShared>
-__device__ __forceinline__ void key_value_gradients(const Item<Traits>& item,
-                                                    const Point<Traits>* points,
-                                                    const typename Traits::Real* value_factors,
-                                                    const typename Traits::Real* key_factors) {
+__device__ __forceinline__ void sum_gradients(const Item<Traits>& item, const Point<Traits>* points,
+                                              const typename Traits::Real* value_factors,
+                                              const typename Traits::Real* key_factors) {
   using T = typename Traits::T;
   using Real = typename Traits::Real;
   constexpr int kVector = Traits::kVector;
   const Problem& problem = item.problem;
   const int64_t head = item.map_offset();
-  const Real scale = static_cast<Real>(problem.scale);
   item.for_channels([&](int channel) {
     const int64_t own = item.channel_offset() + channel;
     const T* key = static_cast<const T*>(kShared ? problem.value : problem.key) + head + channel;
@@ -162,23 +160,24 @@ __device__ __forceinline__ void key_value_gradients(const Item<Traits>& item,
       const Point<Traits> point = points[p];
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
+        const auto offset = item.offset_of(point.corner[c]);
         const Real value_weight = value_factors[p] * point.weight[c];
-        const Real key_weight = key_factors[p] * point.weight[c] * scale;
+        const Real key_weight = key_factors[p] * point.weight[c];
         Real k[kVector];
         Real both[kVector];
-        load(key + point.offset[c], k);
+        load(key + offset, k);
 #pragma unroll
         for (int i = 0; i < kVector; ++i) {
           grad_query[i] += key_weight * k[i];
           both[i] = value_weight * gradient[i] + key_weight * q[i];
         }
         // Corners outside of the map have no weight: no traffic for them.
-        if (item.exists && point.weight[c] != 0) {
+        if (!Traits::kTiled && item.exists && point.weight[c] != 0) {
           if constexpr (kShared) {
-            add_atomically(grad_value + point.offset[c], Real(1), both);
+            add_atomically(grad_value + offset, Real(1), both);
           } else {
-            add_atomically(grad_value + point.offset[c], value_weight, gradient);
-            add_atomically(grad_key + point.offset[c], key_weight, q);
+            add_atomically(grad_value + offset, value_weight, gradient);
+            add_atomically(grad_key + offset, key_weight, q);
           }
         }
       }
@@ -189,24 +188,19 @@ __device__ __forceinline__ void key_value_gradients(const Item<Traits>& item,
   });
 }
 
+// All gradients of an item; in a tile those of value and key are left to do from `points`, and from
+// their factors at every point: `attention`, and `grad_logits` times the scale.
 template <typename Traits, bool kShared>
-__global__ void __launch_bounds__(kThreads, kBackwardBlocks)
-    key_aware_deform_attn_backward_kernel(const __grid_constant__ Problem problem) {
+__device__ __forceinline__ void differentiate_item(const Item<Traits>& item, Point<Traits>* points,
+                                                   typename Traits::Real* attention,
+                                                   typename Traits::Real* grad_logits,
+                                                   const Scratch<Traits, 8>& scratch) {
   using Real = typename Traits::Real;
-  extern __shared__ __align__(64) char memory[];
-  const Item<Traits> item(problem);
-  const int count = item.count();
-  char* free_memory = memory;
-  auto* points = shared_array<Point<Traits>, Traits>(free_memory, count);
-  auto* dots = shared_array<Packet<Real, 8>, Traits>(free_memory, count);
-  auto* attention = shared_array<Real, Traits>(free_memory, count);
-  auto* grad_logits = shared_array<Real, Traits>(free_memory, count);
-  auto* grad_x = shared_array<Real, Traits>(free_memory, count);
-  auto* grad_y = shared_array<Real, Traits>(free_memory, count);
+  const auto dots = scratch.dots;
   item.for_points([&](int p) { points[p] = item.locate(p, item.axes(p)); });
   __syncwarp();
 #pragma unroll 2
-  for (int p = 0; p < count; ++p) {
+  for (int p = 0; p < item.count(); ++p) {
     Real partial[8] = {};
     corner_dots<Traits, kShared>(item, points[p], partial);
     group_sums<8, Traits::kLanes>(partial, dots[p].item, item.lane);
@@ -229,7 +223,7 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
   item.for_points([&](int p) {
     const Real a = attention[p];
     const Real grad_logit = a * (grad_logits[p] - mean);
-    grad_logits[p] = grad_logit;
+    grad_logits[p] = grad_logit * static_cast<Real>(item.problem.scale);
     Real corners[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
@@ -237,28 +231,107 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
     }
     const auto axes = item.axes(p);
     const auto gradient = differentiate<Scalars<Real>>(axes.x, axes.y, corners);
-    grad_x[p] = gradient.x;
-    grad_y[p] = gradient.y;
+    scratch.grad_x[p] = gradient.x;
+    scratch.grad_y[p] = gradient.y;
     item.store_position_gradient(p, gradient.x, gradient.y);
   });
   __syncwarp();
-  item.store_summed_gradients(grad_x, grad_y);
-  key_value_gradients<Traits, kShared>(item, points, attention, grad_logits);
+  item.store_summed_gradients(scratch.grad_x, scratch.grad_y);
+  sum_gradients<Traits, kShared>(item, points, attention, grad_logits);
+}
+
+template <typename Traits, bool kShared>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
+    key_aware_deform_attn_backward_kernel(const __grid_constant__ Problem problem) {
+  using Real = typename Traits::Real;
+  extern __shared__ __align__(64) char memory[];
+  const Item<Traits> item(problem);
+  const int count = item.count();
+  char* free_memory = memory;
+  auto* points = shared_array<Point<Traits>, Traits>(free_memory, count);
+  const Scratch<Traits, 8> scratch(free_memory, count);
+  auto* attention = shared_array<Real, Traits>(free_memory, count);
+  auto* grad_logits = shared_array<Real, Traits>(free_memory, count);
+  differentiate_item<Traits, kShared>(item, points, attention, grad_logits, scratch);
+}
+
+template <typename Real, int kVector>
+struct Sums {
+  Real value[kVector];
+  Real key[kVector];
+};
+
+template <typename Traits, bool kShared>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
+    key_aware_deform_attn_backward_tile_kernel(const __grid_constant__ Problem problem,
+                                               const __grid_constant__ QueryGrid grid) {
+  using T = typename Traits::T;
+  using Real = typename Traits::Real;
+  constexpr int kVector = Traits::kVector;
+  extern __shared__ __align__(64) char memory[];
+  char* free_memory = memory;
+  auto* points = tile_array<Point<Traits>>(free_memory);
+  auto* value_factors = tile_array<Real>(free_memory);
+  auto* key_factors = tile_array<Real>(free_memory);
+  auto& lists = *reinterpret_cast<CornerLists*>(free_memory);  // in place of the scratch
+  const Scratch<Traits, 8> scratch(free_memory, kTilePoints);
+  const Tile tile(problem, grid);
+// The next item of a group meets a barrier before it writes to the scratch.
+#pragma unroll 1
+  for (int place = threadIdx.x / Traits::kLanes; place < kTileQueries; place += Traits::kGroups) {
+    const int first = place * kTilePoints;
+    differentiate_item<Traits, kShared>(tile.item_at<Traits>(place), points + first,
+                                        value_factors + first, key_factors + first, scratch);
+  }
+  __syncthreads();
+
+  lists.build(tile, points);
+  const int channel = threadIdx.x % Traits::kLanes * kVector;
+  const T* query = static_cast<const T*>(problem.query) + channel;
+  const T* grad_output = static_cast<const T*>(problem.grad_output) + channel;
+  lists.sum<Traits, Sums<Real, kVector>>(
+      points,
+      [&](Sums<Real, kVector>& sums, int corner, Real weight) {
+        const int64_t row = tile.row_offset<Traits>(corner);
+        const Real value_weight = value_factors[corner / 4] * weight;
+        const Real key_weight = key_factors[corner / 4] * weight;
+        Real gradient[kVector];
+        Real q[kVector];
+        load(grad_output + row, gradient);
+        load(query + row, q);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+          sums.value[i] += value_weight * gradient[i];
+          (kShared ? sums.value : sums.key)[i] += key_weight * q[i];
+        }
+      },
+      [&](const Sums<Real, kVector>& sums, int token) {
+        const int64_t offset = tile.token_offset(token) + channel;
+        add_atomically(static_cast<Real*>(problem.grad_value) + offset, Real(1), sums.value);
+        if constexpr (!kShared) {
+          add_atomically(static_cast<Real*>(problem.grad_key) + offset, Real(1), sums.key);
+        }
+      });
 }
 
 template <typename Traits, bool kShared>
 cudaError_t launch(const Problem& problem, bool backward, cudaStream_t stream) {
   using Real = typename Traits::Real;
-  const int64_t points = int64_t{problem.levels} * problem.points * Traits::kGroups;
-  const dim3 grid = grid_of<Traits>(problem);
-  if (backward) {
-    const auto kernel = key_aware_deform_attn_backward_kernel<Traits, kShared>;
-    const size_t bytes = points * (sizeof(Point<Traits>) + 12 * sizeof(Real));
-    return launch_kernel(kernel, problem, grid, bytes, stream);
+  if constexpr (Traits::kPoints == kTilePoints) {
+    const QueryGrid grid = find_grid(problem);
+    if (backward && grid.tiles > 0) {
+      using Tiled = typename Traits::Tiled;
+      const auto kernel = key_aware_deform_attn_backward_tile_kernel<Tiled, kShared>;
+      const size_t bytes = sizeof(Point<Tiled>) + 2 * sizeof(Real);
+      return launch_tiles<Tiled, Scratch<Tiled, 8>>(kernel, bytes, problem, grid, stream);
+    }
   }
-  const size_t bytes = points * (sizeof(Point<Traits>) + sizeof(Real));
-  const auto kernel = key_aware_deform_attn_kernel<Traits, kShared>;
-  return launch_kernel(kernel, problem, grid, bytes, stream);
+  const int64_t points = int64_t{problem.levels} * problem.points * Traits::kGroups;
+  const size_t extra = backward ? Scratch<Traits, 8>::kBytes + 2 * sizeof(Real) : sizeof(Real);
+  const auto kernel = backward ? key_aware_deform_attn_backward_kernel<Traits, kShared>
+                               : key_aware_deform_attn_kernel<Traits, kShared>;
+  return launch_kernel(kernel, blocks_of<Traits>(problem), Traits::kThreads,
+                       points * (sizeof(Point<Traits>) + extra), stream, problem);
 }
 
 }  // namespace

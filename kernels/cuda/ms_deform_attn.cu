@@ -1,6 +1,5 @@
 // Multi-scale deformable attention: output = sum_p attention_p * value(x_p), and its gradient.
-#include "cuda/launch.h"
-#include "cuda/sampling.cuh"
+#include "cuda/tile.cuh"
 
 namespace lite_focus {
 namespace {
@@ -16,7 +15,7 @@ __device__ __forceinline__ void load_attention(const Item<Traits>& item,
 }
 
 template <typename Traits>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(Traits::kThreads)
     ms_deform_attn_kernel(const __grid_constant__ Problem problem) {
   using T = typename Traits::T;
   using Real = typename Traits::Real;
@@ -47,7 +46,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         Real pixel[kVector];
-        load(head + channel + point.offset[c], pixel);
+        load(head + channel + point.corner[c], pixel);
 #pragma unroll
         for (int i = 0; i < kVector; ++i) {
           sum[i] += point.weight[c] * pixel[i];
@@ -60,13 +59,12 @@ __global__ void __launch_bounds__(kThreads)
   });
 }
 
-// Products of the gradient of the output with the four corners of a point, and the sums into the
-// gradient of value.
+// Products of the gradient of the output with the four corners of a point, and outside of tiles the
+// sums into the gradient of value.
 template <typename Traits>
-__device__ __forceinline__ void value_gradients(const Item<Traits>& item,
-                                                const Point<Traits>& point,
-                                                typename Traits::Real attention,
-                                                typename Traits::Real (&dots)[4]) {
+__device__ __forceinline__ void corner_dots(const Item<Traits>& item, const Point<Traits>& point,
+                                            typename Traits::Real attention,
+                                            typename Traits::Real (&dots)[4]) {
   using T = typename Traits::T;
   using Real = typename Traits::Real;
   constexpr int kVector = Traits::kVector;
@@ -78,42 +76,40 @@ __device__ __forceinline__ void value_gradients(const Item<Traits>& item,
     load(static_cast<const T*>(problem.grad_output) + item.channel_offset() + channel, gradient);
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
+      const auto offset = item.offset_of(point.corner[c]);
       Real pixel[kVector];
-      load(head + channel + point.offset[c], pixel);
+      load(head + channel + offset, pixel);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         dots[c] += gradient[i] * pixel[i];
       }
-      const Real weight = attention * point.weight[c];
-      // Corners outside of the map have no weight: no traffic for them.
-      if (item.exists && weight != 0) {
-        add_atomically(grad_head + channel + point.offset[c], weight, gradient);
+      if constexpr (!Traits::kTiled) {
+        const Real weight = attention * point.weight[c];
+        // Corners outside of the map have no weight: no traffic for them.
+        if (item.exists && weight != 0) {
+          add_atomically(grad_head + channel + offset, weight, gradient);
+        }
       }
     }
   });
 }
 
+// All gradients of an item; in a tile the one of value is left to do, from points and attention.
 template <typename Traits>
-__global__ void __launch_bounds__(kThreads, kBackwardBlocks)
-    ms_deform_attn_backward_kernel(const __grid_constant__ Problem problem) {
+__device__ __forceinline__ void differentiate_item(const Item<Traits>& item, Point<Traits>* points,
+                                                   typename Traits::Real* attention,
+                                                   const Scratch<Traits, 4>& scratch) {
   using Real = typename Traits::Real;
-  extern __shared__ __align__(64) char memory[];
-  const Item<Traits> item(problem);
+  const Problem& problem = item.problem;
   const int count = item.count();
-  char* free_memory = memory;
-  auto* points = shared_array<Point<Traits>, Traits>(free_memory, count);
-  auto* dots = shared_array<Packet<Real, 4>, Traits>(free_memory, count);
-  auto* attention = shared_array<Real, Traits>(free_memory, count);
-  auto* grad_x = shared_array<Real, Traits>(free_memory, count);
-  auto* grad_y = shared_array<Real, Traits>(free_memory, count);
-
+  const auto dots = scratch.dots;
   load_attention(item, attention);
   item.for_points([&](int p) { points[p] = item.locate(p, item.axes(p)); });
   __syncwarp();
 #pragma unroll 2
   for (int p = 0; p < count; ++p) {
     Real partial[4] = {};
-    value_gradients(item, points[p], attention[p], partial);
+    corner_dots(item, points[p], attention[p], partial);
     group_sums<4, Traits::kLanes>(partial, dots[p].item, item.lane);
   }
   __syncwarp();
@@ -123,9 +119,9 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
     const auto axes = item.axes(p);
     const Real a = attention[p];
     const auto gradient = differentiate<Scalars<Real>>(axes.x, axes.y, dots[p].item);
-    grad_x[p] = a * gradient.x;
-    grad_y[p] = a * gradient.y;
-    item.store_position_gradient(p, grad_x[p], grad_y[p]);
+    scratch.grad_x[p] = a * gradient.x;
+    scratch.grad_y[p] = a * gradient.y;
+    item.store_position_gradient(p, scratch.grad_x[p], scratch.grad_y[p]);
     Real grad_attention = 0;
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
@@ -143,20 +139,81 @@ __global__ void __launch_bounds__(kThreads, kBackwardBlocks)
     }
   });
   __syncwarp();
-  item.store_summed_gradients(grad_x, grad_y);
+  item.store_summed_gradients(scratch.grad_x, scratch.grad_y);
+}
+
+template <typename Traits>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
+    ms_deform_attn_backward_kernel(const __grid_constant__ Problem problem) {
+  extern __shared__ __align__(64) char memory[];
+  const Item<Traits> item(problem);
+  char* free_memory = memory;
+  auto* points = shared_array<Point<Traits>, Traits>(free_memory, item.count());
+  const Scratch<Traits, 4> scratch(free_memory, item.count());
+  auto* attention = shared_array<typename Traits::Real, Traits>(free_memory, item.count());
+  differentiate_item(item, points, attention, scratch);
+}
+
+template <typename Traits>
+__global__ void __launch_bounds__(Traits::kThreads, Traits::kBackwardBlocks)
+    ms_deform_attn_backward_tile_kernel(const __grid_constant__ Problem problem,
+                                        const __grid_constant__ QueryGrid grid) {
+  using T = typename Traits::T;
+  using Real = typename Traits::Real;
+  constexpr int kVector = Traits::kVector;
+  extern __shared__ __align__(64) char memory[];
+  char* free_memory = memory;
+  auto* points = tile_array<Point<Traits>>(free_memory);
+  auto* attention = tile_array<Real>(free_memory);
+  auto& lists = *reinterpret_cast<CornerLists*>(free_memory);  // in place of the scratch
+  const Scratch<Traits, 4> scratch(free_memory, kTilePoints);
+  const Tile tile(problem, grid);
+// The next item of a group meets a barrier before it writes to the scratch.
+#pragma unroll 1
+  for (int place = threadIdx.x / Traits::kLanes; place < kTileQueries; place += Traits::kGroups) {
+    const int first = place * kTilePoints;
+    differentiate_item(tile.item_at<Traits>(place), points + first, attention + first, scratch);
+  }
+  __syncthreads();
+
+  lists.build(tile, points);
+  const int channel = threadIdx.x % Traits::kLanes * kVector;
+  const T* grad_output = static_cast<const T*>(problem.grad_output) + channel;
+  Real* grad_value = static_cast<Real*>(problem.grad_value) + channel;
+  using Sum = Packet<Real, kVector>;
+  lists.sum<Traits, Sum>(
+      points,
+      [&](Sum& sum, int corner, Real weight) {
+        Real gradient[kVector];
+        load(grad_output + tile.row_offset<Traits>(corner), gradient);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+          sum.item[i] += attention[corner / 4] * weight * gradient[i];
+        }
+      },
+      [&](const Sum& sum, int token) {
+        add_atomically(grad_value + tile.token_offset(token), Real(1), sum.item);
+      });
 }
 
 template <typename Traits>
 cudaError_t launch(const Problem& problem, bool backward, cudaStream_t stream) {
   using Real = typename Traits::Real;
-  const int64_t points = int64_t{problem.levels} * problem.points * Traits::kGroups;
-  const dim3 grid = grid_of<Traits>(problem);
-  if (backward) {
-    const size_t bytes = points * (sizeof(Point<Traits>) + 7 * sizeof(Real));
-    return launch_kernel(ms_deform_attn_backward_kernel<Traits>, problem, grid, bytes, stream);
+  if constexpr (Traits::kPoints == kTilePoints) {
+    const QueryGrid grid = find_grid(problem);
+    if (backward && grid.tiles > 0) {
+      using Tiled = typename Traits::Tiled;
+      return launch_tiles<Tiled, Scratch<Tiled, 4>>(ms_deform_attn_backward_tile_kernel<Tiled>,
+                                                    sizeof(Point<Tiled>) + sizeof(Real), problem,
+                                                    grid, stream);
+    }
   }
-  const size_t bytes = points * (sizeof(Point<Traits>) + sizeof(Real));
-  return launch_kernel(ms_deform_attn_kernel<Traits>, problem, grid, bytes, stream);
+  const int64_t points = int64_t{problem.levels} * problem.points * Traits::kGroups;
+  const size_t extra = sizeof(Real) + (backward ? Scratch<Traits, 4>::kBytes : 0);
+  const auto kernel =
+      backward ? ms_deform_attn_backward_kernel<Traits> : ms_deform_attn_kernel<Traits>;
+  return launch_kernel(kernel, blocks_of<Traits>(problem), Traits::kThreads,
+                       points * (sizeof(Point<Traits>) + extra), stream, problem);
 }
 
 }  // namespace

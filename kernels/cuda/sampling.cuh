@@ -2,167 +2,41 @@
 // when positions and weights are computed, and the channels when maps are read.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
-#include <type_traits>
 
 #include "bilinear.h"
+#include "cuda/vectors.cuh"
 #include "problem.h"
 
 namespace lite_focus {
 
-constexpr unsigned kWarp = 0xffffffffu;
-constexpr int kThreads = 128;
-// Blocks per multiprocessor that the registers of a backward kernel must allow.
-constexpr int kBackwardBlocks = 6;
-
-template <typename Real_>
-struct Scalars {
-  using Real = Real_;
-  using Int = int;
-  static __device__ __forceinline__ Real to_real(int x) { return static_cast<Real>(x); }
-  static __device__ __forceinline__ int floor(Real x) { return static_cast<int>(::floor(x)); }
-};
-
 // T is how value is stored; a thread reads kVector channels at once. A fast path knows the
-// channels and the points (else 0) and has offsets of 32 bits.
-template <typename T_, int kChannels_, int kPoints_, int kVector_>
+// channels and the points (else 0) and has offsets of 32 bits. kTiled: a block works on the queries
+// of a tile, see tile.cuh.
+template <typename T_, int kChannels_, int kPoints_, int kVector_, bool kTiled_ = false>
 struct Traits {
   using T = T_;
   using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
   using Index = std::conditional_t<kPoints_ == 0, int64_t, int32_t>;
+  using Tiled = Traits<T_, kChannels_, kPoints_, kVector_, true>;
   static constexpr int kChannels = kChannels_;
   static constexpr int kPoints = kPoints_;
   static constexpr int kVector = kVector_;
+  static constexpr bool kTiled = kTiled_;
   static constexpr int kLanes = kChannels_ == 0 ? 32 : kChannels_ / kVector_;
+  static constexpr int kThreads = kTiled_ ? 256 : 128;
   static constexpr int kGroups = kThreads / kLanes;
+  // Blocks per multiprocessor that the registers of a backward kernel must allow.
+  static constexpr int kBackwardBlocks = 768 / kThreads;
 };
 
-// What a group knows of a point; in shared memory.
+// What a group knows of a point; in shared memory. A tile has the tokens of the corners in place
+// of their offsets, because it compares them.
 template <typename Traits>
 struct Point {
   typename Traits::Real weight[4];
-  typename Traits::Index offset[4];
+  typename Traits::Index corner[4];
 };
-
-__device__ __forceinline__ float to_real(float x) { return x; }
-__device__ __forceinline__ double to_real(double x) { return x; }
-__device__ __forceinline__ float to_real(__half x) { return __half2float(x); }
-__device__ __forceinline__ float to_real(__nv_bfloat16 x) { return __bfloat162float(x); }
-template <typename T, typename Real>
-__device__ __forceinline__ T from_real(Real x) {
-  if constexpr (std::is_same_v<T, __half>) {
-    return __float2half_rn(x);
-  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    return __float2bfloat16_rn(x);
-  } else {
-    return x;
-  }
-}
-
-// kCount values in one access of up to 128 bits.
-template <typename T, int kCount>
-struct alignas(sizeof(T) * kCount) Packet {
-  T item[kCount];
-};
-
-template <int kCount, typename T, typename Real>
-__device__ __forceinline__ void load(const T* source, Real (&target)[kCount]) {
-  const auto packet = *reinterpret_cast<const Packet<T, kCount>*>(source);
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    target[i] = to_real(packet.item[i]);
-  }
-}
-
-template <int kCount, typename T, typename Real>
-__device__ __forceinline__ void store(T* target, const Real (&source)[kCount]) {
-  Packet<T, kCount> packet;
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    packet.item[i] = from_real<T>(source[i]);
-  }
-  *reinterpret_cast<Packet<T, kCount>*>(target) = packet;
-}
-
-// target += factor * source, atomically per element and without a result.
-template <int kCount, typename Real>
-__device__ __forceinline__ void add_atomically(Real* target, Real factor,
-                                               const Real (&source)[kCount]) {
-#if __CUDA_ARCH__ >= 900
-  constexpr bool kByFour = std::is_same_v<Real, float> && kCount % 4 == 0;
-#else
-  constexpr bool kByFour = false;
-#endif
-  if constexpr (kByFour) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) {
-      asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
-                   :
-                   : "l"(target + i), "f"(factor * source[i]), "f"(factor * source[i + 1]),
-                     "f"(factor * source[i + 2]), "f"(factor * source[i + 3])
-                   : "memory");
-    }
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) {
-      atomicAdd(target + i, factor * source[i]);
-    }
-  }
-}
-
-template <int kLanes, typename Real>
-__device__ __forceinline__ Real group_sum(Real x) {
-#pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    x += __shfl_xor_sync(kWarp, x, distance, kLanes);
-  }
-  return x;
-}
-
-template <int kLanes, typename Real>
-__device__ __forceinline__ Real group_max(Real x) {
-#pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    x = max(x, __shfl_xor_sync(kWarp, x, distance, kLanes));
-  }
-  return x;
-}
-
-// Sums of kCount values over the lanes of a group, kCount a power of two. Where there are enough
-// lanes each exchange halves the values that a lane is responsible for, so that a sum costs less
-// than two shuffles. `target[first(i)]` receives what a lane ends up with.
-template <int kCount, int kLanes, typename Real>
-__device__ __forceinline__ void group_sums(Real (&values)[kCount], Real* target, int lane) {
-  int first = 0;
-  int count = kCount;
-#pragma unroll
-  for (int distance = kLanes / 2; distance > 0; distance /= 2) {
-    const bool upper = lane & distance;
-    if (count > 1) {
-      count /= 2;
-      first += upper ? count : 0;
-#pragma unroll
-      for (int i = 0; i < kCount / 2; ++i) {
-        if (i < count) {
-          const Real sent = upper ? values[i] : values[i + count];
-          const Real kept = upper ? values[i + count] : values[i];
-          values[i] = kept + __shfl_xor_sync(kWarp, sent, distance, kLanes);
-        }
-      }
-    } else {
-      values[0] += __shfl_xor_sync(kWarp, values[0], distance, kLanes);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kCount; ++i) {
-    if (i < count) {
-      target[first + i] = values[i];
-    }
-  }
-}
 
 // The item of a group, and its points.
 template <typename Traits>
@@ -175,10 +49,10 @@ struct Item {
   const Problem& problem;
   int lane;
   bool exists;  // groups beyond the last item repeat it and store nothing
-  int64_t index;
   int64_t image;
   int head;
   int64_t row;  // image and query
+  int64_t index;
 
   __device__ __forceinline__ Item(const Problem& given)
       : problem(given), lane(threadIdx.x % kLanes) {
@@ -189,6 +63,16 @@ struct Item {
     row = index / problem.heads;
     head = static_cast<int>(index - row * problem.heads);
     image = row / problem.queries;
+  }
+
+  __device__ __forceinline__ Item(const Problem& given, int64_t image_, int64_t query, int head_,
+                                  bool exists_)
+      : problem(given), lane(threadIdx.x % kLanes), exists(exists_), image(image_), head(head_) {
+    row = image * problem.queries + query;
+    index = row * problem.heads + head;
+    // What depends on the lane is computed again for the next item, or it would not fit into
+    // registers.
+    asm volatile("" : "+r"(lane));
   }
 
   __device__ __forceinline__ int count() const {
@@ -277,14 +161,21 @@ struct Item {
   __device__ __forceinline__ Point<Traits> locate(int point, const Axes& axes) const {
     using Index = typename Traits::Index;
     const Level& shape = problem.level[point / problem.points];
+    const Index stride = Traits::kTiled ? 1 : static_cast<Index>(problem.token_stride);
     Point<Traits> result;
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       result.weight[c] = axes.y.weight[c / 2] * axes.x.weight[c % 2];
       const int token = shape.start + axes.y.index[c / 2] * shape.width + axes.x.index[c % 2];
-      result.offset[c] = static_cast<Index>(token) * static_cast<Index>(problem.token_stride);
+      result.corner[c] = static_cast<Index>(token) * stride;
     }
     return result;
+  }
+
+  // Of a corner from the start of the map.
+  __device__ __forceinline__ typename Traits::Index offset_of(typename Traits::Index corner) const {
+    return Traits::kTiled ? corner * static_cast<typename Traits::Index>(problem.token_stride)
+                          : corner;
   }
 
   __device__ __forceinline__ Real weight_of(int point) const {
@@ -374,68 +265,20 @@ __device__ __forceinline__ Element* shared_array(char*& memory, int points) {
   return all + (threadIdx.x / Traits::kLanes) * points;
 }
 
-template <typename Traits>
-inline dim3 grid_of(const Problem& problem) {
-  const int64_t items = problem.batch * problem.queries * problem.heads;
-  return dim3(static_cast<unsigned>((items + Traits::kGroups - 1) / Traits::kGroups));
-}
+// What a group keeps of its points while it computes the gradients of an item.
+template <typename Traits, int kDots>
+struct Scratch {
+  using Real = typename Traits::Real;
+  static constexpr size_t kBytes = (kDots + 2) * sizeof(Real);  // of a point
 
-// More shared memory than a kernel gets by default has to be asked for.
-constexpr size_t kDefaultSharedBytes = 48 * 1024;
+  Packet<Real, kDots>* dots;  // products of gradients with the corners
+  Real* grad_x;
+  Real* grad_y;
 
-inline cudaError_t launch_kernel(void (*kernel)(Problem), const Problem& problem, dim3 grid,
-                                 size_t bytes, cudaStream_t stream) {
-  if (bytes > kDefaultSharedBytes) {
-    const cudaError_t status =
-        cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                             cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-    if (status != cudaSuccess) {
-      return status;
-    }
-  }
-  kernel<<<grid, kThreads, bytes, stream>>>(problem);
-  return cudaGetLastError();
-}
-
-// Calls launch(Traits) with the traits for the sizes; a thread reads kVector channels.
-template <typename T, int kVector, typename Launch>
-cudaError_t with_sizes(const Problem& problem, Launch launch) {
-  if constexpr (!std::is_same_v<T, double>) {
-    constexpr int kPoints = 16;
-    const bool offsets_fit = problem.tokens * problem.token_stride <= INT32_MAX;
-    const int64_t strides = problem.token_stride | problem.head_stride | problem.batch_stride;
-    const auto address = reinterpret_cast<uintptr_t>(problem.value) |
-                         reinterpret_cast<uintptr_t>(problem.key) |
-                         reinterpret_cast<uintptr_t>(problem.query) |
-                         reinterpret_cast<uintptr_t>(problem.grad_output);
-    const bool aligned = strides % kVector == 0 && address % (kVector * sizeof(T)) == 0;
-    if (problem.levels * problem.points == kPoints && offsets_fit && aligned) {
-      switch (problem.channels) {
-        case 16:  // at least four threads for an item, or shared memory bounds the occupancy
-          return launch(Traits<T, 16, kPoints, (kVector < 4 ? kVector : 4)>());
-        case 32:
-          return launch(Traits<T, 32, kPoints, kVector>());
-        case 64:
-          return launch(Traits<T, 64, kPoints, kVector>());
-      }
-    }
-  }
-  return launch(Traits<T, 0, 0, 1>());
-}
-
-template <int kVectorOfFloat, int kVectorOfHalf, typename Launch>
-cudaError_t with_traits(const Problem& problem, Launch launch) {
-  switch (problem.kind) {
-    case ScalarKind::kFloat:
-      return with_sizes<float, kVectorOfFloat>(problem, launch);
-    case ScalarKind::kDouble:
-      return with_sizes<double, 1>(problem, launch);
-    case ScalarKind::kBFloat16:
-      return with_sizes<__nv_bfloat16, kVectorOfHalf>(problem, launch);
-    case ScalarKind::kHalf:
-      return with_sizes<__half, kVectorOfHalf>(problem, launch);
-  }
-  return cudaErrorInvalidValue;
-}
+  __device__ __forceinline__ Scratch(char*& memory, int points)
+      : dots(shared_array<Packet<Real, kDots>, Traits>(memory, points)),
+        grad_x(shared_array<Real, Traits>(memory, points)),
+        grad_y(shared_array<Real, Traits>(memory, points)) {}
+};
 
 }  // namespace lite_focus

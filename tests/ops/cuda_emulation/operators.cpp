@@ -1,0 +1,35 @@
+// The CUDA kernels as operators for tensors on the CPU; the test defines their schemas.
+#include "cuda_emulation.h"
+// The kernels come after the built-ins that they use.
+#include "cuda/key_aware_deform_attn.cu"
+#include "cuda/ms_deform_attn.cu"
+#include "operators.h"
+
+namespace lite_focus {
+namespace {
+
+struct EmulatedBackend {
+  static void run(Operator name, const Problem& problem, const Tensor&) {
+    const cudaError_t status = run_on_cuda(name, problem, nullptr);
+    STD_TORCH_CHECK(status == cudaSuccess, "emulated kernel: CUDA error ", int(status));
+  }
+};
+
+}  // namespace
+}  // namespace lite_focus
+
+// Additions of single numbers to global memory since the last call.
+extern "C" __attribute__((visibility("default"))) int64_t take_atomic_additions() {
+  return std::exchange(emulation::atomic_additions, 0);
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lite_focus_detr_emulation, CPU, library) {
+  using lite_focus::EmulatedBackend;
+  library.impl("ms_deform_attn", TORCH_BOX(&lite_focus::ms_deform_attn_op<EmulatedBackend>));
+  library.impl("ms_deform_attn_backward",
+               TORCH_BOX(&lite_focus::ms_deform_attn_backward_op<EmulatedBackend>));
+  library.impl("key_aware_deform_attn",
+               TORCH_BOX(&lite_focus::key_aware_deform_attn_op<EmulatedBackend>));
+  library.impl("key_aware_deform_attn_backward",
+               TORCH_BOX(&lite_focus::key_aware_deform_attn_backward_op<EmulatedBackend>));
+}

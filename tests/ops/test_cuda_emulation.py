@@ -1,0 +1,235 @@
+"""The CUDA kernels, run on the CPU in an emulation, against the reference in float64.
+
+``cuda_emulation/`` compiles the sources of the kernels with the C++ compiler and registers them in
+a namespace of their own; here they take the place of the CPU kernels below the public functions.
+"""
+
+import ctypes
+import os
+import random
+import shutil
+import subprocess
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils import cpp_extension
+
+from lite_focus_detr import ops
+from lite_focus_detr.ops import reference
+
+ROOT = Path(__file__).parents[2]
+NAMESPACE = "lite_focus_detr"
+OPERATORS = (
+    "ms_deform_attn",
+    "ms_deform_attn_backward",
+    "key_aware_deform_attn",
+    "key_aware_deform_attn_backward",
+)
+#: Public functions and the tensors that they take in order; "shapes" is a constant.
+ARGUMENTS = {
+    "multi_scale": ("multi_scale_deformable_attention", "value shapes locations weights"),
+    "key_aware": ("key_aware_deformable_attention", "query key value shapes locations"),
+    "fused": ("fused_deformable_attention", "value shapes references offsets logits"),
+    "fused_box": ("fused_deformable_attention", "value shapes boxes offsets logits"),
+    "fused_key_aware": (
+        "fused_key_aware_deformable_attention",
+        "query key value shapes references offsets",
+    ),
+    "fused_shared_key": (
+        "fused_key_aware_deformable_attention",
+        "query none value shapes boxes offsets",
+    ),
+}
+NAMES = list(ARGUMENTS)
+#: Four levels with 16 points in all, as the fast kernels want them, and what they do not take.
+FAST = {"shapes": ((10, 9), (3, 17), (2, 2), (1, 1)), "points": 4, "heads": 2}
+ODD = {"shapes": ((3, 7), (1, 4), (5, 1)), "points": 5}
+#: Queries that are the pixels of all levels, of all but the finest one, or none.
+QUERIES = {"all_pixels": 146, "pixels_of_high_levels": 56, "no_pixels": 5}
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory):
+    """Path of the emulation, compiled once; skip where that cannot be done."""
+    compiler = shutil.which(os.environ.get("CXX", "c++"))
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    toolkits = [Path(home) for home in (cpp_extension.CUDA_HOME, "/usr/local/cuda") if home]
+    headers = [home / "include" for home in toolkits if (home / "include/cuda_fp16.h").exists()]
+    if not headers:
+        pytest.skip("no headers of the CUDA toolkit")
+    target = tmp_path_factory.mktemp("cuda_emulation") / "emulation.so"
+    source = Path(__file__).parent / "cuda_emulation" / "operators.cpp"
+    folders = [ROOT / "kernels", *cpp_extension.include_paths(), headers[0]]
+    libraries = [f"-L{folder}" for folder in cpp_extension.library_paths()]
+    command = [compiler, "-O1", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden"]
+    command += ["-DTORCH_TARGET_VERSION=0x020a000000000000", *(f"-I{path}" for path in folders)]
+    command += [str(source), "-o", str(target), *libraries, "-ltorch_cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return target
+
+
+@pytest.fixture(scope="module", autouse=True)
+def emulated(library):
+    """Run the emulated kernels in place of those for the CPU; returns the library."""
+    if ops.backend("cpu") != "cpu":
+        pytest.skip(f"no native operators: {ops.unavailable_reason('cpu')}")
+    native = getattr(torch.ops, NAMESPACE)
+    emulation = torch.library.Library(f"{NAMESPACE}_emulation", "DEF")
+    for name in OPERATORS:
+        emulation.define(str(getattr(native, name).default._schema).split("::")[1])
+    torch.ops.load_library(str(library))
+    with torch.library._scoped_library(NAMESPACE, "IMPL") as override, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name in OPERATORS:
+            kernel = getattr(torch.ops, f"{NAMESPACE}_emulation")
+            override.impl(name, getattr(kernel, name).default, "CPU", allow_override=True)
+        yield ctypes.CDLL(str(library))
+
+
+def run(module, name, inputs):
+    """The output and the gradients by name of an operator of ``module``."""
+    function, arguments = ARGUMENTS[name]
+    fields = {**inputs._asdict(), "none": None}
+    leaves = {}
+    for argument in arguments.split():
+        if isinstance(fields[argument], torch.Tensor):
+            leaves[argument] = fields[argument] = fields[argument].detach().requires_grad_()
+    output = getattr(module, function)(*(fields[argument] for argument in arguments.split()))
+    gradients = torch.autograd.grad(
+        output, list(leaves.values()), inputs.grad_output.to(output.dtype)
+    )
+    return {"output": output.detach(), **dict(zip(leaves, gradients, strict=True))}
+
+
+def errors_of(actual, expected):
+    """Largest difference of each tensor, relative to the largest value."""
+    assert actual.keys() == expected.keys()
+    errors = {}
+    for name, tensor in actual.items():
+        assert tensor.shape == expected[name].shape
+        scale = max(expected[name].abs().amax().item(), 1e-30) if tensor.numel() else 1
+        differences = (tensor.double() - expected[name]).abs()
+        errors[name] = differences.amax().item() / scale if tensor.numel() else 0
+    return errors
+
+
+def assert_equals_reference(name, inputs, tolerance):
+    errors = errors_of(run(ops, name, inputs), run(reference, name, inputs.to(torch.float64)))
+    # Not the largest of them, which NaN is or is not.
+    assert all(error <= tolerance for error in errors.values()), errors
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("queries", QUERIES)
+def test_float32_results_equal_the_reference(make_inputs, name, queries):
+    inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **FAST)
+    assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["fused", "key_aware", "fused_shared_key"])
+@pytest.mark.parametrize("channels", [16, 64])
+def test_every_width_of_a_head_that_is_fast_equals_the_reference(make_inputs, name, channels):
+    inputs = make_inputs(channels=channels, queries=QUERIES["all_pixels"], batch=1, **FAST)
+    assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
+    inputs = make_inputs(channels=channels, queries=3, **FAST)
+    assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("channels", [1, 30, 71])
+def test_other_sizes_equal_the_reference(make_inputs, name, channels):
+    inputs = make_inputs(channels=channels, queries=3, **ODD)
+    assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_float64_results_are_exact(make_inputs, name):
+    inputs = make_inputs(channels=32, queries=5, batch=1, **FAST)
+    assert_equals_reference(name, inputs, 1e-12)
+
+
+@pytest.mark.parametrize("name", ["fused", "fused_key_aware", "fused_shared_key"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("queries", QUERIES)
+def test_half_precision_is_as_good_as_the_reference(make_inputs, name, dtype, queries):
+    sizes = ODD if queries == "no_pixels" else FAST
+    inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **sizes)
+    # Rounded references would put points on pixel centres, where the derivative jumps.
+    coordinates = {"references": inputs.references.float(), "boxes": inputs.boxes.float()}
+    inputs = inputs.to(dtype)._replace(**coordinates)
+    exact = run(reference, name, inputs.to(torch.float64))
+    allowed = errors_of(run(reference, name, inputs), exact)
+    for key, error in errors_of(run(ops, name, inputs), exact).items():
+        assert error <= max(2 * allowed[key], torch.finfo(dtype).eps / 2), key
+
+
+def test_30_random_problems_equal_the_reference(make_inputs):
+    choose = random.Random(0)
+    for seed in range(30):
+        shapes = [(choose.randint(1, 9), choose.randint(1, 9)) for _ in range(choose.randint(1, 4))]
+        inputs = make_inputs(
+            shapes,
+            batch=choose.randint(0, 2),
+            queries=choose.choice([0, 1, sum(height * width for height, width in shapes)]),
+            heads=choose.randint(1, 2),
+            channels=choose.choice([1, 16, 32, 40]),
+            points=choose.choice([1, 3, 16 // len(shapes)]),
+            same_offsets=choose.random() < 0.3,
+            seed=seed,
+        )
+        assert_equals_reference(choose.choice(NAMES), inputs.to(torch.float32), 2e-5)
+
+
+@pytest.mark.parametrize("queries", QUERIES)
+def test_locations_that_are_no_numbers_show_in_their_head_only(make_inputs, queries):
+    inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **FAST)
+    inputs = inputs.to(torch.float32)
+    inputs.locations[0, 2, 0] = torch.nan
+    inputs.locations[0, 3, 1] = torch.inf
+    results = run(ops, "multi_scale", inputs)
+    output = results["output"].unflatten(-1, (2, 32))
+    assert output[0, 2, 0].isnan().all()
+    assert output.isnan().sum() == 32
+    assert not results["value"][:, :, 1].isnan().any()
+
+
+def lines_of_tiles(inputs, levels):
+    """Pixels that the queries of each 8 x 8 tile and head touch, counted in plain Python.
+
+    ``levels`` are those whose pixels the queries are.
+    """
+    tiles = [
+        (level, y // 8, x // 8)
+        for level in levels
+        for y in range(inputs.shapes[level][0])
+        for x in range(inputs.shapes[level][1])
+    ]
+    lines = set()
+    for level, (height, width) in enumerate(inputs.shapes):
+        size = torch.tensor((width, height))
+        low = (inputs.locations[0, :, :, level] * size - 0.5).floor().long().tolist()
+        for query, heads in enumerate(low):
+            for head, points in enumerate(heads):
+                lines.update(
+                    (tiles[query], head, level, y + dy, x + dx)
+                    for x, y in points
+                    for dy in (0, 1)
+                    for dx in (0, 1)
+                    if 0 <= y + dy < height and 0 <= x + dx < width
+                )
+    return len(lines)
+
+
+@pytest.mark.parametrize("levels", [(0, 1, 2, 3), (1, 2, 3)], ids=["all", "high"])
+def test_a_tile_adds_to_each_pixel_once(make_inputs, emulated, levels):
+    queries = sum(height * width for height, width in [FAST["shapes"][level] for level in levels])
+    inputs = make_inputs(channels=32, queries=queries, batch=1, **FAST).to(torch.float32)
+    emulated.take_atomic_additions()
+    run(ops, "multi_scale", inputs)
+    assert emulated.take_atomic_additions() == 32 * lines_of_tiles(inputs, levels)
+    run(ops, "key_aware", inputs)
+    assert emulated.take_atomic_additions() == 2 * 32 * lines_of_tiles(inputs, levels)
