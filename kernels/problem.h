@@ -16,7 +16,7 @@ struct Level {
 enum class Operator : int32_t {
   kMsDeformAttn,
   kMsDeformAttnBackward,
-  kKeyAwareDeformAttn,  // with a key of its own: only the attention weights
+  kKeyAwareDeformAttn,
   kKeyAwareDeformAttnBackward,
 };
 

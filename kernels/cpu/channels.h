@@ -55,8 +55,8 @@ class Channels {
   LITE_FOCUS_INLINE Channels(const Problem& problem, const Sampler<Traits>& sampler)
       : channels_(problem.channels), sampler_(sampler) {}
 
-  // target = sum over points and corners of kWeight * head.
-  LITE_FOCUS_INLINE void weighted_sum(const T* head, T* target) const {
+  // target = sum over points and corners of weights * head.
+  LITE_FOCUS_INLINE void weighted_sum(Array weights, const T* head, T* target) const {
     for_blocks([&](auto block) __attribute__((always_inline)) {
       constexpr int kVectors = decltype(block)::kVectors;
       // As many independent sums as hide the latency of an addition.
@@ -67,7 +67,7 @@ class Channels {
 #pragma GCC unroll 4
         for (int c = 0; c < 4; ++c) {
           const T* pixel = head + sampler_.offsets(c)[p];
-          const Scalar weight = sampler_.array(kWeight + c)[p];
+          const Scalar weight = sampler_.array(weights + c)[p];
 #pragma GCC unroll 8
           for (int v = 0; v < kVectors; ++v) {
             sums[c % kSums][v] += weight * block.load(pixel, v);
@@ -172,11 +172,10 @@ class Channels {
     }
   }
 
-  // kKeyDots[c] = scale * query . key and kValueDots[c] = grad_output . value at corner c.
-  template <bool kShared>
-  LITE_FOCUS_INLINE void corner_dots(const T* key, const T* value, const T* query, Scalar scale,
+  // kKeyDots[c] = scale * query . head and kValueDots[c] = grad_output . head at corner c.
+  LITE_FOCUS_INLINE void corner_dots(const T* head, const T* query, Scalar scale,
                                      const T* grad_output) const {
-    // Half of the rows of a reduction are keys, the other half are values.
+    // Half of the rows of a reduction are of the query, the other half of the gradient.
     constexpr int kHalf = kLanes / 2;
     for (int first = 0; first < sampler_.padded(); first += kHalf) {
       for (int c = 0; c < 4; ++c) {
@@ -195,9 +194,9 @@ class Channels {
             const auto offset = sampler_.offsets(c)[first + i];
 #pragma GCC unroll 8
             for (int v = 0; v < kVectors; ++v) {
-              const Real k = block.load(key + offset, v);
-              rows[i] += q[v] * k;
-              rows[kHalf + i] += g[v] * (kShared ? k : block.load(value + offset, v));
+              const Real pixel = block.load(head + offset, v);
+              rows[i] += q[v] * pixel;
+              rows[kHalf + i] += g[v] * pixel;
             }
           }
         });
@@ -209,13 +208,12 @@ class Channels {
     }
   }
 
-  // With the coefficients kValueDots and kKeyDots of the corners: grad_value gains value
-  // coefficient * grad_output, grad_key gains key coefficient * scale * query, and grad_query is
-  // scale * the sum of key coefficient * key.
-  template <bool kShared>
-  LITE_FOCUS_INLINE void key_value_gradients(const T* key, const T* query, Scalar scale,
-                                             const T* grad_output, Scalar* grad_key,
-                                             Scalar* grad_value, T* grad_query) const {
+  // With the coefficients kValueDots and kKeyDots of the corners: grad_head gains value coefficient
+  // * grad_output + key coefficient * scale * query, and grad_query is scale * the sum of key
+  // coefficient * head.
+  LITE_FOCUS_INLINE void key_value_gradients(const T* head, const T* query, Scalar scale,
+                                             const T* grad_output, Scalar* grad_head,
+                                             T* grad_query) const {
     for_blocks([&](auto block) __attribute__((always_inline)) {
       constexpr int kVectors = decltype(block)::kVectors;
       Real q[kVectors];
@@ -232,18 +230,12 @@ class Channels {
           const auto offset = sampler_.offsets(c)[p];
           const Scalar value_weight = sampler_.array(kValueDots + c)[p];
           const Scalar key_weight = sampler_.array(kKeyDots + c)[p];
-          Scalar* value_target = grad_value + offset;
-          Scalar* key_target = grad_key + offset;
+          Scalar* target = grad_head + offset;
 #pragma GCC unroll 8
           for (int v = 0; v < kVectors; ++v) {
-            sums[c % 2][v] += key_weight * block.load(key + offset, v);
-            Real sum = block.load(value_target, v) + value_weight * g[v];
-            if constexpr (kShared) {
-              sum += key_weight * q[v];
-            } else {
-              block.store(key_target, v, block.load(key_target, v) + key_weight * q[v]);
-            }
-            block.store(value_target, v, sum);
+            sums[c % 2][v] += key_weight * block.load(head + offset, v);
+            const Real sum = block.load(target, v) + value_weight * g[v];
+            block.store(target, v, sum + key_weight * q[v]);
           }
         }
       }

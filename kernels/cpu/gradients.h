@@ -23,9 +23,9 @@ LITE_FOCUS_INLINE void store_lanes(const Sampler<Traits>& sampler,
 
 template <typename Traits>
 LITE_FOCUS_INLINE void store_weight_gradients(const Sampler<Traits>& sampler,
-                                              const Problem& problem, int64_t item) {
+                                              const Problem& problem, int64_t query, int head) {
   const auto* gradient = sampler.array(kGradAttention);
-  const int64_t first = item * sampler.count();
+  const int64_t first = query * problem.weights_query_stride + head * problem.weights_head_stride;
   if (problem.weights_exact) {
     store_lanes(sampler, gradient,
                 static_cast<typename Traits::Scalar*>(problem.grad_weights) + first);
@@ -47,7 +47,7 @@ LITE_FOCUS_INLINE typename Traits::Scalar offset_of(const Problem& problem, int6
 }
 
 // The chain rule from pixels to the reference of the item, summed over the points of a level.
-template <typename Traits>
+template <bool kAdd, typename Traits>
 LITE_FOCUS_INLINE void store_reference_gradients(const Sampler<Traits>& sampler,
                                                  const Problem& problem, int64_t item) {
   using Scalar = typename Traits::Scalar;
@@ -63,16 +63,17 @@ LITE_FOCUS_INLINE void store_reference_gradients(const Sampler<Traits>& sampler,
         position += gradient[p];
         extent += size == 4 ? gradient[p] * offset_of<Traits>(problem, item, i + p, axis) : 0;
       }
-      target[axis] = position * pixels;
+      target[axis] = position * pixels + (kAdd ? target[axis] : 0);
       if (size == 4) {
-        target[2 + axis] = extent * pixels * Scalar(0.5) / Scalar(problem.points);
+        extent *= pixels * Scalar(0.5) / Scalar(problem.points);
+        target[2 + axis] = extent + (kAdd ? target[2 + axis] : 0);
       }
     }
     i += problem.points;
   }
 }
 
-template <typename Traits, typename U>
+template <bool kAdd, typename Traits, typename U>
 LITE_FOCUS_INLINE void store_sampling_gradients(const Sampler<Traits>& sampler,
                                                 const Problem& problem, U* target) {
   using Scalar = typename Traits::Scalar;
@@ -87,6 +88,10 @@ LITE_FOCUS_INLINE void store_sampling_gradients(const Sampler<Traits>& sampler,
       typename Lanes::Real low, high;
       Lanes::join_pairs(Lanes::load(grad_x + i) * Lanes::load(scale_x + i),
                         Lanes::load(grad_y + i) * Lanes::load(scale_y + i), low, high);
+      if constexpr (kAdd) {
+        low += Lanes::load(target + 2 * i);
+        high += Lanes::load(target + 2 * i + Lanes::kLanes);
+      }
       Lanes::store(target + 2 * i, low);
       Lanes::store(target + 2 * i + Lanes::kLanes, high);
     }
@@ -94,7 +99,8 @@ LITE_FOCUS_INLINE void store_sampling_gradients(const Sampler<Traits>& sampler,
   }
   const int stored = problem.point_levels * problem.points;
   for (int i = 0; i < stored; ++i) {
-    Scalar x = 0, y = 0;
+    Scalar x = kAdd ? Lanes::to_scalar(target[2 * i]) : 0;
+    Scalar y = kAdd ? Lanes::to_scalar(target[2 * i + 1]) : 0;
     for (int j = i; j < sampler.count(); j += stored) {
       x += grad_x[j] * scale_x[j];
       y += grad_y[j] * scale_y[j];
@@ -104,19 +110,20 @@ LITE_FOCUS_INLINE void store_sampling_gradients(const Sampler<Traits>& sampler,
   }
 }
 
-template <typename Traits>
+// kAdd: to what is there.
+template <bool kAdd, typename Traits>
 LITE_FOCUS_INLINE void store_position_gradients(const Sampler<Traits>& sampler,
                                                 const Problem& problem, int64_t item) {
   const int64_t first = item * problem.point_levels * problem.points * 2;
   if (problem.sampling_exact) {
-    store_sampling_gradients(sampler, problem,
-                             static_cast<typename Traits::Scalar*>(problem.grad_sampling) + first);
+    store_sampling_gradients<kAdd>(
+        sampler, problem, static_cast<typename Traits::Scalar*>(problem.grad_sampling) + first);
   } else {
-    store_sampling_gradients(sampler, problem,
-                             static_cast<typename Traits::T*>(problem.grad_sampling) + first);
+    store_sampling_gradients<kAdd>(sampler, problem,
+                                   static_cast<typename Traits::T*>(problem.grad_sampling) + first);
   }
   if (problem.grad_reference != nullptr) {
-    store_reference_gradients(sampler, problem, item);
+    store_reference_gradients<kAdd>(sampler, problem, item);
   }
 }
 

@@ -6,7 +6,8 @@
 namespace lite_focus {
 
 // A kernel computes queries [first_query, last_query) and heads [first_head, last_head) of a
-// problem of one image, and adds to the gradients of value and key of these heads.
+// problem of one image, and adds to the gradient of value of these heads. With a key of its own,
+// key-aware attention takes kernels one after another: see the steps in schedule.cpp.
 struct Range {
   int64_t first_query, last_query;
   int32_t first_head, last_head;

@@ -8,8 +8,8 @@
 
 namespace lite_focus {
 
-// Without a shared key this stores the attention weights and leaves the sum to ms_deform_attn, so
-// that only one of key and value is in the cache at a time.
+// Without a shared key this stores the logits and leaves the rest to ms_deform_attn, so that only
+// one of key and value is in the cache at a time.
 template <typename Traits, bool kShared>
 void key_aware_deform_attn(const Problem& problem, const Range& range, void* scratch) {
   using T = typename Traits::T;
@@ -32,15 +32,15 @@ void key_aware_deform_attn(const Problem& problem, const Range& range, void* scr
     }
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
-      sampler.softmax();
       const int64_t q = first + slot;
       if constexpr (kShared) {
+        sampler.softmax();
         const int64_t item = q * problem.heads + m;
         channels.weighted_samples(static_cast<T*>(problem.output) + item * problem.channels);
       } else {
-        Scalar* attention = static_cast<Scalar*>(problem.attention) +
-                            q * problem.weights_query_stride + m * problem.weights_head_stride;
-        std::memcpy(attention, sampler.array(kAttention), sampler.count() * sizeof(Scalar));
+        Scalar* logits = static_cast<Scalar*>(problem.attention) +
+                         q * problem.weights_query_stride + m * problem.weights_head_stride;
+        std::memcpy(logits, sampler.array(kAttention), sampler.count() * sizeof(Scalar));
       }
     }
   });
@@ -91,7 +91,8 @@ LITE_FOCUS_INLINE void differentiate_keys(const Sampler<Traits>& sampler) {
   sampler.scale_corners(kGradAttention, kKeyDots);
 }
 
-template <typename Traits, bool kShared>
+// For a shared key. One of its own takes ms_deform_attn_backward twice, for value and for key.
+template <typename Traits>
 void key_aware_deform_attn_backward(const Problem& problem, const Range& range, void* scratch) {
   using T = typename Traits::T;
   using Scalar = typename Traits::Scalar;
@@ -104,17 +105,14 @@ void key_aware_deform_attn_backward(const Problem& problem, const Range& range, 
       sampler.load_points(first + slot, m);
       sampler.template locate<true>(nullptr);
     }
-    const int64_t head = m * problem.head_stride;
-    const T* value = static_cast<const T*>(problem.value) + head;
-    const T* key = kShared ? value : static_cast<const T*>(problem.key) + head;
-    Scalar* grad_value = static_cast<Scalar*>(problem.grad_value) + head;
-    Scalar* grad_key = kShared ? grad_value : static_cast<Scalar*>(problem.grad_key) + head;
+    const T* head = static_cast<const T*>(problem.value) + m * problem.head_stride;
+    Scalar* grad_head = static_cast<Scalar*>(problem.grad_value) + m * problem.head_stride;
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
       const int64_t item = (first + slot) * problem.heads + m;
       const T* query = static_cast<const T*>(problem.query) + item * problem.channels;
       const T* grad_output = static_cast<const T*>(problem.grad_output) + item * problem.channels;
-      channels.template corner_dots<kShared>(key, value, query, scale, grad_output);
+      channels.corner_dots(head, query, scale, grad_output);
     }
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
@@ -124,11 +122,10 @@ void key_aware_deform_attn_backward(const Problem& problem, const Range& range, 
       sampler.select_slot(slot);
       const int64_t item = (first + slot) * problem.heads + m;
       const int64_t start = item * problem.channels;
-      channels.template key_value_gradients<kShared>(
-          key, static_cast<const T*>(problem.query) + start, scale,
-          static_cast<const T*>(problem.grad_output) + start, grad_key, grad_value,
-          static_cast<T*>(problem.grad_query) + start);
-      store_position_gradients(sampler, problem, item);
+      channels.key_value_gradients(head, static_cast<const T*>(problem.query) + start, scale,
+                                   static_cast<const T*>(problem.grad_output) + start, grad_head,
+                                   static_cast<T*>(problem.grad_query) + start);
+      store_position_gradients<false>(sampler, problem, item);
     }
   });
 }

@@ -23,7 +23,8 @@ void ms_deform_attn(const Problem& problem, const Range& range, void* scratch) {
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
       const int64_t item = (first + slot) * problem.heads + m;
-      channels.weighted_sum(head, static_cast<T*>(problem.output) + item * problem.channels);
+      channels.weighted_sum(kWeight, head,
+                            static_cast<T*>(problem.output) + item * problem.channels);
     }
   });
 }
@@ -56,7 +57,11 @@ LITE_FOCUS_INLINE void differentiate_attention(const Sampler<Traits>& sampler, b
   }
 }
 
-template <typename Traits>
+// kOutput: `output` is wanted as well, which is scale * the forward, and so are all gradients;
+// those of the positions are added to what is there, and there are none of the weights. That is how
+// the gradient goes on through the logits of key-aware attention: their gradients are the weights,
+// the key is the value, the query is grad_output, and its gradient is the output.
+template <typename Traits, bool kOutput>
 void ms_deform_attn_backward(const Problem& problem, const Range& range, void* scratch) {
   using T = typename Traits::T;
   using Scalar = typename Traits::Scalar;
@@ -68,22 +73,31 @@ void ms_deform_attn_backward(const Problem& problem, const Range& range, void* s
       sampler.load_points(first + slot, m);
       sampler.load_attention(first + slot, m);
       sampler.template locate<true>(nullptr);
+      if constexpr (kOutput) {
+        sampler.scale_attention(Scalar(problem.scale));
+      }
       sampler.scale_corners(kAttention, kKeyDots);
     }
     const int64_t head = m * problem.head_stride;
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
       const int64_t item = (first + slot) * problem.heads + m;
-      channels.value_gradients(static_cast<const T*>(problem.value) + head,
-                               static_cast<const T*>(problem.grad_output) + item * problem.channels,
+      const int64_t start = item * problem.channels;
+      const T* value = static_cast<const T*>(problem.value) + head;
+      channels.value_gradients(value, static_cast<const T*>(problem.grad_output) + start,
                                static_cast<Scalar*>(problem.grad_value) + head);
+      if constexpr (kOutput) {
+        channels.weighted_sum(kKeyDots, value, static_cast<T*>(problem.output) + start);
+      }
     }
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
       const int64_t item = (first + slot) * problem.heads + m;
       differentiate_attention(sampler, problem.weights_are_logits);
-      store_weight_gradients(sampler, problem, item);
-      store_position_gradients(sampler, problem, item);
+      if constexpr (!kOutput) {
+        store_weight_gradients(sampler, problem, first + slot, m);
+      }
+      store_position_gradients<kOutput>(sampler, problem, item);
     }
   });
 }

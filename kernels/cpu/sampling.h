@@ -261,6 +261,12 @@ class Sampler {
     }
   }
 
+  LITE_FOCUS_INLINE void scale_attention(Scalar scale) const {
+    for (int i = 0; i < padded(); i += kLanes) {
+      Lanes::store(array(kAttention) + i, Lanes::load(array(kAttention) + i) * scale);
+    }
+  }
+
   // target[c] = kWeight[c] * factors for the four corners.
   LITE_FOCUS_INLINE void scale_corners(int factors, int target) const {
     for (int i = 0; i < padded(); i += kLanes) {

@@ -9,8 +9,10 @@
 #include <new>
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/phases.h"
 #include "cpu/sampling.h"
 
 namespace lite_focus {
@@ -64,8 +66,8 @@ class Buffer {
   std::unique_ptr<void, Free> memory_;
 };
 
-Buffer make_scratch(const Problem& problem) {
-  return Buffer(scratch_bytes(int64_t{problem.levels} * problem.points, problem.channels));
+int64_t scratch_size(const Problem& problem) {
+  return scratch_bytes(int64_t{problem.levels} * problem.points, problem.channels);
 }
 
 int64_t exact_bytes(const Problem& problem) { return problem.kind == ScalarKind::kDouble ? 8 : 4; }
@@ -74,10 +76,10 @@ int64_t value_bytes(const Problem& problem) {
              ? 2
              : exact_bytes(problem);
 }
-int64_t head_bytes(const Problem& problem) {
+int64_t map_bytes(const Problem& problem) {
   return problem.tokens * problem.channels * value_bytes(problem);
 }
-int64_t head_gradient_bytes(const Problem& problem) {
+int64_t gradient_bytes(const Problem& problem) {
   return problem.tokens * problem.channels * exact_bytes(problem);
 }
 
@@ -120,176 +122,257 @@ Problem image_of(const Problem& problem, int64_t image) {
   return part;
 }
 
-// A head from or to the tensor with all heads.
-void pack(const Problem& problem, const void* maps, int head, char* target) {
-  const int64_t unit = value_bytes(problem);
-  const int64_t bytes = problem.channels * unit;
-  const char* source = static_cast<const char*>(maps) + head * problem.head_stride * unit;
-  for (int64_t s = 0; s < problem.tokens; ++s) {
-    std::memcpy(target + s * bytes, source + s * problem.token_stride * unit, bytes);
+// Calls function(i, first, last) for the pieces of [begin, end) in rows of `length`.
+template <typename Function>
+void for_rows(int64_t begin, int64_t end, int64_t length, Function function) {
+  while (begin < end) {
+    const int64_t i = begin / length;
+    const int64_t last = std::min(end, (i + 1) * length);
+    function(i, begin - i * length, last - i * length);
+    begin = last;
   }
 }
 
-void unpack_gradient(const Problem& problem, const char* source, int head, void* maps) {
-  const int64_t unit = exact_bytes(problem);
-  const int64_t bytes = problem.channels * unit;
-  char* target = static_cast<char*>(maps) + head * problem.head_stride * unit;
-  for (int64_t s = 0; s < problem.tokens; ++s) {
-    std::memcpy(target + s * problem.token_stride * unit, source + s * bytes, bytes);
+// A kernel and its arguments.
+struct Step {
+  Operator name;
+  Problem problem;
+};
+
+// The logits of key-aware attention with a key of its own, from one step to the next: in the tensor
+// `items`, (B, Q, M, D), where those of an item fit into its row, else in memory of their own.
+class Logits {
+ public:
+  Logits(const Problem& problem, void* items) {
+    const int64_t unit = exact_bytes(problem);
+    const int64_t count = int64_t{problem.levels} * problem.points;
+    const int64_t row = problem.channels * value_bytes(problem);
+    const bool fits = row % unit == 0 && row >= count * unit;
+    head_stride_ = fits ? row / unit : count;
+    if (!fits) {
+      own_.emplace(problem.batch * problem.queries * problem.heads * count * unit);
+    }
+    memory_ = own_ ? own_->get() : items;
   }
-}
 
-// One head of value and key, in memory of its own without gaps. Neighbouring pixels of a head are
-// otherwise a multiple of 1 KB apart and compete for few sets of the cache.
-Problem packed(const Problem& image, char* value, char* key) {
-  Problem part = image;
-  part.value = value;
-  part.key = key;
-  part.token_stride = image.channels;
-  part.head_stride = 0;
-  return part;
-}
+  // The step that computes them.
+  Step compute(const Problem& problem) const {
+    Problem part = with_weights(problem);
+    part.value = problem.key;
+    part.attention = memory_;
+    part.grad_output = part.grad_value = part.grad_query = part.grad_sampling = nullptr;
+    return {Operator::kKeyAwareDeformAttn, part};
+  }
 
-void run_queries(Operator name, const Problem& problem) {
-  const Kernel kernel = select(name, problem);
-  torch::stable::parallel_for(
-      0, problem.batch * problem.queries, kGrain, [&](int64_t begin, int64_t end) {
-        const Buffer scratch = make_scratch(problem);
-        while (begin < end) {
-          const int64_t image = begin / problem.queries;
-          const int64_t start = image * problem.queries;
-          const int64_t stop = std::min(end, start + problem.queries);
-          kernel(image_of(problem, image), {begin - start, stop - start, 0, problem.heads},
-                 scratch.get());
-          begin = stop;
-        }
-      });
-}
+  // The step that has them as the logits of plain attention, whose gradients take their place.
+  Step attend(Operator name, const Problem& problem) const {
+    Problem part = with_weights(problem);
+    part.key = part.query = part.grad_query = nullptr;
+    part.weights_are_logits = true;
+    part.grad_weights = memory_;
+    return {name, part};
+  }
+
+  // The step from the gradients of the logits to those of query and key.
+  Step differentiate(const Problem& problem) const {
+    Problem part = with_weights(problem);
+    part.value = problem.key;
+    part.grad_value = problem.grad_key;
+    part.grad_output = problem.query;
+    part.output = problem.grad_query;
+    part.query = part.grad_query = nullptr;
+    return {Operator::kKeyAwareDeformAttnBackward, part};
+  }
+
+ private:
+  Problem with_weights(const Problem& problem) const {
+    Problem part = problem;
+    part.weights = memory_;
+    part.weights_exact = true;
+    part.weights_head_stride = head_stride_;
+    part.weights_query_stride = head_stride_ * problem.heads;
+    part.weights_image_stride = part.weights_query_stride * problem.queries;
+    return part;
+  }
+
+  int64_t head_stride_;
+  void* memory_;
+  std::optional<Buffer> own_;
+};
 
 bool is_reused(const Problem& problem) {
   const int64_t reads = problem.queries * problem.levels * problem.points * 4;
   return reads >= kReuse * problem.tokens;
 }
 
-// Room for the attention weights between the two steps of an operator with a separate key: in the
-// output, where an item fits, else in memory of its own.
-class AttentionMemory {
+// A step without gradients of maps, all heads of a query together.
+void run_queries(const Step& step) {
+  const Problem& problem = step.problem;
+  const Kernel kernel = select(step.name, problem);
+  torch::stable::parallel_for(
+      0, problem.batch * problem.queries, kGrain, [&](int64_t begin, int64_t end) {
+        const Buffer scratch(scratch_size(problem));
+        for_rows(begin, end, problem.queries, [&](int64_t image, int64_t first, int64_t last) {
+          kernel(image_of(problem, image), {first, last, 0, problem.heads}, scratch.get());
+        });
+      });
+}
+
+// Heads that are worked on at a time, in memory of their own without gaps: neighbouring pixels of a
+// head are otherwise a multiple of 1 KB apart and compete for few sets of the cache and entries of
+// the TLB. All threads share the copy of a head. Its queries are divided into parts, each of which
+// sums the gradients of the head in the order of the queries; then the parts are added.
+class PackedHeads {
  public:
-  explicit AttentionMemory(const Problem& problem)
-      : whole_(problem), fits_(item_bytes(problem) >= count(problem) * exact_bytes(problem)) {
-    const int64_t unit = exact_bytes(problem);
-    const int64_t stride = fits_ ? item_bytes(problem) / unit : count(problem);
-    if (!fits_) {
-      own_.emplace(problem.batch * problem.queries * problem.heads * stride * unit);
+  PackedHeads(const Problem& problem, int64_t heads, int64_t parts, bool gradients)
+      : parts_(parts),
+        scratch_bytes_(scratch_size(problem)),
+        copies_(heads * map_bytes(problem)),
+        sums_(gradients ? heads * parts * gradient_bytes(problem) : 0),
+        scratch_(heads * parts * scratch_bytes_) {}
+
+  // Appends a step for heads [first, first + count) of all images; there is memory for `count`.
+  void append_step(const Step& step, int64_t first, int64_t count,
+                   std::vector<Phase>& phases) const {
+    const Problem& problem = step.problem;
+    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t pixels = count * problem.tokens;
+    const auto for_pixels = [=, &problem](int64_t share, const auto& function) {
+      for_rows(pixels * share / threads, pixels * (share + 1) / threads, problem.tokens, function);
+    };
+    phases.push_back({threads, [=, &problem](int64_t share) {
+                        for_pixels(share, [&](int64_t i, int64_t begin, int64_t end) {
+                          pack(problem, first, i, begin, end);
+                        });
+                      }});
+    phases.push_back({count * parts_, [=, &step](int64_t task) {
+                        compute(step, first, task / parts_, task % parts_);
+                      }});
+    if (problem.grad_value != nullptr) {
+      phases.push_back({threads, [=, &problem](int64_t share) {
+                          for_pixels(share, [&](int64_t i, int64_t begin, int64_t end) {
+                            problem.kind == ScalarKind::kDouble
+                                ? unpack<double>(problem, first, i, begin, end)
+                                : unpack<float>(problem, first, i, begin, end);
+                          });
+                        }});
     }
-    whole_.attention = fits_ ? problem.output : own_->get();
-    whole_.weights_head_stride = stride;
-    whole_.weights_query_stride = stride * problem.heads;
-    whole_.weights_image_stride = whole_.weights_query_stride * problem.queries;
-  }
-
-  // The problem of the first step, which stores the weights.
-  const Problem& first() const { return whole_; }
-
-  // The problem of the second step, the weighted sum.
-  static Problem second(const Problem& first) {
-    Problem part = first;
-    part.key = nullptr;
-    part.weights = first.attention;
-    part.weights_exact = true;
-    part.weights_are_logits = false;
-    return part;
   }
 
  private:
-  static int64_t count(const Problem& problem) { return int64_t{problem.levels} * problem.points; }
-  static int64_t item_bytes(const Problem& problem) {
-    return problem.channels * value_bytes(problem);
+  char* copy(const Problem& problem, int64_t i) const {
+    return copies_.get() + i * map_bytes(problem);
+  }
+  char* sum(const Problem& problem, int64_t i, int64_t part) const {
+    return sums_.get() + (i * parts_ + part) * gradient_bytes(problem);
+  }
+  static int64_t offset_of(const Problem& problem, int64_t head) {
+    return head / problem.heads * problem.batch_stride + head % problem.heads * problem.head_stride;
   }
 
-  Problem whole_;
-  bool fits_;
-  std::optional<Buffer> own_;
-};
+  // Pixels [begin, end) of head first + i.
+  void pack(const Problem& problem, int64_t first, int64_t i, int64_t begin, int64_t end) const {
+    const int64_t unit = value_bytes(problem);
+    const int64_t row = problem.channels * unit;
+    const char* map =
+        static_cast<const char*>(problem.value) + offset_of(problem, first + i) * unit;
+    char* target = copy(problem, i);
+    for (int64_t s = begin; s < end; ++s) {
+      std::memcpy(target + s * row, map + s * problem.token_stride * unit, row);
+    }
+  }
 
-// Queries [begin, end) of a head, with a copy of that head of `maps`.
-void run_packed(Operator name, const Problem& image, const void* maps, const Range& range,
-                char* copy) {
-  pack(image, maps, range.first_head, copy);
-  const Problem part = packed(image, copy, image.key == nullptr ? nullptr : copy);
-  const Buffer scratch = make_scratch(image);
-  select(name, part)(part, range, scratch.get());
-}
+  void compute(const Step& step, int64_t first, int64_t i, int64_t part) const {
+    Problem image = image_of(step.problem, (first + i) / step.problem.heads);
+    const auto head = static_cast<int32_t>((first + i) % image.heads);
+    image.value = copy(image, i);
+    image.key = image.key == nullptr ? nullptr : image.value;
+    image.token_stride = image.channels;
+    image.head_stride = 0;
+    if (image.grad_value != nullptr) {
+      image.grad_value = sum(image, i, part);
+      std::memset(image.grad_value, 0, gradient_bytes(image));
+    }
+    const Range range = {image.queries * part / parts_, image.queries * (part + 1) / parts_, head,
+                         head + 1};
+    char* scratch = scratch_.get() + (i * parts_ + part) * scratch_bytes_;
+    select(step.name, image)(image, range, scratch);
+  }
 
-// A task is a head of an image, or a part of its queries when there are more threads than heads.
-void run_heads(Operator name, const Problem& problem) {
-  const bool separate_key = problem.key != nullptr;
-  const int64_t heads = problem.batch * problem.heads;
-  const int64_t threads = torch::stable::get_num_threads();
-  const int64_t parts = heads == 0 ? 1 : (threads + heads - 1) / heads;
-  const int64_t length = (problem.queries + parts - 1) / parts;
-  torch::stable::parallel_for(0, heads * parts, 1, [&](int64_t begin, int64_t end) {
-    const Buffer copy(head_bytes(problem));
-    for (int64_t i = begin; i < end; ++i) {
-      const Problem image = image_of(problem, i / parts / problem.heads);
-      const auto head = static_cast<int32_t>(i / parts % problem.heads);
-      const int64_t first = i % parts * length;
-      const Range range = {first, std::min(first + length, problem.queries), head, head + 1};
-      if (separate_key) {
-        run_packed(name, image, image.key, range, copy.get());
-        const Problem sum = AttentionMemory::second(image);
-        run_packed(Operator::kMsDeformAttn, sum, sum.value, range, copy.get());
-      } else {
-        run_packed(name, image, image.value, range, copy.get());
+  template <typename Scalar>
+  void unpack(const Problem& problem, int64_t first, int64_t i, int64_t begin, int64_t end) const {
+    const int64_t channels = problem.channels;
+    Scalar* map = static_cast<Scalar*>(problem.grad_value) + offset_of(problem, first + i);
+    const auto* rows = reinterpret_cast<const Scalar*>(sum(problem, i, 0));
+    for (int64_t s = begin; s < end; ++s) {
+      Scalar* target = map + s * problem.token_stride;
+      const Scalar* row = rows + s * channels;
+      std::memcpy(target, row, channels * sizeof(Scalar));
+      for (int64_t part = 1; part < parts_; ++part) {
+        row += problem.tokens * channels;
+        for (int64_t d = 0; d < channels; ++d) {
+          target[d] += row[d];
+        }
       }
     }
-  });
+  }
+
+  int64_t parts_;
+  int64_t scratch_bytes_;
+  Buffer copies_;
+  Buffer sums_;
+  Buffer scratch_;
+};
+
+// All steps for `group` heads at a time.
+void run_heads(const std::vector<Step>& steps, int64_t group, int64_t parts, bool gradients) {
+  const Problem& problem = steps.front().problem;
+  const int64_t heads = problem.batch * problem.heads;
+  const PackedHeads packed(problem, std::min(group, heads), parts, gradients);
+  std::vector<Phase> phases;
+  for (int64_t first = 0; first < heads; first += group) {
+    for (const Step& step : steps) {
+      packed.append_step(step, first, std::min(group, heads - first), phases);
+    }
+  }
+  run_phases(phases);
 }
 
 void run_forward(Operator name, const Problem& problem) {
+  std::vector<Step> steps;
+  std::optional<Logits> logits;
   if (problem.key == nullptr) {
-    is_reused(problem) ? run_heads(name, problem) : run_queries(name, problem);
-    return;
-  }
-  const AttentionMemory memory(problem);
-  if (is_reused(problem)) {
-    run_heads(name, memory.first());
+    steps = {{name, problem}};
   } else {
-    run_queries(name, memory.first());
-    run_queries(Operator::kMsDeformAttn, AttentionMemory::second(memory.first()));
+    logits.emplace(problem, problem.output);
+    steps = {logits->compute(problem), logits->attend(Operator::kMsDeformAttn, problem)};
+  }
+  if (is_reused(problem)) {
+    run_heads(steps, 1, torch::stable::get_num_threads(), false);
+  } else {
+    for (const Step& step : steps) {
+      run_queries(step);
+    }
   }
 }
 
-// A head is the work of one thread, which adds the gradients in the order of the queries: no
-// atomics are needed, and the number of threads does not change the result.
+// The gradients are summed in the same order whatever the number of threads: no atomics are needed,
+// and the result is the same to the bit.
 void run_backward(Operator name, const Problem& problem) {
-  const bool separate_key = problem.key != nullptr;
-  const int64_t gradient_bytes = head_gradient_bytes(problem);
-  torch::stable::parallel_for(0, problem.batch * problem.heads, 1, [&](int64_t begin, int64_t end) {
-    const Buffer scratch = make_scratch(problem);
-    const Buffer value(head_bytes(problem));
-    const Buffer key(separate_key ? head_bytes(problem) : 0);
-    const Buffer grad_value(gradient_bytes);
-    const Buffer grad_key(separate_key ? gradient_bytes : 0);
-    for (int64_t i = begin; i < end; ++i) {
-      const Problem image = image_of(problem, i / problem.heads);
-      const int head = static_cast<int>(i % problem.heads);
-      Problem part = packed(image, value.get(), separate_key ? key.get() : nullptr);
-      part.grad_value = grad_value.get();
-      part.grad_key = grad_key.get();
-      pack(image, image.value, head, value.get());
-      std::memset(grad_value.get(), 0, gradient_bytes);
-      if (separate_key) {
-        pack(image, image.key, head, key.get());
-        std::memset(grad_key.get(), 0, gradient_bytes);
-      }
-      select(name, part)(part, {0, image.queries, head, head + 1}, scratch.get());
-      unpack_gradient(image, grad_value.get(), head, image.grad_value);
-      if (separate_key) {
-        unpack_gradient(image, grad_key.get(), head, image.grad_key);
-      }
-    }
-  });
+  std::vector<Step> steps;
+  std::optional<Logits> logits;
+  if (problem.key == nullptr) {
+    steps = {{name, problem}};
+  } else {
+    logits.emplace(problem, problem.grad_query);
+    steps = {logits->compute(problem), logits->attend(Operator::kMsDeformAttnBackward, problem),
+             logits->differentiate(problem)};
+  }
+  // Two threads at one head need less memory than two threads with a head each, and a little more
+  // time.
+  const int64_t parts = problem.query == nullptr ? 1 : 2;
+  const int64_t threads = torch::stable::get_num_threads();
+  run_heads(steps, threads % parts == 0 ? threads / parts : threads, parts, true);
 }
 
 }  // namespace

@@ -12,12 +12,12 @@ Kernel select_operator(Operator name, bool shared) {
     case Operator::kMsDeformAttn:
       return &ms_deform_attn<Traits>;
     case Operator::kMsDeformAttnBackward:
-      return &ms_deform_attn_backward<Traits>;
+      return &ms_deform_attn_backward<Traits, false>;
     case Operator::kKeyAwareDeformAttn:
       return shared ? &key_aware_deform_attn<Traits, true> : &key_aware_deform_attn<Traits, false>;
     case Operator::kKeyAwareDeformAttnBackward:
-      return shared ? &key_aware_deform_attn_backward<Traits, true>
-                    : &key_aware_deform_attn_backward<Traits, false>;
+      return shared ? &key_aware_deform_attn_backward<Traits>
+                    : &ms_deform_attn_backward<Traits, true>;
   }
   return nullptr;
 }

@@ -34,6 +34,7 @@ NAMES = list(ARGUMENTS)
 #: Sizes with a fast path in some of the kernels, and sizes without.
 FAST = {"shapes": ((6, 5), (4, 3), (2, 2), (1, 1)), "points": 4}
 ODD = {"shapes": ((3, 7), (1, 4), (5, 1)), "points": 5}
+FEW = {"shapes": ((3, 2), (1, 4)), "points": 1}
 
 
 def run(module, name, inputs):
@@ -86,11 +87,15 @@ def test_float64_results_are_exact(make_inputs, name, sizes):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("channels", [32, 30])
+@pytest.mark.parametrize(
+    ("channels", "sizes"),
+    [(32, FAST), (30, FAST), (5, FEW)],
+    ids=["32_channels", "30_channels", "few_points"],
+)
 def test_half_precision_is_as_good_as_the_reference_on_the_same_inputs(
-    make_inputs, name, dtype, channels
+    make_inputs, name, dtype, channels, sizes
 ):
-    rounded = make_inputs(channels=channels, **FAST).to(dtype)
+    rounded = make_inputs(channels=channels, **sizes).to(dtype)
     exact = rounded.to(torch.float64)
     inputs = rounded._replace(
         locations=rounded.locations.float(),

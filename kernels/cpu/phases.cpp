@@ -1,0 +1,65 @@
+#include "cpu/phases.h"
+
+#include <torch/csrc/stable/ops.h>
+
+#include <mutex>
+#include <thread>
+
+namespace lite_focus {
+namespace {
+
+class Queue {
+ public:
+  explicit Queue(const std::vector<Phase>& phases) : phases_(phases) { start(0); }
+
+  // Takes tasks until all phases are done. One thread alone gets through as well: it waits only for
+  // tasks that another one is at.
+  void work() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (phase_ < phases_.size()) {
+      const Phase& phase = phases_[phase_];
+      if (next_ == phase.tasks) {
+        lock.unlock();
+        std::this_thread::yield();
+        lock.lock();
+        continue;
+      }
+      const int64_t task = next_++;
+      lock.unlock();
+      phase.run(task);
+      lock.lock();
+      if (--left_ == 0) {
+        start(phase_ + 1);
+      }
+    }
+  }
+
+ private:
+  void start(size_t phase) {
+    phase_ = phase;
+    next_ = 0;
+    left_ = phase < phases_.size() ? phases_[phase].tasks : 0;
+  }
+
+  const std::vector<Phase>& phases_;
+  std::mutex mutex_;
+  size_t phase_;
+  int64_t next_;  // task that nobody has taken
+  int64_t left_;  // tasks that are not done
+};
+
+}  // namespace
+
+// A parallel_for for each phase would do the same, but its threads spin at the end of each: on a
+// machine with other work they do so while the thread that they wait for is not running.
+void run_phases(const std::vector<Phase>& phases) {
+  Queue queue(phases);
+  torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1,
+                              [&](int64_t begin, int64_t end) {
+                                for (int64_t i = begin; i < end; ++i) {
+                                  queue.work();
+                                }
+                              });
+}
+
+}  // namespace lite_focus
