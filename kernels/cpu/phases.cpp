@@ -2,8 +2,8 @@
 
 #include <torch/csrc/stable/ops.h>
 
+#include <condition_variable>
 #include <mutex>
-#include <thread>
 
 namespace lite_focus {
 namespace {
@@ -19,9 +19,7 @@ class Queue {
     while (phase_ < phases_.size()) {
       const Phase& phase = phases_[phase_];
       if (next_ == phase.tasks) {
-        lock.unlock();
-        std::this_thread::yield();
-        lock.lock();
+        changed_.wait(lock);
         continue;
       }
       const int64_t task = next_++;
@@ -30,6 +28,7 @@ class Queue {
       lock.lock();
       if (--left_ == 0) {
         start(phase_ + 1);
+        changed_.notify_all();
       }
     }
   }
@@ -43,6 +42,7 @@ class Queue {
 
   const std::vector<Phase>& phases_;
   std::mutex mutex_;
+  std::condition_variable changed_;
   size_t phase_;
   int64_t next_;  // task that nobody has taken
   int64_t left_;  // tasks that are not done

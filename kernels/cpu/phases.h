@@ -7,7 +7,7 @@
 
 namespace lite_focus {
 
-// Tasks 0 to `tasks` - 1, in any order and at the same time.
+// Tasks 0 to `tasks` - 1, at least one, in any order and at the same time.
 struct Phase {
   int64_t tasks;
   std::function<void(int64_t)> run;  // does not throw

@@ -56,5 +56,10 @@ class TokenScorer(nn.Module):
     def _score(self, x: Tensor) -> Tensor:
         """Logits (B, N) of the tokens (B, N, C) of a map."""
         local, context = self.layer1(x).chunk(2, dim=-1)
-        context = context.mean(1, keepdim=True).expand_as(local)
-        return full_precision(self.layer2(torch.cat((local, context), -1))[..., 0])
+        first = self.layer2[0]
+        assert isinstance(first, nn.Linear)
+        # The mean is the same for all tokens: the half of the weights that meets it does so once.
+        for_local, for_context = first.weight.chunk(2, dim=1)
+        shared = F.linear(context.mean(1, keepdim=True), for_context, first.bias)
+        hidden = F.linear(local, for_local) + shared
+        return full_precision(self.layer2[1:](hidden)[..., 0])
