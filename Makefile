@@ -31,7 +31,7 @@ lint: env
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict
-	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS)
+	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS) tests/ops/cuda_emulation/*
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
