@@ -19,6 +19,10 @@ def test_the_environment_forces_the_reference(monkeypatch):
 def test_a_device_without_kernels_takes_the_reference():
     assert ops.backend("meta") == "reference"
     assert "meta" in ops.unavailable_reason("meta")
+    value = torch.empty(1, 4, 2, 3, device="meta")
+    locations = torch.empty(1, 5, 2, 1, 2, 2, device="meta")
+    output = ops.multi_scale_deformable_attention(value, [(2, 2)], locations, locations[..., 0])
+    assert output.shape == (1, 5, 6)
 
 
 def test_a_library_that_does_not_load_is_reported_once_in_the_words_of_the_loader(

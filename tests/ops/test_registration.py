@@ -92,14 +92,33 @@ def test_a_second_derivative_is_refused(make_inputs, name, fused):
         gradient.sum().backward()
 
 
-def test_autocast_keeps_locations_exact_and_the_dtype_of_value(make_inputs):
+@pytest.mark.parametrize("path", ["native", "reference"])
+def test_autocast_rounds_value_key_and_query_but_no_locations(make_inputs, monkeypatch, path):
+    if path == "reference":
+        monkeypatch.setenv("LITE_FOCUS_DETR_OPS", "reference")
     inputs = make_inputs().to(torch.float32)
-    arguments = (inputs.value.bfloat16(), inputs.shapes, inputs.locations, inputs.weights)
-    expected = ops.multi_scale_deformable_attention(*arguments)
+
+    def run(query, key, value):
+        plain = ops.multi_scale_deformable_attention(
+            value, inputs.shapes, inputs.locations, inputs.weights
+        )
+        keyed = ops.key_aware_deformable_attention(
+            query, key, value, inputs.shapes, inputs.locations
+        )
+        return plain, keyed
+
+    features = (inputs.query, inputs.key, inputs.value)
+    expected = run(*(x.bfloat16() for x in features))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        output = ops.multi_scale_deformable_attention(*arguments)
-    assert output.dtype == torch.bfloat16
-    assert torch.equal(output, expected)
+        outputs = run(*features)
+        in_half_already = run(*(x.bfloat16() for x in features))
+        exact = run(*(x.double() for x in features))
+    assert [x.dtype for x in outputs] == [torch.bfloat16] * 2
+    assert [x.dtype for x in exact] == [torch.float64] * 2
+    torch.testing.assert_close(in_half_already, expected, rtol=0, atol=0)
+    # The reference rounds query and key at the end only.
+    tolerance = 0 if path == "native" else 2**-6
+    torch.testing.assert_close(outputs, expected, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 Each operator runs a native kernel where one is available for the device and the dtype, else the
 PyTorch formulation in :mod:`lite_focus_detr.ops.reference`, which is their specification; the
-arguments are described there. ``LITE_FOCUS_DETR_OPS=reference`` in the environment forces it.
+arguments are described there. ``LITE_FOCUS_DETR_OPS=reference`` in the environment forces it. Under
+autocast values, keys and queries are taken in its dtype, locations and references are not.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ def multi_scale_deformable_attention(
     checks.check_locations(sampling_locations, value, levels)
     shape = sampling_locations.shape[:-1]
     checks.check_shape("attention_weights", attention_weights, shape, value, levels)
+    value = _autocast(value)
     if not native.supports(value):
         return reference.multi_scale_deformable_attention(
             value, spatial_shapes, sampling_locations, attention_weights
@@ -65,6 +67,7 @@ def key_aware_deformable_attention(
     checks.check_maps(value, spatial_shapes)
     checks.check_locations(sampling_locations, value, levels)
     checks.check_key_and_query(query, key, value, sampling_locations, levels)
+    value = _autocast(value)
     if not native.supports(value):
         return reference.key_aware_deformable_attention(
             query, key, value, spatial_shapes, sampling_locations, scale
@@ -91,6 +94,7 @@ def fused_deformable_attention(
     checks.check_references(reference_points, sampling_offsets, value, levels)
     shape = (*sampling_offsets.shape[:3], levels * sampling_offsets.shape[4])
     checks.check_shape("attention_logits", attention_logits, shape, value, levels)
+    value = _autocast(value)
     if not native.supports(value):
         return reference.fused_deformable_attention(
             value, spatial_shapes, reference_points, sampling_offsets, attention_logits
@@ -118,6 +122,7 @@ def fused_key_aware_deformable_attention(
     checks.check_maps(value, spatial_shapes)
     checks.check_references(reference_points, sampling_offsets, value, levels)
     checks.check_key_and_query(query, key, value, sampling_offsets, levels)
+    value = _autocast(value)
     if not native.supports(value):
         return reference.fused_key_aware_deformable_attention(
             query, key, value, spatial_shapes, reference_points, sampling_offsets, scale
@@ -125,6 +130,15 @@ def fused_key_aware_deformable_attention(
     return _key_aware_deform_attn(
         query, key, value, spatial_shapes, reference_points, sampling_offsets, scale
     )
+
+
+def _autocast(value: Tensor) -> Tensor:
+    """Value in the dtype that autocast asks for, which query and key follow: unlike a registered
+    cast this leaves locations and references exact."""
+    device = value.device.type
+    if value.is_meta or value.dtype != torch.float32 or not torch.is_autocast_enabled(device):
+        return value
+    return value.to(torch.get_autocast_dtype(device))
 
 
 def _ms_deform_attn(
