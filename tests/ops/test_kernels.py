@@ -133,7 +133,7 @@ def test_500_random_problems_equal_the_reference(make_inputs):
         ).to(torch.float32)
         name = choose.choice(NAMES)
         expected = run(reference, name, inputs.to(torch.float64))
-        assert_equal_results(run(ops, name, inputs), expected, 2e-5)
+        assert_equal_results(run(ops, name, inputs), expected, 1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
