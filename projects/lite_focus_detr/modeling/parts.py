@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..autocast import autocast_dtype
+
 
 class _ProjectParts(torch.autograd.Function):
     @staticmethod
@@ -35,10 +37,6 @@ def project_parts(projection: nn.Linear, parts: Sequence[Tensor]) -> Tensor:
 
     The parts are projected into one tensor, so that neither they nor their projections are copied.
     """
-    arguments = (projection.weight, projection.bias, *parts)
-    device = parts[0].device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        arguments = tuple(x.to(dtype) for x in arguments)
+    arguments = [x.to(autocast_dtype(x)) for x in (projection.weight, projection.bias, *parts)]
     projected: Tensor = _ProjectParts.apply(*arguments)  # type: ignore[no-untyped-call]
     return projected

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lite_focus_detr.autocast import autocast_dtype
 from lite_focus_detr.ops import checks, native, reference
 from lite_focus_detr.ops.native import backend, unavailable_reason
 from lite_focus_detr.ops.reference import SpatialShapes
@@ -42,7 +43,7 @@ def multi_scale_deformable_attention(
     checks.check_locations(sampling_locations, value, levels)
     shape = sampling_locations.shape[:-1]
     checks.check_shape("attention_weights", attention_weights, shape, value, levels)
-    value = _autocast(value)
+    value = value.to(autocast_dtype(value))
     if not native.supports(value):
         return reference.multi_scale_deformable_attention(
             value, spatial_shapes, sampling_locations, attention_weights
@@ -67,7 +68,7 @@ def key_aware_deformable_attention(
     checks.check_maps(value, spatial_shapes)
     checks.check_locations(sampling_locations, value, levels)
     checks.check_key_and_query(query, key, value, sampling_locations, levels)
-    value = _autocast(value)
+    value = value.to(autocast_dtype(value))
     if not native.supports(value):
         return reference.key_aware_deformable_attention(
             query, key, value, spatial_shapes, sampling_locations, scale
@@ -94,7 +95,7 @@ def fused_deformable_attention(
     checks.check_references(reference_points, sampling_offsets, value, levels)
     shape = (*sampling_offsets.shape[:3], levels * sampling_offsets.shape[4])
     checks.check_shape("attention_logits", attention_logits, shape, value, levels)
-    value = _autocast(value)
+    value = value.to(autocast_dtype(value))
     if not native.supports(value):
         return reference.fused_deformable_attention(
             value, spatial_shapes, reference_points, sampling_offsets, attention_logits
@@ -122,7 +123,7 @@ def fused_key_aware_deformable_attention(
     checks.check_maps(value, spatial_shapes)
     checks.check_references(reference_points, sampling_offsets, value, levels)
     checks.check_key_and_query(query, key, value, sampling_offsets, levels)
-    value = _autocast(value)
+    value = value.to(autocast_dtype(value))
     if not native.supports(value):
         return reference.fused_key_aware_deformable_attention(
             query, key, value, spatial_shapes, reference_points, sampling_offsets, scale
@@ -130,15 +131,6 @@ def fused_key_aware_deformable_attention(
     return _key_aware_deform_attn(
         query, key, value, spatial_shapes, reference_points, sampling_offsets, scale
     )
-
-
-def _autocast(value: Tensor) -> Tensor:
-    """Value in the dtype that autocast asks for, which query and key follow: unlike a registered
-    cast this leaves locations and references exact."""
-    device = value.device.type
-    if value.is_meta or value.dtype != torch.float32 or not torch.is_autocast_enabled(device):
-        return value
-    return value.to(torch.get_autocast_dtype(device))
 
 
 def _ms_deform_attn(
