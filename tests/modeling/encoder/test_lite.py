@@ -2,6 +2,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
+from torch.profiler import ProfilerActivity, profile
 
 from lite_focus_detr import ops, validate_config
 
@@ -70,6 +71,18 @@ def test_high_only_layers_leave_the_low_rows_bit_identical(lite_config):
         assert low.data_ptr() == tokens.features.data_ptr()
         assert not torch.equal(high, tokens.features[:, num_low:])
     assert not torch.equal(memory[:, :num_low], tokens.features[:, :num_low])
+
+
+@pytest.mark.parametrize("low_update", ["joint", "after"])
+def test_tokens_are_joined_once_after_all_layers(lite_config, low_update):
+    # Plain attention: the reference operator of the other one joins logits.
+    changes = {"ENCODER.NUM_LAYERS": 4, "ENCODER.ATTENTION": "deformable"}
+    model = build_model(lite_config(blocks=2, low_update=low_update, **changes))
+    tokens = make_tokens(model)
+    with torch.no_grad(), profile(activities=[ProfilerActivity.CPU]) as trace:
+        model.encoder(tokens, None)
+    counts = {event.key: event.count for event in trace.key_averages()}
+    assert counts["aten::cat"] == 1
 
 
 @pytest.mark.parametrize("high_levels", [1, 2, 3])
