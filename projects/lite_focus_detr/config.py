@@ -37,6 +37,7 @@ LEAST = {
     "MODEL.DETR.DENOISING.MAX_QUERIES": 1,
     "MODEL.LITE.LOW_FFN_DIM": 1,
     "MODEL.FOCUS.OBJECT_TOKENS": 0,
+    "MODEL.FOCUS.SCALE_RANGES_AT": 0,
     "MODEL.FOCUS.LOSS_WEIGHT": 0,
     "MODEL.SPARSE.OBJECT_TOKENS": 0,
     "MODEL.SPARSE.LOSS_WEIGHT": 0,
@@ -186,6 +187,8 @@ def _add_focus(cfg: CN) -> None:
     # released and in Table 8, row 1; row 2 has [[-1, 128], [128, 256], [256, 512], [512, 999999]],
     # the best, row 3, [[-1, 64], [64, 256], [128, 512], [256, 999999]].
     focus.SCALE_RANGES = [[-1, 64], [64, 128], [128, 256], [256, 999999]]
+    # Short side of the images that SCALE_RANGES are for; 0: pixels of any image, as published.
+    focus.SCALE_RANGES_AT = 0
     # Size of a box: max_side is the token's distance to the farthest side (release); half_size is
     # half of the longer side (paper, eq. 1).
     focus.DISTANCE = "max_side"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import logging
 import os
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -29,8 +30,8 @@ logger = logging.getLogger(__name__)
 
 # detectron2 asserts much of what the user gives.
 _USER_ERRORS = (ValueError, RuntimeError, OSError, AssertionError)
-# Time for the first process of a machine to report an error that all of them run into.
-_REPORT_SECONDS = 5.0
+# Names the file in which the first process of a machine notes that it has reported an error.
+_REPORT_FILE = "LITE_FOCUS_DETR_REPORT_FILE"
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -121,19 +122,23 @@ def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> 
         if num_gpus and args.num_gpus > num_gpus:
             raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {num_gpus}")
     _silence("torch.multiprocessing.spawn")
-    try:
-        launch(
-            main,
-            args.num_gpus,
-            num_machines=args.num_machines,
-            machine_rank=args.machine_rank,
-            dist_url=args.dist_url,
-            args=(args,),
-        )
-    except ProcessExitedException as error:
-        if error.signal_name is not None:
-            raise
-        sys.exit(error.exit_code)
+    with tempfile.NamedTemporaryFile(prefix="lite_focus_detr_") as report:
+        os.environ[_REPORT_FILE] = report.name
+        try:
+            launch(
+                main,
+                args.num_gpus,
+                num_machines=args.num_machines,
+                machine_rank=args.machine_rank,
+                dist_url=args.dist_url,
+                args=(args,),
+            )
+        except ProcessExitedException as error:
+            if error.signal_name is not None:
+                raise
+            sys.exit(error.exit_code)
+        finally:
+            del os.environ[_REPORT_FILE]
 
 
 @contextmanager
@@ -151,9 +156,24 @@ def user_errors() -> Iterator[None]:
         line, _, details = str(error).partition("\n")
         if details:
             logger.error("%s", details)
-        if comm.get_local_rank() > 0:
-            time.sleep(_REPORT_SECONDS)
-        raise SystemExit(f"error: {line}") from None
+        raise SystemExit(_report_once(f"error: {line}")) from None
+
+
+def _report_once(line: str) -> str | int:
+    """What to exit with: the line, which then appears on stderr, or, where processes of one run
+    meet the same error, the status 1 after the first of them has printed it.
+
+    They take turns: none ends, which makes its parent end the others, before that has happened.
+    """
+    path = os.environ.get(_REPORT_FILE)
+    if path is None:
+        return line
+    with open(path, "r+", encoding="utf-8") as report:
+        fcntl.flock(report, fcntl.LOCK_EX)
+        if not report.read():
+            print(line, file=sys.stderr, flush=True)
+            report.write(line)
+    return 1
 
 
 def _silence(name: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .attention import SampledAttention
-from .heads import MLP, DetectionHeads, Prediction
+from .heads import MLP, DetectionHeads, Prediction, xavier_matrices
 from .layer import TransformerLayer
 from .position_encoding import sine_box_embedding
 from .queries import Queries
@@ -27,6 +27,7 @@ class DecoderLayer(TransformerLayer):
         self.self_attn = nn.MultiheadAttention(embed_dim, num_heads, dropout, batch_first=True)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.norm3 = nn.LayerNorm(embed_dim)
+        xavier_matrices(self.self_attn)
 
     def forward(
         self,
@@ -77,6 +78,9 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(embed_dim) if final_norm else None
         self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim) if box_position else None
         self.query_scale = MLP(embed_dim, embed_dim, embed_dim) if position_scale else None
+        for mlp in (self.ref_point_head, self.query_scale):
+            if mlp is not None:
+                xavier_matrices(mlp)
         self.padded_frame = padded_frame
         self.box_refine = box_refine
         self.look_forward_twice = look_forward_twice

@@ -40,6 +40,13 @@ def class_head(embed_dim: int, num_classes: int) -> nn.Linear:
     return head
 
 
+def xavier_matrices(module: nn.Module) -> None:
+    """Start the matrices of a module as all of a published transformer's are; not its vectors."""
+    for parameter in module.parameters():
+        if parameter.dim() > 1:
+            nn.init.xavier_uniform_(parameter)
+
+
 class MLP(nn.Module):
     """Linear layers with ReLU between them."""
 

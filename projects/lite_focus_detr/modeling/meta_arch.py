@@ -128,7 +128,8 @@ class DetectionTransformer(nn.Module):
         images = self.preprocess_image(batched_inputs)
         if self.training:
             return self._losses(images, [x["instances"] for x in batched_inputs], num_boxes)
-        outputs = self.forward_outputs(images)
+        tokens = self.build_tokens(images)._replace(batch_invariant=True)
+        outputs = self._predict(tokens)
         last, mask = Prediction(outputs.pred_logits, outputs.pred_boxes), outputs.padding_mask
         detections = select_detections(
             last, images.image_sizes, self.max_detections, self.coco_id_rows, mask
@@ -157,7 +158,11 @@ class DetectionTransformer(nn.Module):
         ``proposal_indices`` (B, Q): tokens to use as proposals instead of the best-scored ones, so
         that results can be compared when scores are tied.
         """
-        tokens = self.build_tokens(images)
+        return self._predict(self.build_tokens(images), proposal_indices)
+
+    def _predict(
+        self, tokens: FeatureTokens, proposal_indices: Tensor | None = None
+    ) -> DetectorOutputs:
         encoded, queries = self._encode(tokens, proposal_indices)
         *earlier, last = self.decoder(queries, encoded.memory, tokens, self.heads)
         return DetectorOutputs(

@@ -49,6 +49,10 @@ class LearnedBoxQueries(nn.Module):
         self.num_indicators = int(indicator)
         self.tgt_embed = nn.Embedding(num_queries, embed_dim - self.num_indicators)
         self.refpoint_embed = nn.Embedding(num_queries, 4)
+        # Anchors of any place and size; contents are learned from nothing.
+        nn.init.zeros_(self.tgt_embed.weight)
+        anchors = torch.rand(num_queries, 4).logit().clamp(-3.0, 3.0)
+        self.refpoint_embed.weight.data.copy_(anchors)
 
     def forward(self, memory: Tensor, *_: object) -> Queries:
         """The same queries for every image of ``memory`` (B, S, C)."""

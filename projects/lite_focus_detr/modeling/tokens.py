@@ -26,6 +26,7 @@ class FeatureTokens(NamedTuple):
     num_valid: tuple[int, ...]  #: tokens inside each image
     image_sizes: tuple[tuple[int, int], ...] = ()  #: (height, width) in pixels, un-padded
     strides: tuple[int, ...] = ()  #: pixels per token of each level
+    batch_invariant: bool = False  #: no image may depend on the others, where upstream lets it
 
     def to_levels(self, reference: Tensor) -> Tensor:
         """Points (B, Q, 2) or boxes (B, Q, 4) cxcywh of the un-padded image in the padded maps of

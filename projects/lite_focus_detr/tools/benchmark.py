@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from . import benchmark_encoder, benchmark_model, benchmark_operators
+from .benchmark_measure import processor
 
 _COMMANDS = {
     "op": benchmark_operators,
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
+    print(f"{processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}")
     args.run(args)
 
 

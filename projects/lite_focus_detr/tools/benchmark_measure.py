@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -14,6 +16,16 @@ import torch
 from .. import ops
 from ..ops.native import ENVIRONMENT_VARIABLE
 from .peak_memory import Key, Step, peak_memories
+
+
+def processor() -> str:
+    """Name of the processor, its number of cores, and the widest vectors that PyTorch uses."""
+    model = platform.processor() or platform.machine()
+    with suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        model = next(names, model)
+    return f"{model}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 class Measurement(NamedTuple):

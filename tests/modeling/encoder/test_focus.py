@@ -1,9 +1,16 @@
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from lite_focus_detr.modeling.encoder.focus import assign_foreground, foreground_loss
+from lite_focus_detr.modeling.encoder import focus
+from lite_focus_detr.modeling.encoder.focus import (
+    assign_foreground,
+    foreground_loss,
+    foreground_recall,
+)
+from lite_focus_detr.modeling.encoder.selection import TokenSelection
 from lite_focus_detr.modeling.targets import Targets
 from lite_focus_detr.modeling.tokens import FeatureTokens
 
@@ -11,7 +18,7 @@ RANGES = [(-1, 64), (64, 128), (128, 256), (256, 999999)]
 SHAPES = ((32, 40), (16, 20), (8, 10), (4, 5))
 
 
-def label(boxes, distance="max_side", ranges=RANGES):
+def label(boxes, distance="max_side", ranges=RANGES, ranges_at=0):
     """Labels of a 256 x 320 image, one map for each level; boxes (x, y, w, h) in pixels."""
     tokens = FeatureTokens(
         *[torch.empty(0)] * 5,
@@ -24,7 +31,7 @@ def label(boxes, distance="max_side", ranges=RANGES):
     boxes = torch.cat((boxes[..., :2] + boxes[..., 2:] / 2, boxes[..., 2:]), -1)
     boxes = boxes / torch.tensor([320.0, 256.0, 320.0, 256.0])
     targets = Targets(torch.zeros(1, 1, dtype=torch.int64), boxes, (boxes.shape[1],))
-    labels = assign_foreground(tokens, targets, ranges, distance)[0]
+    labels = assign_foreground(tokens, targets, ranges, distance, ranges_at)[0]
     parts = labels.split([height * width for height, width in SHAPES])
     return [part.view(shape) for part, shape in zip(parts, SHAPES, strict=True)]
 
@@ -108,15 +115,53 @@ def test_the_selector_learns_from_the_foreground_loss_only(model, make_batch):
     assert all(gradient.abs().sum() > 0 for gradient in gradients[1:])
 
 
-def test_recall_of_the_foreground_is_logged(model, make_batch):
+def test_recall_of_the_first_and_the_last_layer_is_logged(model, make_batch):
     with EventStorage() as storage:
         model(make_batch((3, 1)))
-        recall = storage.latest()["focus/foreground_recall"][0]
-    assert 0 <= recall <= 1
+        first, last = (
+            storage.latest()[f"focus/foreground_recall_layer{layer}"][0] for layer in (0, 1)
+        )
+    assert 0 <= last <= first <= 1
 
 
 def test_all_tokens_kept_recall_all_foreground(model, make_batch):
     model.encoder.keep_ratios = [1.0, 1.0]
     with EventStorage() as storage:
         model(make_batch((3, 1)))
-        assert storage.latest()["focus/foreground_recall"][0] == 1
+        assert storage.latest()["focus/foreground_recall_layer0"][0] == 1
+
+
+def test_fillers_are_not_recalled():
+    wanted = torch.tensor([[True, True, False, False], [True, False, True, True]])
+    kept = torch.tensor([[True, True], [True, False]])  # The second image may keep one token.
+    selection = TokenSelection(torch.tensor([[0, 2], [3, 2]]), kept)
+    assert foreground_recall(selection, wanted) == pytest.approx(2 / 5)
+    assert foreground_recall(selection, torch.zeros_like(wanted)) == 1
+
+
+def test_ranges_shrink_with_the_short_side_of_the_image():
+    box = [[16, 24, 40, 32]]
+    assert label(box)[0].any()
+    # 256 is 0.32 of 800: the finest level is for distances of up to 20.48 pixels.
+    levels = label(box, ranges_at=800)
+    for level, stride, (low, high) in zip(levels, (8, 16, 32, 64), RANGES, strict=True):
+        for row, column in np.ndindex(*level.shape):
+            x, y = column * stride + stride // 2, row * stride + stride // 2
+            sides = (x - 16, 56 - x, y - 24, 56 - y)
+            expected = min(sides) > 0 and 0.32 * low < max(sides) <= 0.32 * high
+            assert level[row, column].item() == expected
+    assert levels[1].any()
+
+
+def test_levels_without_foreground_are_named_once(model, make_batch, caplog, monkeypatch):
+    monkeypatch.setattr(focus, "LEVEL_CHECK_ITERATIONS", 3)
+    batch = make_batch((3, 1))  # Boxes below 30 pixels: the finest level is enough.
+    messages = []
+    for _ in range(5):
+        model(batch)
+        messages.append([record.getMessage() for record in caplog.records])
+    assert messages[1] == []
+    (message,) = messages[4]
+    assert message == messages[2][0]
+    assert message.startswith("Levels 1, 2, 3 (strides 16, 32, 64) had no foreground token in the")
+    assert "MODEL.FOCUS.SCALE_RANGES_AT 800" in message

@@ -118,15 +118,50 @@ def test_a_token_dropped_by_a_later_layer_keeps_its_last_value(config):
 @pytest.mark.parametrize("ratio", [0.5, 1.0])
 def test_no_object_token_is_padding(config, ratio):
     model = build(config("FocusDETR", OBJECT_TOKENS=60, KEEP_RATIOS=[ratio, ratio]))
-    tokens = tokens_of(model, [(32, 40), (128, 128)])  # 20 + 6 + 2 + 1 tokens in the first.
+    # 20 + 6 + 2 + 1 tokens in the first.
+    tokens = tokens_of(model, [(32, 40), (128, 128)])._replace(batch_invariant=True)
     output = model.encoder(tokens, model.proposal_head)
     for kept, objects in zip(output.aux["kept"], output.aux["objects"], strict=True):
         chosen = kept.indices.gather(1, objects.indices)
         padded = tokens.padding_mask.gather(1, chosen)
         usable = torch.ones_like(padded) if objects.kept is None else objects.kept
         assert not (padded & usable).any()
-        assert usable.sum(1).tolist() == [min(60, tokens.num_valid[0]), 60]
+        assert usable.sum(1).tolist() == [min(60, output.aux["budgets"][0]), 60]
+        assert (objects.indices < torch.tensor(output.aux["budgets"])[:, None])[usable].all()
     assert output.memory.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("score", "invariant", "beyond"),
+    [
+        ("logit", False, True),
+        ("logit", True, False),
+        ("probability", False, False),
+        ("probability", True, False),
+    ],
+)
+def test_rows_beyond_a_budget_are_objects_only_as_published(config, score, invariant, beyond):
+    model = build(config("FocusDETR", OBJECT_SCORE=score, OBJECT_TOKENS=60)).train()
+    # Two negative logits have a high product: the released score prefers the least foreground.
+    model.encoder.scorer.layer2[-1].bias.data -= 5
+    tokens = tokens_of(model, [(64, 64), (128, 128)])._replace(batch_invariant=invariant)
+    output = model.encoder(tokens, model.proposal_head)
+    objects = output.aux["objects"][0]
+    usable = slice(None) if objects.kept is None else objects.kept[0]
+    assert (objects.indices[0, usable] >= output.aux["budgets"][0]).any() == beyond
+
+
+def test_rows_beyond_a_budget_start_afresh_in_every_layer(config):
+    model = build(config("FocusDETR", OBJECT_TOKENS=0))
+    tokens = tokens_of(model, [(64, 64), (128, 128)])
+    seen = []
+    for layer in model.encoder.layers:
+        layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].features))
+    output = model.encoder(tokens, model.proposal_head)
+    budget = output.aux["budgets"][0]
+    indices = output.aux["kept"][1].indices[0, budget:]
+    assert len(indices) > 0
+    assert torch.equal(seen[1][0, budget:], tokens.features[0, indices])
 
 
 def test_fillers_do_not_reach_the_object_tokens(config):

@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..heads import ProposalHead, full_precision, token_anchors
+from ..heads import ProposalHead, full_precision, token_anchors, xavier_matrices
 from ..tokens import FeatureTokens
 from .base import Encoder, EncoderOutput
 from .deformable import layer_arguments
@@ -27,6 +27,7 @@ class ObjectAttention(nn.Module):
         )
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(embed_dim)
+        xavier_matrices(self.self_attn)
 
     def forward(self, rows: Tensor, position: Tensor, objects: TokenSelection) -> Tensor:
         """Update the ``objects`` among the rows (B, N, C), whose ``position`` is (B, N, C)."""
@@ -46,6 +47,9 @@ class SelectiveEncoder(Encoder):
     """
 
     needs_proposal_head = True
+    #: Rows beyond an image's own budget go on with their updates from layer to layer. Else every
+    #: layer starts from their features before the first.
+    carries_fillers = False
 
     def __init__(
         self,
@@ -87,10 +91,12 @@ class SelectiveEncoder(Encoder):
         budgets = token_budgets(tokens.num_valid, self.keep_ratios[0])
         scores = foreground.detach().masked_fill(tokens.padding_mask, float("-inf"))
         selection = select_best(scores, max(budgets), budgets)
-        scores = scores.gather(1, selection.indices)
+        # As published, padding has the lowest score of the batch.
+        scores = scores.gather(1, selection.indices).clamp(min=foreground.min().detach())
         position = selection.gather(tokens.position)
         references = tokens.to_levels(selection.gather(tokens.centers))
-        memory, rows = tokens.features, selection.gather(tokens.features)
+        memory = tokens.features
+        rows = fresh = selection.gather(tokens.features)
         left: list[Tensor] = []  # rows that no later layer updates
         aux: dict[str, Any] = {"foreground": foreground, "budgets": budgets, "anchors": anchors}
         aux.update(kept=[], objects=[], layers=[])
@@ -100,11 +106,17 @@ class SelectiveEncoder(Encoder):
             left.insert(0, rows[:, count:])
             rows, where, score = (x[:, :count] for x in (rows, position, scores))
             if len(self.object_attention) > 0:
-                objects = self._select_objects(rows, score, proposal_head, tokens.num_valid)
+                limits = budgets
+                if self.object_score == "logit" and not tokens.batch_invariant:
+                    # As published, rows beyond an image's budget may be objects as well.
+                    limits = (count,) * len(budgets)
+                objects = self._select_objects(rows, score, proposal_head, limits)
                 rows = self.object_attention[index](rows, where, objects)
                 aux["objects"].append(objects)
             queries = TokenQueries(rows, where, references[:, :count])
             rows = layer(queries, memory, tokens)
+            if chosen.kept is not None and not self.carries_fillers:
+                rows = torch.where(chosen.kept[..., None], rows, fresh[:, :count])
             if not self.frozen_values:
                 memory = chosen.scatter(memory, rows)
             aux["kept"].append(chosen)
@@ -115,18 +127,18 @@ class SelectiveEncoder(Encoder):
 
     @torch.no_grad()
     def _select_objects(
-        self, rows: Tensor, foreground: Tensor, head: ProposalHead, num_valid: Sequence[int]
+        self, rows: Tensor, foreground: Tensor, head: ProposalHead, limits: Sequence[int]
     ) -> TokenSelection:
-        """Best rows (B, N, C) by class times foreground score (B, N), never padding."""
-        score = full_precision(head.class_embed(rows)).amax(-1)
+        """Best rows by class times foreground score (B, N) among the first ``limits`` of each image
+        in rows (B, N, C)."""
+        score, count = full_precision(head.class_embed(rows)).amax(-1), rows.shape[1]
         if self.object_score == "probability":
             score, foreground = score.sigmoid(), foreground.sigmoid()
-        score, count = score * foreground, rows.shape[1]
-        if min(num_valid) < count:
-            # Rows are sorted by foreground, padding comes last.
-            inside = within_budget(count, num_valid, rows.device)
+        score = score * foreground
+        if min(limits) < count:
+            inside = within_budget(count, limits, rows.device)
             score = torch.where(inside, score, float("-inf"))
-        return select_best(score, min(self.num_objects, count), num_valid)
+        return select_best(score, min(self.num_objects, count), limits)
 
 
 def selection_arguments(cfg: CfgNode, node: CfgNode, order: str) -> dict[str, Any]:

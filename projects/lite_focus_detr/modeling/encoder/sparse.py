@@ -22,6 +22,7 @@ class SparseEncoder(SelectiveEncoder):
     """The same tokens in every layer, scored by a learned network (Sparse DETR, 3.2 and 3.3)."""
 
     needs_sampling = True
+    carries_fillers = True
 
     @configurable
     def __init__(
