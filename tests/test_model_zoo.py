@@ -39,7 +39,7 @@ def test_an_ambiguous_name_lists_its_candidates(tmp_path, monkeypatch):
 
 def test_a_configuration_holds_what_its_files_say():
     cfg = model_zoo.get_config("deformable_detr/dino_r50_12ep")
-    assert cfg.SOLVER.EPOCHS == 12
+    assert cfg.SOLVER.MAX_ITER == 90000
     assert cfg.MODEL.DETR.QUERY_SELECTION == "mixed"
     assert not cfg.is_frozen()
 

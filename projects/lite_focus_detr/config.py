@@ -35,6 +35,7 @@ LEAST = {
     "MODEL.DETR.ENCODER.NUM_LAYERS": 1,
     "MODEL.DETR.DECODER.NUM_LAYERS": 1,
     "MODEL.DETR.DENOISING.MAX_QUERIES": 1,
+    "MODEL.DETR.LOSS.GIOU_EPS": 0,
     "MODEL.LITE.LOW_FFN_DIM": 1,
     "MODEL.FOCUS.OBJECT_TOKENS": 0,
     "MODEL.FOCUS.SCALE_RANGES_AT": 0,
@@ -63,8 +64,7 @@ def add_lite_focus_detr_config(cfg: CN) -> None:
 
 def _add_detr(cfg: CN) -> None:
     cfg.MODEL.DETR = detr = CN()
-    # Rows of the class heads. Must equal the number of categories of the training set;
-    # 91 keeps the COCO-id rows of the original repositories.
+    # Rows of the class heads, the number of categories of the training set; 91: see COCO_ID_ROWS.
     detr.NUM_CLASSES = 80
     # Backbone outputs that become feature levels, fine to coarse.
     detr.IN_FEATURES = ["res3", "res4", "res5"]
@@ -156,7 +156,8 @@ def _add_detr_training(detr: CN) -> None:
     # Upper bound of denoising queries per image; boxes beyond it are not denoised.
     denoising.MAX_QUERIES = 400
 
-    detr.LOSS = CN({"CLASS_WEIGHT": 2.0, "BOX_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0})
+    # GIOU_EPS is added to the areas that the GIoU divides by: 1e-6 in DINO and detrex, else 0.
+    detr.LOSS = CN({"CLASS_WEIGHT": 2.0, "BOX_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0, "GIOU_EPS": 1e-6})
     detr.MATCHER = CN({"CLASS_COST": 2.0, "BOX_COST": 5.0, "GIOU_COST": 2.0})
 
 
@@ -243,8 +244,7 @@ def _add_training(cfg: CN) -> None:
     solver.BACKBONE_MULTIPLIER = 0.1
     # ... and of the layers named sampling_offsets and reference_points.
     solver.SAMPLING_MULTIPLIER = 1.0
-    # > 0: length of the training in passes over the data; MAX_ITER and STEPS are then derived
-    # from it, STEP_EPOCHS, the size of the data set and the batch.
+    # > 0: passes over the data. It and STEP_EPOCHS replace MAX_ITER and STEPS, in iterations.
     solver.EPOCHS = 0
     solver.STEP_EPOCHS = []
     # Batches of IMS_PER_BATCH images whose gradients are summed before an optimiser step.

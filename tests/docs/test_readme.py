@@ -10,7 +10,8 @@ from detectron2.config import get_cfg
 from lite_focus_detr import add_lite_focus_detr_config
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("configs/*.md"), *ROOT.glob("kernels/*.md")])
+FOLDERS = (".", "configs", "docs", "kernels")
+DOCUMENTS = sorted(path for folder in FOLDERS for path in (ROOT / folder).glob("*.md"))
 
 
 def blocks(document):

@@ -9,14 +9,25 @@ from lite_focus_detr.modeling.matcher import HungarianMatcher
 from lite_focus_detr.modeling.targets import Targets
 
 
-def criterion(class_agnostic=False):
+def criterion(class_agnostic=False, **options):
     return Criterion(
         matcher=HungarianMatcher(class_cost=2.0, box_cost=5.0, giou_cost=2.0),
         class_weight=1.0,
         box_weight=5.0,
         giou_weight=2.0,
         class_agnostic_proposals=class_agnostic,
+        **options,
     )
+
+
+def giou_loss(predicted, true, eps):
+    """The weighted loss of one box (cx, cy, w, h) and its gradient by the predicted one."""
+    boxes = torch.tensor([[predicted]], requires_grad=True)
+    targets = Targets(torch.tensor([[0]]), torch.tensor([[true]]), (1,))
+    prediction = Prediction(torch.zeros(1, 1, 1), boxes)
+    losses = criterion(giou_eps=eps)([prediction], None, targets, torch.tensor(1.0))
+    losses["loss_giou"].backward()
+    return losses["loss_giou"].item(), boxes.grad
 
 
 def test_losses_of_one_matched_and_one_background_query_have_their_closed_form():
@@ -30,6 +41,20 @@ def test_losses_of_one_matched_and_one_background_query_have_their_closed_form()
     assert losses["loss_bbox"].item() == pytest.approx(5 * 0.1, rel=1e-5)
     # Intersection 0.02, union 0.06, hull 0.06.
     assert losses["loss_giou"].item() == pytest.approx(2 * (1 - 1 / 3), rel=1e-4)
+
+
+def test_eps_counts_against_the_giou_of_small_boxes():
+    box = [0.5, 0.5, 0.01, 0.01]
+    # Union and hull are both the area, 1e-4: 1 - 1e-4 / (1e-4 + eps), twice.
+    assert giou_loss(box, box, eps=1e-6)[0] == pytest.approx(2 / 101, rel=1e-4)
+    assert giou_loss(box, box, eps=0.0)[0] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_without_eps_a_predicted_box_without_area_has_a_finite_loss():
+    # At the centre of the true box, which is then union and hull: IoU 0, nothing else in the hull.
+    loss, gradient = giou_loss([0.5, 0.5, 0.0, 0.0], [0.5, 0.5, 0.2, 0.2], eps=0.0)
+    assert loss == pytest.approx(2.0)
+    assert gradient.isfinite().all()
 
 
 def test_class_agnostic_proposals_are_trained_with_one_class():

@@ -34,6 +34,7 @@ def model(golden, tiny_config):
             "INVERSE_SIGMOID_EPS": 1e-5,
             "ENCODER.NUM_LAYERS": 3,
             "LOSS.CLASS_WEIGHT": 2.0,
+            "LOSS.GIOU_EPS": 0.0,
         },
     )
     cfg.MODEL.META_ARCHITECTURE = "SparseDETR"

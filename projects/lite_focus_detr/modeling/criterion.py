@@ -37,11 +37,15 @@ class Criterion:
         class_weight: float,
         box_weight: float,
         giou_weight: float,
+        giou_eps: float = 1e-6,
         class_agnostic_proposals: bool,
     ) -> None:
-        """``class_agnostic_proposals``: proposals know one class, 0, for all objects."""
+        """``giou_eps`` is added to union and hull, which the GIoU divides by. With 0, two boxes
+        without area give NaN, as in the original Deformable DETR; a ground-truth box has an area.
+        ``class_agnostic_proposals``: proposals know one class, 0, for all objects."""
         self.matcher = matcher
         self.weights = (class_weight, box_weight, giou_weight)
+        self.giou_eps = giou_eps
         self.class_agnostic_proposals = class_agnostic_proposals
 
     def __call__(
@@ -100,7 +104,7 @@ class Criterion:
         boxes = prediction.boxes[match.image, match.query]
         truth = targets.boxes[match.image, match.target].to(boxes.dtype)
         corners = [box_convert(x, "cxcywh", "xyxy") for x in (boxes, truth)]
-        giou = generalized_box_iou_loss(*corners, reduction="sum", eps=1e-6)
+        giou = generalized_box_iou_loss(*corners, reduction="sum", eps=self.giou_eps)
         return {
             "loss_class" + name: focal / num_boxes * class_weight,
             "loss_bbox" + name: (boxes - truth).abs().sum() / num_boxes * box_weight,
