@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from lite_focus_detr.evaluation.token_selection import SelectionTrace
-from lite_focus_detr.modeling.tokens import FeatureTokens
+from lite_focus_detr.modeling.structures import FeatureTokens
 from lite_focus_detr.token_pictures import draw_selection
 
 

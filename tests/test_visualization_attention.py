@@ -44,7 +44,7 @@ def tokens():
 def test_weights_times_sampled_values_are_what_the_attention_computes(attention, tokens):
     query = torch.randn(1, 5, 32)
     projected = attention.project((tokens.features,), tokens)
-    points = attention.points(query, tokens.to_levels(torch.rand(1, 5, 2)), tokens)
+    points = attention.points(query, tokens.scale_to_levels(torch.rand(1, 5, 2)), tokens)
     weights = attention_weights(attention, query, projected, points)
     locations = ops.reference.sampling_locations(*points)
     summed = ops.reference.multi_scale_deformable_attention(
@@ -57,7 +57,7 @@ def test_the_query_nearest_to_a_point_is_found_in_any_call(attention, tokens):
     references = torch.tensor([[[0.1, 0.1], [0.5, 0.5], [0.9, 0.2], [0.3, 0.8]]])
     query = torch.randn(1, 4, 32)
     projected = attention.project((tokens.features,), tokens)
-    levels = tokens.to_levels(references)
+    levels = tokens.scale_to_levels(references)
     with record_calls(attention) as calls:
         attention.attend(query[:, :3], levels[:, :3], projected, tokens)
         attention.attend(query[:, 3:], levels[:, 3:], projected, tokens)

@@ -211,7 +211,7 @@ def test_an_imagenet_backbone_is_recognised_and_fills_the_backbone(make_cfg, tmp
     DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "resnet18.pth"))
     assert torch.equal(model.backbone.stem.conv1.weight, state["conv1.weight"])
     assert torch.equal(model.backbone.res5[1].conv2.weight, state["layer4.1.conv2.weight"])
-    assert torch.equal(model.tokens.level_embed, before.tokens.level_embed)
+    assert torch.equal(model.neck.level_embed, before.tokens.level_embed)
 
 
 def test_an_imagenet_backbone_of_another_size_is_refused(make_cfg, tmp_path):
@@ -307,7 +307,7 @@ def test_inference_does_not_need_the_weights_of_denoising(make_cfg, tmp_path):
     torch.save({"model": state}, tmp_path / "a.pth")
     model = build(cfg)
     load_for_inference(model, cfg, tmp_path / "a.pth")
-    assert torch.equal(model.tokens.level_embed, state["tokens.level_embed"])
+    assert torch.equal(model.neck.level_embed, state["tokens.level_embed"])
 
 
 def test_inference_takes_the_80_coco_classes_of_a_file_with_a_row_per_coco_id(make_cfg, tmp_path):

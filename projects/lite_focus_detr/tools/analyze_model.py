@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from .. import model_zoo, ops
-from ..engine import load_config, user_errors
+from ..config import load_config
+from ..engine import user_errors
 from ..evaluation.activation_memory import measure_activation_memory
 from ..evaluation.complexity import measure_complexity
 from .predictor import picture_file

@@ -15,8 +15,9 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
+from ..config import load_config
 from ..converters import convert_state_dict, training_options, unwrap
-from ..engine import load_config, user_errors
+from ..engine import user_errors
 from ..engine.checkpoint_file import read_checkpoint, write_atomically
 
 

@@ -13,9 +13,10 @@ from detectron2.structures import Instances
 from matplotlib.backend_bases import FigureCanvasBase
 
 from .. import model_zoo
+from ..config import load_config
 from ..data import DetrDatasetMapper, register_datasets
 from ..data.validation import check_datasets
-from ..engine import DetrCheckpointer, load_config
+from ..engine import DetrCheckpointer
 
 
 def load_inference_config(config_file: str, options: list[str]) -> CfgNode:

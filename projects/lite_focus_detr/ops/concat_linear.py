@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..autocast import autocast_dtype
+from .autocast import autocast_dtype
 
 
-class _ProjectParts(torch.autograd.Function):
+class _ConcatLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor, *parts: Tensor) -> Tensor:
         ctx.save_for_backward(weight, *parts)
@@ -32,11 +32,11 @@ class _ProjectParts(torch.autograd.Function):
         return (grad_weight, grad.sum((0, 1)), *grad_parts)
 
 
-def project_parts(projection: nn.Linear, parts: Sequence[Tensor]) -> Tensor:
-    """``projection(torch.cat(parts, 1))``, (B, S, D), of parts (B, S_i, C).
+def concat_linear(linear: nn.Linear, parts: Sequence[Tensor]) -> Tensor:
+    """``linear(torch.cat(parts, 1))``, (B, S, D), of parts (B, S_i, C).
 
     The parts are projected into one tensor, so that neither they nor their projections are copied.
     """
-    arguments = [x.to(autocast_dtype(x)) for x in (projection.weight, projection.bias, *parts)]
-    projected: Tensor = _ProjectParts.apply(*arguments)  # type: ignore[no-untyped-call]
+    arguments = [x.to(autocast_dtype(x)) for x in (linear.weight, linear.bias, *parts)]
+    projected: Tensor = _ConcatLinear.apply(*arguments)  # type: ignore[no-untyped-call]
     return projected

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from lite_focus_detr.modeling.parts import project_parts
+from lite_focus_detr.ops.concat_linear import concat_linear
 
 
 @pytest.fixture
@@ -27,14 +27,14 @@ def test_it_equals_the_projection_of_the_joined_parts_with_all_gradients(project
     expected = projection(torch.cat(parts, 1))
     grad = torch.linspace(-1, 1, expected.numel(), dtype=torch.float64).view_as(expected)
     expected_grads = torch.autograd.grad(expected, leaves, grad)
-    projected = project_parts(projection, parts)
+    projected = concat_linear(projection, parts)
     torch.testing.assert_close(projected, expected)
     torch.testing.assert_close(torch.autograd.grad(projected, leaves, grad), expected_grads)
 
 
 def test_nothing_is_joined_or_copied(projection, parts):
     with profile(activities=[ProfilerActivity.CPU]) as trace:
-        project_parts(projection, [part.detach() for part in parts])
+        concat_linear(projection, [part.detach() for part in parts])
     assert not {"aten::cat", "aten::copy_", "aten::clone"} & {x.key for x in trace.key_averages()}
 
 
@@ -42,7 +42,7 @@ def test_autocast_chooses_the_dtype_and_gradients_keep_theirs(projection, parts)
     projection = projection.float()
     parts = [part.detach().float().requires_grad_() for part in parts]
     with torch.autocast("cpu", torch.bfloat16):
-        projected = project_parts(projection, parts)
+        projected = concat_linear(projection, parts)
         expected = projection(torch.cat(parts, 1))
     assert projected.dtype == expected.dtype == torch.bfloat16
     torch.testing.assert_close(projected, expected, rtol=2**-7, atol=2**-7)
@@ -52,5 +52,5 @@ def test_autocast_chooses_the_dtype_and_gradients_keep_theirs(projection, parts)
 
 
 def test_it_compiles_without_a_graph_break(projection, parts):
-    compiled = torch.compile(project_parts, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(projection, parts), project_parts(projection, parts))
+    compiled = torch.compile(concat_linear, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(projection, parts), concat_linear(projection, parts))
