@@ -169,7 +169,7 @@ def document() -> str:
     parts = [PREAMBLE]
     for section in sorted(sections):
         parts.append(f"\n## `{section}`\n\n")
-        if section in described:
+        if section in described and section not in values:
             parts.append(described[section] + "\n\n")
         parts.append("| key | default | |\n| --- | --- | --- |\n")
         parts += _rows(section, {key: values[key] for key in sections[section]}, described)
