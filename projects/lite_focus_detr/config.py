@@ -93,8 +93,7 @@ def _add_detr(cfg: CN) -> None:
     detr.COCO_ID_ROWS = False
     # Clamp of the inverse sigmoid: 1e-5 in the original Deformable DETR, 1e-3 in DINO and detrex.
     detr.INVERSE_SIGMOID_EPS = 1e-5
-    # Two-stage proposals score objectness only: row 0 of the class head, trained on all tokens
-    # with one class (Deformable DETR). False: all classes, trained on the selected (DINO).
+    # Two-stage proposals score objectness only, by row 0 of the class head (Deformable DETR).
     detr.CLASS_AGNOSTIC_PROPOSALS = False
     # Tokens whose boxes the proposal head computes: all, as DINO does, or only the selected, which
     # gives the same detections for 1 % less. Class-agnostic proposals train on all.
@@ -103,7 +102,6 @@ def _add_detr(cfg: CN) -> None:
     detr.PROPOSAL_LOSS = "selected"
     # Recompute encoder and decoder layers in the backward pass instead of keeping activations.
     detr.GRADIENT_CHECKPOINTING = False
-
     _add_detr_parts(detr)
     _add_detr_training(detr)
 
@@ -123,7 +121,6 @@ def _add_detr_parts(detr: CN) -> None:
     encoder.PROJECTED_KEY = False
     # The points of a query have the same offsets on all levels.
     encoder.SHARED_OFFSETS = False
-
     detr.DECODER = decoder = CN()
     decoder.NUM_LAYERS = 6
     decoder.FFN_DIM = 1024
@@ -140,6 +137,10 @@ def _add_detr_parts(detr: CN) -> None:
     # Queries whose position is their box embed it relative to the padded batch, as all published
     # code does in training and evaluation, or to the image: then no result depends on the batch.
     decoder.POSITION_FRAME = "padded"
+    # Of key-aware attention, points outside of their map have no part in the softmax. As published
+    # each takes exp(0) of it. At the start of a training 42 % (4 heads) to 48 % (8 heads) of the
+    # points lie there in images of 128 pixels, 6 to 9 % at 800x1333.
+    detr.KEY_AWARE = CN({"MASK_OUTSIDE": False})
 
 
 def _add_detr_training(detr: CN) -> None:
@@ -154,7 +155,6 @@ def _add_detr_training(detr: CN) -> None:
     denoising.BOX_NOISE = 0.4
     # Upper bound of denoising queries per image; boxes beyond it are not denoised.
     denoising.MAX_QUERIES = 400
-
     detr.LOSS = CN({"CLASS_WEIGHT": 2.0, "BOX_WEIGHT": 5.0, "GIOU_WEIGHT": 2.0})
     detr.MATCHER = CN({"CLASS_COST": 2.0, "BOX_COST": 5.0, "GIOU_COST": 2.0})
 

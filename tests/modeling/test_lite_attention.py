@@ -2,7 +2,11 @@ import pytest
 import torch
 from detectron2.structures import ImageList
 
-from lite_focus_detr.modeling.attention import DeformableAttention, KeyAwareAttention
+from lite_focus_detr.modeling.attention import (
+    DeformableAttention,
+    KeyAwareAttention,
+    SamplePoints,
+)
 from lite_focus_detr.modeling.tokens import FeatureTokens, TokenBuilder
 
 SIZE = {"embed_dim": 32, "num_heads": 4, "num_levels": 2, "num_points": 3}
@@ -52,6 +56,28 @@ def test_a_key_projection_equal_to_that_of_the_value_is_the_shared_key(tokens):
     keys = {k.replace("value_proj", "key_proj"): v for k, v in weights.items() if "value_proj" in k}
     projected.load_state_dict({**weights, **keys})
     torch.testing.assert_close(attend(projected, tokens), attend(shared, tokens))
+
+
+@pytest.mark.parametrize("projected_key", [False, True])
+def test_masked_weights_of_the_points_inside_sum_to_one(tokens, projected_key):
+    """With the value one everywhere the result is the weight of the points among the pixels."""
+    options = {"projected_key": projected_key, "mask_outside": True}
+    module = perturb(KeyAwareAttention(**options, **SIZE))
+    query = torch.randn(2, 7, 32).double()
+    projected = module.project((tokens.features.double(),), tokens)
+    if not projected_key:
+        projected = projected._replace(key=projected.value)
+    projected = projected._replace(value=torch.ones_like(projected.value))
+    # In pixels, from the centre of the third pixel; three to the left is just outside.
+    offsets = torch.tensor([[0.0, 0.0], [-1.0, 0.3], [-3.0, 0.0]], dtype=torch.float64)
+    references = torch.tensor([[2.5 / 8, 2.5 / 8], [2.5 / 4, 2.5 / 4]], dtype=torch.float64)
+    points = SamplePoints(
+        tokens.spatial_shapes, references.expand(2, 7, 2, 2), offsets.expand(2, 7, 4, 2, 3, 2)
+    )
+    attended = module.sample(query, projected, points)
+    torch.testing.assert_close(attended, torch.ones_like(attended))
+    module.mask_outside = False
+    assert (module.sample(query, projected, points) < 0.99).any()
 
 
 @pytest.mark.parametrize("attention", [DeformableAttention, KeyAwareAttention])

@@ -121,15 +121,25 @@ class DeformableAttention(SampledAttention):
 class KeyAwareAttention(SampledAttention):
     """Weights compare the query with the sampled keys (Lite DETR, 3.4).
 
-    Padded tokens and points outside of their map have the logit 0 and the value 0.
+    Padded tokens and, unless they are masked, points outside of their map have the logit 0 and the
+    value 0.
     """
 
-    def __init__(self, *, embed_dim: int, projected_key: bool = False, **sampling: Any) -> None:
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        projected_key: bool = False,
+        mask_outside: bool = False,
+        **sampling: Any,
+    ) -> None:
         """``projected_key``: the keys have a projection of their own, as in the paper; by default
-        the value is the key, as in the released models. The rest see :class:`SampledAttention`."""
+        the value is the key, as in the released models. ``mask_outside``: points outside of their
+        map get no weight. The rest see :class:`SampledAttention`."""
         super().__init__(embed_dim=embed_dim, **sampling)
         self.query_proj = _projection(embed_dim)
         self.key_proj = _projection(embed_dim) if projected_key else None
+        self.mask_outside = mask_outside
 
     def project(self, parts: Sequence[Tensor], tokens: FeatureTokens) -> Projected:
         """Project values and keys; see :meth:`SampledAttention.project`."""
@@ -142,7 +152,9 @@ class KeyAwareAttention(SampledAttention):
         """See :meth:`SampledAttention.sample`."""
         query = self.query_proj(query).unflatten(-1, (self.num_heads, -1))
         value, key = projected
-        return ops.fused_key_aware_deformable_attention(query, key, value, *points)
+        return ops.fused_key_aware_deformable_attention(
+            query, key, value, *points, mask_outside=self.mask_outside
+        )
 
 
 def _projection(embed_dim: int) -> nn.Linear:
@@ -162,5 +174,9 @@ def build_attention(detr: CfgNode, part: CfgNode) -> SampledAttention:
         "shared_offsets": part.SHARED_OFFSETS,
     }
     if part.ATTENTION == "key_aware":
-        return KeyAwareAttention(projected_key=part.PROJECTED_KEY, **arguments)
+        return KeyAwareAttention(
+            projected_key=part.PROJECTED_KEY,
+            mask_outside=detr.KEY_AWARE.MASK_OUTSIDE,
+            **arguments,
+        )
     return DeformableAttention(**arguments)
