@@ -20,10 +20,13 @@ KINDS = [
     DeformableAttention(shared_offsets=True, **SIZE),
     KeyAwareAttention(**SIZE),
     KeyAwareAttention(projected_key=True, **SIZE),
+    KeyAwareAttention(mask_outside=True, **SIZE),
 ]
 
 
-@pytest.fixture(params=KINDS, ids=["plain", "shared offsets", "key-aware", "projected key"])
+@pytest.fixture(
+    params=KINDS, ids=["plain", "shared offsets", "key-aware", "projected key", "masked"]
+)
 def attention(request):
     with torch.no_grad():
         for parameter in request.param.parameters():
@@ -51,6 +54,22 @@ def test_weights_times_sampled_values_are_what_the_attention_computes(attention,
         projected.value, tokens.spatial_shapes, locations, weights.view(locations.shape[:-1])
     )
     torch.testing.assert_close(summed, attention.sample(query, projected, points))
+
+
+def test_points_that_are_masked_are_drawn_without_weight(tokens):
+    attention = KeyAwareAttention(mask_outside=True, **SIZE)
+    query = torch.randn(1, 2, 32)
+    # At the start of a training the points lie 1 to 3 pixels to the right, below, to the left and
+    # above, for one head each. The levels have 8 x 8 and 4 x 4 pixels.
+    references = torch.tensor([[0.01, 0.01], [0.5, 0.5]])
+    points = attention.points(query, references[None, :, None].expand(1, 2, 2, 2), tokens)
+    projected = attention.project((tokens.features,), tokens)
+    corner, centre = attention_weights(attention, query, projected, points).view(2, 4, 2, 3)
+    expected = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    torch.testing.assert_close(corner.sum((1, 2)), expected)
+    torch.testing.assert_close(centre.sum((1, 2)), torch.ones(4))
+    is_inside = torch.tensor([[True, True, True], [True, True, False]])
+    assert torch.equal(centre > 0, is_inside.expand(4, 2, 3))
 
 
 def test_the_query_nearest_to_a_point_is_found_in_any_call(attention, tokens):

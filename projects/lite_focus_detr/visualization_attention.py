@@ -119,7 +119,13 @@ def attention_weights(
     heads = attention.query_proj(query).unflatten(-1, (attention.num_heads, -1))
     keys = projected.value if projected.key is None else projected.key
     sampled = sample_keys(keys, points)
-    return (torch.einsum("bqmd,bqmpd->bqmp", heads, sampled) * heads.shape[-1] ** -0.5).softmax(-1)
+    logits = torch.einsum("bqmd,bqmpd->bqmp", heads, sampled) * heads.shape[-1] ** -0.5
+    if not attention.mask_outside:
+        return logits.softmax(-1)
+    locations = ops.reference.sampling_locations(*points)
+    outside = ops.reference.points_outside(points.spatial_shapes, locations).flatten(-2)
+    masked = logits.masked_fill(outside, torch.finfo(logits.dtype).min)
+    return masked.softmax(-1).masked_fill(outside, 0.0)
 
 
 def sample_keys(keys: Tensor, points: SamplePoints) -> Tensor:

@@ -58,6 +58,7 @@ def key_aware_deformable_attention(
     spatial_shapes: SpatialShapes,
     sampling_locations: Tensor,
     scale: float | None = None,
+    mask_outside: bool = False,
 ) -> Tensor:
     """See :func:`lite_focus_detr.ops.reference.key_aware_deformable_attention`.
 
@@ -71,10 +72,10 @@ def key_aware_deformable_attention(
     value = value.to(autocast_dtype(value))
     if not native.supports(value):
         return reference.key_aware_deformable_attention(
-            query, key, value, spatial_shapes, sampling_locations, scale
+            query, key, value, spatial_shapes, sampling_locations, scale, mask_outside
         )
     return _key_aware_deform_attn(
-        query, key, value, spatial_shapes, None, sampling_locations, scale
+        query, key, value, spatial_shapes, None, sampling_locations, scale, mask_outside
     )
 
 
@@ -113,6 +114,7 @@ def fused_key_aware_deformable_attention(
     reference_points: Tensor,
     sampling_offsets: Tensor,
     scale: float | None = None,
+    mask_outside: bool = False,
 ) -> Tensor:
     """See :func:`lite_focus_detr.ops.reference.fused_key_aware_deformable_attention`.
 
@@ -126,10 +128,17 @@ def fused_key_aware_deformable_attention(
     value = value.to(autocast_dtype(value))
     if not native.supports(value):
         return reference.fused_key_aware_deformable_attention(
-            query, key, value, spatial_shapes, reference_points, sampling_offsets, scale
+            query,
+            key,
+            value,
+            spatial_shapes,
+            reference_points,
+            sampling_offsets,
+            scale,
+            mask_outside,
         )
     return _key_aware_deform_attn(
-        query, key, value, spatial_shapes, reference_points, sampling_offsets, scale
+        query, key, value, spatial_shapes, reference_points, sampling_offsets, scale, mask_outside
     )
 
 
@@ -159,6 +168,7 @@ def _key_aware_deform_attn(
     reference_points: Tensor | None,
     sampling_points: Tensor,
     scale: float | None,
+    mask_outside: bool,
 ) -> Tensor:
     references, points = _native_points(value, reference_points, sampling_points)
     output: Tensor = torch.ops.lite_focus_detr.key_aware_deform_attn(
@@ -169,6 +179,7 @@ def _key_aware_deform_attn(
         references,
         points,
         value.shape[-1] ** -0.5 if scale is None else scale,
+        mask_outside,
     )
     return output
 
