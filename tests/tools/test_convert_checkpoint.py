@@ -93,7 +93,7 @@ def test_file_that_does_not_fit_is_refused_in_one_line_and_nothing_is_written(
     files = [str(tmp_path / "own.pth"), str(tmp_path / "out.pth")]
 
     with pytest.raises(SystemExit) as stopped:
-        main([*files, "--config-file", config_file, "MODEL.DETR.NUM_QUERIES", "7"])
+        main([*files, "--config-file", config_file, "--opts", "MODEL.DETR.NUM_QUERIES", "7"])
 
     error = stopped.value.code
     assert "\n" not in error
@@ -112,7 +112,7 @@ def test_mistakes_in_the_command_are_one_line(arguments, message, config_file):
     source, target, *opts = arguments
 
     with pytest.raises(SystemExit) as stopped:
-        main([source, target, "--config-file", config_file, *opts])
+        main([source, target, "--config-file", config_file, "--opts", *opts])
 
     assert "\n" not in stopped.value.code
     assert message in stopped.value.code

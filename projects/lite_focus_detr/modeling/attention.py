@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from .. import ops
-from .parts import project_parts
+from ..ops.concat_linear import concat_linear
 from .tokens import FeatureTokens
 
 
@@ -96,7 +96,7 @@ class SampledAttention(nn.Module):
         self, projection: nn.Linear, parts: Sequence[Tensor], tokens: FeatureTokens
     ) -> Tensor:
         """Projected tokens (B, S, M, D), zero where padded."""
-        projected = projection(parts[0]) if len(parts) == 1 else project_parts(projection, parts)
+        projected = projection(parts[0]) if len(parts) == 1 else concat_linear(projection, parts)
         # In place: the gradient of a linear layer does not need its output.
         projected.masked_fill_(tokens.padding_mask[..., None], 0.0)
         return projected.unflatten(-1, (self.num_heads, -1))

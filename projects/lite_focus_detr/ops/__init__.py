@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lite_focus_detr.autocast import autocast_dtype
 from lite_focus_detr.ops import checks, native, reference
+from lite_focus_detr.ops.autocast import autocast_dtype
 from lite_focus_detr.ops.native import backend, unavailable_reason
 from lite_focus_detr.ops.reference import SpatialShapes
 
