@@ -1,6 +1,6 @@
 """Print registers and spills of every CUDA kernel; fail if there is none or a fast path spills.
 
-python .ci/registers.py build/nvcc.log
+python dev/check_cuda_registers.py build/nvcc.log
 """
 
 # ruff: noqa: T201
