@@ -13,11 +13,29 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from lite_focus_detr.engine import DetrTrainer, run, setup, user_errors
+from lite_focus_detr.config import (
+    add_lite_focus_detr_config,
+    import_modules,
+    merge_config,
+    validate_config,
+)
+from lite_focus_detr.engine import DetrTrainer, prepare_run, run, user_errors
+
+
+def setup(args: argparse.Namespace) -> CfgNode:
+    """Create the configuration and prepare the run; keys of your own are added here."""
+    import_modules(args.config_file, args.opts)
+    cfg = get_cfg()
+    add_lite_focus_detr_config(cfg)
+    merge_config(cfg, args.config_file, args.opts)
+    validate_config(cfg)
+    prepare_run(cfg, args)
+    return cfg
 
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "add_lite_focus_detr_config", "backbone", "modeling", "validate_config"]
+__all__ = ["__version__", "add_lite_focus_detr_config", "modeling", "validate_config"]
 
 try:
-    from . import backbone, modeling
+    from . import modeling
     from .config import add_lite_focus_detr_config, validate_config
 except ModuleNotFoundError as error:
     # Without detectron2 only lite_focus_detr.tools.check_env can run, which says how to get it.

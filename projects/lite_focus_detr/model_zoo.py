@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from .config import add_lite_focus_detr_config
+from .config import load_config
 
 _PACKAGE = Path(__file__).parent
 # Installed as package data; in a checkout beside the folder of the package.
@@ -46,43 +47,37 @@ def find_config_file(path_or_name: str) -> str:
     return path_or_name if Path(path_or_name).is_file() else get_config_file(path_or_name)
 
 
-def get_config(name: str, trained: bool = False) -> CfgNode:
-    """Configuration of a model, ready to be changed.
+def get_config(name_or_path: str, opts: Sequence[str] = ()) -> CfgNode:
+    """Configuration of a model, checked and ready to be changed.
 
     Args:
-        name: see :func:`get_config_file`.
-        trained: set ``MODEL.WEIGHTS`` to the trained weights; by default the configuration's own
-            initialisation stays.
+        name_or_path: path of a file, or see :func:`get_config_file`.
+        opts: alternating keys and values that change it, as on the command line.
 
     Raises:
-        ValueError: there is no such configuration.
-        RuntimeError: there are no trained weights for it.
+        ValueError: there is no such configuration, or something in it is wrong.
     """
-    config_file = get_config_file(name)
-    if trained:
-        raise RuntimeError(
-            f"no trained weights are published for {name}; set MODEL.WEIGHTS to a checkpoint, for "
-            f"example to the file of the original authors that {config_file} names"
-        )
-    cfg = get_cfg()
-    add_lite_focus_detr_config(cfg)
-    cfg.merge_from_file(config_file)
-    return cfg
+    return load_config(find_config_file(name_or_path), opts)
 
 
 def get(name: str, trained: bool = False, device: str | None = None) -> nn.Module:
     """Build a model, in training mode; its weights are random unless ``trained``.
 
     Args:
-        name: see :func:`get_config_file`.
-        trained: see :func:`get_config`.
+        name: see :func:`get_config`.
+        trained: with the weights that this project has trained.
         device: replaces ``MODEL.DEVICE``; None takes the CPU where there is no GPU.
 
     Raises:
         ValueError: there is no such configuration.
         RuntimeError: there are no trained weights for it.
     """
-    cfg = get_config(name, trained)
+    cfg = get_config(name)
+    if trained:
+        raise RuntimeError(
+            f"no trained weights are published for {name}; set MODEL.WEIGHTS to a checkpoint, for "
+            f"example to the file of the original authors that {find_config_file(name)} names"
+        )
     if device is None and not torch.cuda.is_available():
         device = "cpu"
     if device is not None:

@@ -12,7 +12,7 @@ from detectron2.structures import Instances
 
 from . import model_zoo
 from .data import DetrDatasetMapper, register_datasets
-from .engine import DetrCheckpointer, load_config
+from .engine import DetrCheckpointer
 
 
 def load_inference_config(config_file: str, options: list[str]) -> CfgNode:
@@ -25,7 +25,7 @@ def load_inference_config(config_file: str, options: list[str]) -> CfgNode:
     Raises:
         ValueError: a file is missing, or keys or values are wrong.
     """
-    cfg = load_config(model_zoo.find_config_file(config_file), options)
+    cfg = model_zoo.get_config(config_file, options)
     if not torch.cuda.is_available():
         cfg.MODEL.DEVICE = "cpu"
     register_datasets(cfg)

@@ -13,7 +13,7 @@ from lite_focus_detr.analysis.token_selection import (
     relative_boxes,
     trace_selection,
 )
-from lite_focus_detr.modeling.tokens import FeatureTokens
+from lite_focus_detr.modeling.structures import FeatureTokens
 
 
 def grid_trace(kept, foreground, attention):

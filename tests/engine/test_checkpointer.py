@@ -154,7 +154,7 @@ def test_weights_of_another_architecture_are_refused_with_a_table(make_cfg, tmp_
     line, *table = str(error.value).splitlines()
     assert "DeformableDETR" in line
     assert any("encoder.layers" in row for row in table)
-    assert any("tokens.level_embed" in r and "(4, 16)" in r and "(4, 24)" in r for r in table)
+    assert any("neck.level_embed" in r and "(4, 16)" in r and "(4, 24)" in r for r in table)
     assert same_weights(model, before)
     # The failure leaves the checkpointer usable.
     saved(cfg, tmp_path, ["right"], seed=3)
@@ -164,8 +164,8 @@ def test_weights_of_another_architecture_are_refused_with_a_table(make_cfg, tmp_
 def test_a_few_missing_tensors_are_reported_but_accepted(make_cfg, tmp_path, caplog):
     cfg = make_cfg()
     state = build(cfg, seed=1).state_dict()
-    del state["tokens.level_embed"], state["encoder.layers.0.norm1.weight"]
-    state["tokens.level_embed"] = torch.zeros(4, 8)
+    del state["neck.level_embed"], state["encoder.layers.0.norm1.weight"]
+    state["neck.level_embed"] = torch.zeros(4, 8)
     torch.save({"model": state}, tmp_path / "a.pth")
     model = build(cfg)
     DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "a.pth"))
@@ -192,9 +192,9 @@ def test_tensors_that_are_not_finite_are_named(make_cfg, tmp_path):
     cfg = make_cfg()
     model, before = build(cfg), build(cfg)
     state = build(cfg, seed=1).state_dict()
-    state["tokens.level_embed"][0, 0] = float("nan")
+    state["neck.level_embed"][0, 0] = float("nan")
     torch.save({"model": state}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match=r"a\.pth has NaN .* in 1 tensors: tokens\.level_embed;"):
+    with pytest.raises(ValueError, match=r"a\.pth has NaN .* in 1 tensors: neck\.level_embed;"):
         DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "a.pth"))
     assert same_weights(model, before)
 
@@ -211,7 +211,7 @@ def test_an_imagenet_backbone_is_recognised_and_fills_the_backbone(make_cfg, tmp
     DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "resnet18.pth"))
     assert torch.equal(model.backbone.stem.conv1.weight, state["conv1.weight"])
     assert torch.equal(model.backbone.res5[1].conv2.weight, state["layer4.1.conv2.weight"])
-    assert torch.equal(model.tokens.level_embed, before.tokens.level_embed)
+    assert torch.equal(model.neck.level_embed, before.neck.level_embed)
 
 
 def test_an_imagenet_backbone_of_another_size_is_refused(make_cfg, tmp_path):
@@ -244,13 +244,13 @@ def test_inference_refuses_a_file_that_leaves_parameters_random(make_cfg, tmp_pa
     cfg = make_cfg()
     state = build(cfg, seed=1).state_dict()
     del state["encoder.layers.0.linear1.weight"], state["decoder.layers.1.norm3.bias"]
-    state["tokens.level_embed"] = torch.zeros(4, 8)
+    state["neck.level_embed"] = torch.zeros(4, 8)
     torch.save({"model": state}, tmp_path / "a.pth")
     model, before = build(cfg), build(cfg)
     with pytest.raises(ValueError, match="leaves 3 parameters of this model random") as error:
         load_for_inference(model, cfg, tmp_path / "a.pth")
     message = str(error.value)
-    for name in ("encoder.layers.0.linear1.weight", "norm3.bias", "tokens.level_embed"):
+    for name in ("encoder.layers.0.linear1.weight", "norm3.bias", "neck.level_embed"):
         assert name in message
     assert message.endswith("give the --config-file it was trained with")
     assert same_weights(model, before)
@@ -271,9 +271,9 @@ def as_published(state):
         (r"^encoder\.scorer", "transformer.enc_mask_predictor"),
         (r"^encoder\.aux_heads", "transformer.encoder"),
         (r"^(encoder|decoder)", r"transformer.\1"),
-        (r"^tokens\.level_embed", "transformer.level_embed"),
+        (r"^neck\.level_embed", "transformer.level_embed"),
         (r"^proposal_head\.enc", "transformer.enc"),
-        (r"^(tokens|heads)\.", ""),
+        (r"^(neck|heads)\.", ""),
         (r"^backbone\.", "backbone.0."),
     )
 
@@ -307,7 +307,7 @@ def test_inference_does_not_need_the_weights_of_denoising(make_cfg, tmp_path):
     torch.save({"model": state}, tmp_path / "a.pth")
     model = build(cfg)
     load_for_inference(model, cfg, tmp_path / "a.pth")
-    assert torch.equal(model.tokens.level_embed, state["tokens.level_embed"])
+    assert torch.equal(model.neck.level_embed, state["neck.level_embed"])
 
 
 def test_inference_takes_the_80_coco_classes_of_a_file_with_a_row_per_coco_id(make_cfg, tmp_path):

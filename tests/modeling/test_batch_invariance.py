@@ -11,10 +11,10 @@ STRIDES = (8, 16, 32, 64)
 
 def outputs(model, levels, size, padded_size):
     images = ImageList(torch.empty(len(levels[0]), 3, *padded_size), size)
-    tokens = model.tokens(levels, images)
+    tokens = model.flatten_levels(levels, images)
     memory = model.encoder(tokens, model.proposal_head).memory
-    queries = model.queries(memory, tokens, model.proposal_head, None)
-    return queries, model.decoder(queries, memory, tokens, model.heads)
+    queries = model.query_selector(memory, tokens, model.proposal_head, None)
+    return queries, model.decoder(queries, memory, tokens, model.heads).predictions
 
 
 @pytest.mark.parametrize("num_queries", [20, 150])

@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from lite_focus_detr.modeling.criterion import Criterion, average_num_boxes
-from lite_focus_detr.modeling.heads import Prediction
 from lite_focus_detr.modeling.matcher import HungarianMatcher
-from lite_focus_detr.modeling.targets import Targets
+from lite_focus_detr.modeling.structures import Prediction, Targets
 
 
 def criterion(class_agnostic=False, **options):

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lite_focus_detr.modeling.denoising import Denoising, Noise
-from lite_focus_detr.modeling.targets import Targets
+from lite_focus_detr.modeling.structures import Targets
 
 
 def denoising(contrastive, **changes):
@@ -13,7 +13,7 @@ def denoising(contrastive, **changes):
         "label_noise": 0.25,
         "box_noise": 1.0,
         "max_queries": 100,
-        "eps": 1e-3,
+        "inverse_sigmoid_eps": 1e-3,
     }
     return Denoising(contrastive=contrastive, **{**arguments, **changes})
 
@@ -30,7 +30,7 @@ def test_contrastive_groups_share_the_number_of_boxes():
     # 12 // 3 groups of 3 positives and 3 negatives.
     assert queries.num_groups == 4
     assert queries.content.shape == (2, 24, 8)
-    assert queries.blocked.shape == (28, 28)
+    assert queries.attn_mask.shape == (28, 28)
 
 
 def test_plain_denoising_has_a_fixed_number_of_groups_and_marks_its_queries():
@@ -51,7 +51,7 @@ def test_no_query_sees_another_group_and_ordinary_ones_see_no_ground_truth(contr
         for column in range(count + 4):
             same_group = row < count and column < count and row // size == column // size
             visible = same_group or column >= count
-            assert queries.blocked[row, column].item() != visible
+            assert queries.attn_mask[row, column].item() != visible
 
 
 def test_matches_are_the_positive_queries_of_each_group():
@@ -59,7 +59,7 @@ def test_matches_are_the_positive_queries_of_each_group():
     # 12 // 2 groups of 2 slots for positives, then 2 for negatives.
     expected = [(0, 4 * g, 0) for g in range(6)]
     expected += [(1, 4 * g + t, t) for g in range(6) for t in range(2)]
-    assert list(zip(*(x.tolist() for x in queries.match), strict=True)) == expected
+    assert list(zip(*(x.tolist() for x in queries.matches), strict=True)) == expected
 
 
 def test_positives_move_by_less_than_half_their_size_and_negatives_by_more():
@@ -70,7 +70,7 @@ def test_positives_move_by_less_than_half_their_size_and_negatives_by_more():
     module.sample_noise = lambda *args: draw(*args)._replace(box_sign=outwards.expand(40, 4))
     truth = targets(2, 3)
     queries = module(truth, num_queries=4)
-    boxes = queries.reference[1].view(4, 2, 3, 4)  # (groups, part, slot, cxcywh)
+    boxes = queries.reference_points[1].view(4, 2, 3, 4)  # (groups, part, slot, cxcywh)
     corners = torch.cat(
         (boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2), -1
     )
@@ -90,7 +90,7 @@ def test_plain_noise_moves_the_centre_by_half_the_size_and_the_size_by_all_of_it
     module.sample_noise = lambda count, device: Noise(
         torch.ones(1), torch.zeros(1).long(), shift, shift
     )
-    box = module(truth, num_queries=1).reference[0, 0]
+    box = module(truth, num_queries=1).reference_points[0, 0]
     # u = 1, 0, 0.75, 0.5 is a factor of 1, -1, 0.5, 0.
     expected = [0.5 + 0.1 * 0.4, 0.5 - 0.15 * 0.4, 0.2 + 0.2 * 0.4 * 0.5, 0.3]
     assert box.tolist() == pytest.approx(expected, abs=1e-5)
@@ -116,7 +116,7 @@ def test_labels_change_with_the_given_probability_only():
 def test_the_number_of_queries_is_capped(contrastive, most):
     queries = denoising(contrastive, max_queries=20)(targets(1, most), num_queries=4)
     assert queries.content.shape[1] <= 20
-    assert queries.match.target.max() < most
+    assert queries.matches.target.max() < most
 
 
 @pytest.mark.parametrize("contrastive", [True, False])
@@ -125,6 +125,6 @@ def test_a_batch_without_boxes_has_no_queries_but_a_gradient(contrastive):
     empty = Targets(torch.zeros(2, 0).long(), torch.zeros(2, 0, 4), (0, 0))
     queries = module(empty, num_queries=4)
     assert queries.content.shape == (2, 0, 8)
-    assert not queries.blocked.any()
+    assert not queries.attn_mask.any()
     queries.content.sum().backward()
     assert module.label_enc.weight.grad is not None

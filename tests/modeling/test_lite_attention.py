@@ -1,22 +1,33 @@
+from typing import NamedTuple
+
 import pytest
 import torch
-from detectron2.structures import ImageList
 
-from lite_focus_detr.modeling.attention import DeformableAttention, KeyAwareAttention
-from lite_focus_detr.modeling.tokens import FeatureTokens, TokenBuilder
+from lite_focus_detr.modeling.attention import (
+    AttentionConfig,
+    DeformableAttention,
+    KeyAwareAttention,
+)
 
 SIZE = {"embed_dim": 32, "num_heads": 4, "num_levels": 2, "num_points": 3}
 
 
+class Tokens(NamedTuple):
+    features: torch.Tensor
+    spatial_shapes: tuple
+    padding_mask: torch.Tensor
+
+
 @pytest.fixture
-def tokens() -> FeatureTokens:
+def tokens():
     """Two images; the second fills three quarters of the canvas."""
     torch.manual_seed(0)
-    builder = TokenBuilder(
-        in_channels=[1, 1], num_levels=2, embed_dim=32, norm_groups=4, temperature=20.0, offset=0.0
-    )
-    images = ImageList(torch.empty(2, 3, 64, 64), [(64, 64), (64, 48)])
-    return builder([torch.randn(2, 32, 8, 8), torch.randn(2, 32, 4, 4)], images)
+    masks = []
+    for size in (8, 4):
+        mask = torch.zeros(2, size, size, dtype=torch.bool)
+        mask[1, :, 3 * size // 4 :] = True
+        masks.append(mask.flatten(1))
+    return Tokens(torch.randn(2, 80, 32), ((8, 8), (4, 4)), torch.cat(masks, 1))
 
 
 def perturb(module):
@@ -30,15 +41,15 @@ def attend(module, tokens, value=None):
     query = torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(1)).double()
     references = torch.rand(2, 7, 2, 2, generator=torch.Generator().manual_seed(2)).double()
     value = tokens.features if value is None else value
-    return module(query, references, value.double(), tokens)
+    return module(query, references, value.double(), *tokens[1:])
 
 
 @pytest.mark.parametrize("projected_key", [False, True])
 def test_a_zero_query_projection_gives_uniform_weights(tokens, projected_key):
-    module = perturb(KeyAwareAttention(projected_key=projected_key, **SIZE))
+    module = perturb(KeyAwareAttention(AttentionConfig(projected_key=projected_key, **SIZE)))
     torch.nn.init.zeros_(module.query_proj.weight)
     torch.nn.init.zeros_(module.query_proj.bias)
-    plain = DeformableAttention(**SIZE).double()
+    plain = DeformableAttention(AttentionConfig(**SIZE)).double()
     weights = {k: v for k, v in module.state_dict().items() if k in plain.state_dict()}
     # The plain weights start at zero, too: softmax makes them uniform.
     plain.load_state_dict({**plain.state_dict(), **weights})
@@ -46,8 +57,8 @@ def test_a_zero_query_projection_gives_uniform_weights(tokens, projected_key):
 
 
 def test_a_key_projection_equal_to_that_of_the_value_is_the_shared_key(tokens):
-    shared = perturb(KeyAwareAttention(**SIZE))
-    projected = KeyAwareAttention(projected_key=True, **SIZE).double()
+    shared = perturb(KeyAwareAttention(AttentionConfig(**SIZE)))
+    projected = KeyAwareAttention(AttentionConfig(projected_key=True, **SIZE)).double()
     weights = shared.state_dict()
     keys = {k.replace("value_proj", "key_proj"): v for k, v in weights.items() if "value_proj" in k}
     projected.load_state_dict({**weights, **keys})
@@ -56,8 +67,8 @@ def test_a_key_projection_equal_to_that_of_the_value_is_the_shared_key(tokens):
 
 @pytest.mark.parametrize("attention", [DeformableAttention, KeyAwareAttention])
 def test_offsets_shared_by_the_levels_equal_the_same_offsets_on_each(tokens, attention):
-    shared = perturb(attention(shared_offsets=True, **SIZE))
-    separate = attention(**SIZE).double()
+    shared = perturb(attention(AttentionConfig(shared_offsets=True, **SIZE)))
+    separate = attention(AttentionConfig(**SIZE)).double()
     weights = shared.state_dict()
     for name in ("sampling_offsets.weight", "sampling_offsets.bias"):
         per_head = weights[name].unflatten(0, (4, 1, 6))
@@ -68,7 +79,7 @@ def test_offsets_shared_by_the_levels_equal_the_same_offsets_on_each(tokens, att
 
 @pytest.mark.parametrize("attention", [DeformableAttention, KeyAwareAttention])
 def test_what_lies_in_the_padding_is_never_seen(tokens, attention):
-    module = perturb(attention(**SIZE))
+    module = perturb(attention(AttentionConfig(**SIZE)))
     changed = tokens.features.masked_fill(tokens.padding_mask[..., None], 1e3)
     assert tokens.padding_mask.any()
     assert torch.equal(attend(module, tokens, changed), attend(module, tokens))
@@ -76,8 +87,8 @@ def test_what_lies_in_the_padding_is_never_seen(tokens, attention):
 
 @pytest.mark.parametrize("attention", [DeformableAttention, KeyAwareAttention])
 def test_consecutive_parts_are_projected_like_the_whole(tokens, attention):
-    module = perturb(attention(**SIZE))
+    module = perturb(attention(AttentionConfig(**SIZE)))
     features = tokens.features.double()
-    whole = module.project((features,), tokens)
-    parts = module.project((features[:, :64], features[:, 64:]), tokens)
+    whole = module.project(features, tokens.padding_mask)
+    parts = module.project((features[:, :64], features[:, 64:]), tokens.padding_mask)
     torch.testing.assert_close(parts.value, whole.value, rtol=0, atol=1e-14)

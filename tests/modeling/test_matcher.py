@@ -3,9 +3,8 @@ from itertools import permutations
 import pytest
 import torch
 
-from lite_focus_detr.modeling.heads import Prediction
 from lite_focus_detr.modeling.matcher import HungarianMatcher
-from lite_focus_detr.modeling.targets import Targets
+from lite_focus_detr.modeling.structures import Prediction, Targets
 
 MATCHER = HungarianMatcher(class_cost=2.0, box_cost=5.0, giou_cost=2.0)
 
@@ -65,7 +64,7 @@ def test_the_assignment_is_the_best_of_all(seed):
             sum(cost[image, query, target].item() for target, query in enumerate(queries))
             for queries in permutations(range(5), count)
         )
-        chosen = match.image == image
+        chosen = match.batch == image
         found = cost[image, match.query[chosen], match.target[chosen]].sum().item()
         assert sorted(match.target[chosen].tolist()) == list(range(count))
         assert found == pytest.approx(best, abs=1e-5)
@@ -88,7 +87,7 @@ def test_predictions_that_are_not_numbers_still_get_an_assignment():
     prediction.logits[2, 3] = float("inf")
     (match,) = MATCHER([prediction], [targets])
     assert len(match.query) == 5
-    assert 1 not in match.query[match.image == 0].tolist()
+    assert 1 not in match.query[match.batch == 0].tolist()
 
 
 def test_more_boxes_than_queries_leave_boxes_unmatched():

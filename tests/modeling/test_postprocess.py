@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lite_focus_detr.modeling.heads import Prediction
 from lite_focus_detr.modeling.postprocess import COCO_IDS, select_detections
+from lite_focus_detr.modeling.structures import Prediction
 
 
 def test_the_best_pairs_of_query_and_class_become_boxes_in_pixels():

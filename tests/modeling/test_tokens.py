@@ -4,9 +4,10 @@ import pytest
 import torch
 from detectron2.structures import ImageList
 
-from lite_focus_detr.modeling.heads import token_anchors
+from lite_focus_detr.modeling.neck import Neck
 from lite_focus_detr.modeling.position_encoding import sine_grid_embedding
-from lite_focus_detr.modeling.tokens import TokenBuilder
+from lite_focus_detr.modeling.proposals import token_anchors
+from lite_focus_detr.modeling.tokens import flatten_levels
 
 SIZES = [(64, 96), (40, 64)]
 LEVELS = [(8, 12), (4, 6), (2, 3), (1, 2)]
@@ -14,18 +15,20 @@ LEVELS = [(8, 12), (4, 6), (2, 3), (1, 2)]
 
 @pytest.fixture
 def tokens():
-    builder = TokenBuilder(
-        in_channels=[4, 5, 6],
-        num_levels=4,
-        embed_dim=16,
-        norm_groups=4,
-        temperature=20.0,
-        offset=0.0,
+    neck = Neck(
+        in_channels=[4, 5, 6], in_strides=[8, 16, 32], num_levels=4, embed_dim=16, norm_groups=4
     )
     maps = [torch.randn(2, c, h, w) for c, (h, w) in zip((4, 5, 6), LEVELS[:3], strict=True)]
-    levels = builder.project(maps)
+    levels = neck(maps)
     assert [tuple(x.shape[-2:]) for x in levels] == LEVELS
-    return builder(levels, ImageList(torch.zeros(2, 3, 64, 96), SIZES))
+    return flatten(levels, ImageList(torch.zeros(2, 3, 64, 96), SIZES))
+
+
+def flatten(levels, images):
+    level_embed = torch.zeros(len(levels), levels[0].shape[1])
+    return flatten_levels(
+        levels, level_embed, images, strides=(8, 16, 32, 64), temperature=20.0, offset=0.0
+    )
 
 
 def test_levels_follow_each_other_from_fine_to_coarse(tokens):
@@ -49,13 +52,13 @@ def test_centres_of_valid_tokens_span_the_image_and_reach_the_padded_map(tokens)
     # First level of the second image: 5 of 8 rows, 8 of 12 columns are inside.
     assert tokens.valid_ratios[1, 0].tolist() == pytest.approx([8 / 12, 5 / 8])
     assert tokens.centers[1, 0].tolist() == pytest.approx([0.5 / 8, 0.5 / 5])
-    on_levels = tokens.to_levels(tokens.centers)
+    on_levels = tokens.scale_to_levels(tokens.centers)
     assert on_levels[1, 0, 0].tolist() == pytest.approx([0.5 / 12, 0.5 / 8])
 
 
 def test_boxes_scale_with_the_valid_part_like_points(tokens):
     boxes = torch.rand(2, 7, 4)
-    levels = tokens.to_levels(boxes)
+    levels = tokens.scale_to_levels(boxes)
     for level in range(4):
         ratio = tokens.valid_ratios[:, level].repeat(1, 2)
         torch.testing.assert_close(levels[:, :, level], boxes * ratio[:, None])
@@ -71,11 +74,8 @@ def test_anchors_double_from_level_to_level_and_vanish_outside(tokens):
 
 
 def test_anchors_whose_centre_touches_the_border_are_invalid():
-    builder = TokenBuilder(
-        in_channels=[4], num_levels=1, embed_dim=8, norm_groups=4, temperature=20.0, offset=0.0
-    )
     images = ImageList(torch.zeros(1, 3, 8, 8 * 60), [(8, 8 * 60)])
-    tokens = builder([torch.zeros(1, 8, 1, 60)], images)
+    tokens = flatten([torch.zeros(1, 8, 1, 60)], images)
     _, valid = token_anchors(tokens)
     # 0.5 / 60 < 0.01: the first and the last centre are too close to the border.
     assert valid[0].tolist() == [False] + [True] * 58 + [False]

@@ -15,7 +15,7 @@ from tests.parity.test_end_to_end import stand_in_weights
 
 from lite_focus_detr import model_zoo, ops
 from lite_focus_detr.converters import convert_state_dict
-from lite_focus_detr.modeling.heads import token_anchors
+from lite_focus_detr.modeling.proposals import token_anchors
 
 CASES = sorted(path.stem for path in GOLDEN.glob("focus_padded_batch*.npz"))
 
@@ -60,13 +60,16 @@ def published_encoder(model, tokens, num_objects):
     projected = head.project(tokens.features + tokens.position, valid)
     foreground = encoder.scorer(projected, tokens.spatial_shapes).detach()
     foreground[tokens.padding_mask] = foreground.min()
-    budgets = [int(count * encoder.keep_ratios[0]) + 1 for count in tokens.num_valid]
+    ratios = encoder.settings.keep_ratios
+    budgets = [int(count * ratios[0]) + 1 for count in tokens.num_valid]
     order = foreground.argsort(dim=1, descending=True, stable=True)
-    ratios = tokens.valid_ratios[:, None]
+    valid_ratios = tokens.valid_ratios[:, None]
     output = list(tokens.features)
     for index, layer in enumerate(encoder.layers):
-        count = int(max(budgets) * encoder.keep_ratios[index] / encoder.keep_ratios[0])
-        attention = encoder.object_attention[index]
+        count = int(
+            max(budgets) * encoder.settings.keep_ratios[index] / encoder.settings.keep_ratios[0]
+        )
+        attention = encoder.dual_attention[index]
         for image, budget in enumerate(budgets):
             chosen = order[image, :count]
             rows, where = output[image][chosen], tokens.position[image, chosen]
@@ -92,13 +95,13 @@ def published_encoder(model, tokens, num_objects):
             query = rows + where
             value = attn.value_proj(tokens.features[image])
             value = value.masked_fill(tokens.padding_mask[image, :, None], 0.0)
-            centers = tokens.centers[image, chosen][:, None] * ratios[image]
+            centers = tokens.centers[image, chosen][:, None] * valid_ratios[image]
             attended = ops.reference.fused_deformable_attention(
-                value.view(1, -1, attn.num_heads, value.shape[-1] // attn.num_heads),
+                value.view(1, -1, attn.config.num_heads, value.shape[-1] // attn.config.num_heads),
                 tokens.spatial_shapes,
                 centers[None],
-                attn.sampling_offsets(query).view(1, count, attn.num_heads, 4, 4, 2),
-                attn.attention_weights(query).view(1, count, attn.num_heads, 16),
+                attn.sampling_offsets(query).view(1, count, attn.config.num_heads, 4, 4, 2),
+                attn.attention_weights(query).view(1, count, attn.config.num_heads, 16),
             )[0]
             rows = layer.norm1(rows + attn.output_proj(attended))
             hidden = F.relu(F.linear(rows, layer.linear1.weight, layer.linear1.bias))

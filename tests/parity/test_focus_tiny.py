@@ -11,11 +11,12 @@ from torchvision.ops import box_convert
 from lite_focus_detr.converters import convert_state_dict
 from lite_focus_detr.converters.formats.focus_detr import FOCUS_DETR
 from lite_focus_detr.modeling.denoising import Noise
-from lite_focus_detr.modeling.encoder.focus import FocusEncoder, assign_foreground, foreground_loss
-from lite_focus_detr.modeling.encoder.selection import layer_counts, token_budgets
-from lite_focus_detr.modeling.heads import ProposalHead, token_anchors
-from lite_focus_detr.modeling.targets import Targets
-from lite_focus_detr.modeling.tokens import FeatureTokens, TokenBuilder
+from lite_focus_detr.modeling.encoder.focus import FocusEncoder
+from lite_focus_detr.modeling.encoder.foreground import assign_foreground, foreground_loss
+from lite_focus_detr.modeling.encoder.token_selection import token_budgets, tokens_per_layer
+from lite_focus_detr.modeling.proposals import ProposalHead, token_anchors
+from lite_focus_detr.modeling.structures import FeatureTokens, Targets
+from lite_focus_detr.modeling.tokens import flatten_levels
 
 SIZES = [(128, 160), (104, 136)]
 CANVAS = ImageList(torch.zeros(2, 3, 128, 160), SIZES)
@@ -62,16 +63,14 @@ def encoder_of(tiny_config, data, num_objects, value="frozen"):
 def test_foreground_scores_and_selection(golden, tiny_config):
     data = golden("focus_fts")
     encoder, named, _ = encoder_of(tiny_config, data, 300)
-    builder = TokenBuilder(
-        in_channels=[16, 24, 40],
-        num_levels=4,
-        embed_dim=32,
-        norm_groups=8,
+    tokens = flatten_levels(
+        [torch.from_numpy(data[f"in/feat{i}"]) for i in range(4)],
+        named["neck.level_embed"],
+        CANVAS,
+        strides=(8, 16, 32, 64),
         temperature=20.0,
         offset=0.0,
     )
-    builder.level_embed.data = named["tokens.level_embed"]
-    tokens = builder([torch.from_numpy(data[f"in/feat{i}"]) for i in range(4)], CANVAS)
     head = ProposalHead(embed_dim=32, num_classes=7)
     head.load_state_dict(
         {k.removeprefix("proposal_head."): v for k, v in named.items() if "enc_output" in k},
@@ -84,8 +83,8 @@ def test_foreground_scores_and_selection(golden, tiny_config):
     budgets = token_budgets(tokens.num_valid, 0.5)
     assert list(budgets) == data["out/focus_token_nums"].tolist()
     ratios = [0.5, 0.4, 0.3, 0.3, 0.2, 0.1]
-    assert layer_counts(214, ratios) == data["out/foreground_topk_per_layer"].tolist()
-    kept = encoder(tokens, head).aux["kept"]
+    assert tokens_per_layer(214, ratios) == data["out/foreground_topk_per_layer"].tolist()
+    kept = encoder(tokens, head).trace.kept
     for layer, selection in enumerate(kept):
         expected = data[f"out/foreground_inds{layer}"]
         np.testing.assert_array_equal(np.sort(selection.indices), np.sort(expected))
@@ -125,7 +124,7 @@ def test_dual_attention_encoder(golden, tiny_config, value, result):
     output = encoder(tokens, head)
     close(output.memory, data[result])
     if value == "frozen":
-        for layer, objects in enumerate(output.aux["objects"]):
+        for layer, objects in enumerate(output.trace.objects):
             expected = data[f"out/object_inds{layer}"]
             np.testing.assert_array_equal(np.sort(objects.indices), np.sort(expected))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lite_focus_detr.modeling.encoder import build_encoder
-from lite_focus_detr.modeling.tokens import FeatureTokens
+from lite_focus_detr.modeling.structures import FeatureTokens
 
 # NUM_BLOCKS, NUM_HIGH_LEVELS, ATTENTION.
 LAYOUTS = {
@@ -20,7 +20,7 @@ LAYOUTS = {
 class RecordedTokens(FeatureTokens):
     """Tokens with the published reference points, which are rounded to single precision."""
 
-    def to_levels(self, reference):
+    def scale_to_levels(self, reference):
         return reference
 
 

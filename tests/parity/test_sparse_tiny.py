@@ -8,7 +8,8 @@ from detectron2.structures import Boxes, ImageList, Instances
 from torchvision.ops import box_convert
 
 from lite_focus_detr.converters import convert_state_dict
-from lite_focus_detr.modeling.attention_map import Sampling, attention_map, record_sampling
+from lite_focus_detr.modeling.encoder.decoder_attention_map import decoder_attention_map
+from lite_focus_detr.modeling.structures import SamplingPoints
 
 SIZES = [(128, 160), (104, 136)]
 CANVAS = ImageList(torch.zeros(2, 3, 128, 160), SIZES)
@@ -28,7 +29,7 @@ def model(golden, tiny_config):
         **{
             "NUM_CLASSES": 20,
             "NORM_GROUPS": 32,
-            "QUERY_SELECTION": "token",
+            "QUERY_SELECTION": "token_content",
             "CLASS_AGNOSTIC_PROPOSALS": False,
             "PROPOSAL_LOSS": "all",
             "INVERSE_SIGMOID_EPS": 1e-5,
@@ -63,20 +64,20 @@ def test_predictions_of_all_heads(model):
     close(outputs.proposal_outputs.logits, data["out/enc_logits"])
     close(outputs.proposal_outputs.boxes, data["out/enc_boxes"])
     scores = torch.where(
-        tokens.padding_mask, encoded.aux["foreground"].min(), encoded.aux["foreground"]
+        tokens.padding_mask, encoded.trace.foreground.min(), encoded.trace.foreground
     )
     close(scores, data["out/backbone_mask_prediction"])
-    assert list(encoded.aux["budgets"]) == data["out/sparse_token_nums"].tolist()
-    indices = np.sort(encoded.aux["kept"][0].indices)
+    assert list(encoded.trace.budgets) == data["out/sparse_token_nums"].tolist()
+    indices = np.sort(encoded.trace.kept[0].indices)
     np.testing.assert_array_equal(indices, np.sort(data["out/backbone_topk_inds"]))
 
 
 def test_recorded_samples_are_those_of_the_decoder(model, golden):
     detector, _, _ = model
     data = golden("sparse_train")
-    with record_sampling(layer.cross_attn for layer in detector.decoder.layers) as sampling:
-        detector.forward_outputs(CANVAS)
-    for layer, (locations, weights) in enumerate(sampling):
+    outputs = detector.forward_outputs(CANVAS, return_sampling=True)
+    assert len(outputs.sampling) == 2
+    for layer, (locations, weights) in enumerate(outputs.sampling):
         close(locations, data["in/sampling_locations_dec"][:, layer])
         close(weights, data["in/attn_weights_dec"][:, layer])
 
@@ -85,9 +86,9 @@ def test_attention_map(golden):
     data = golden("sparse_train")
     locations = torch.from_numpy(data["in/sampling_locations_dec"]).unbind(1)
     weights = torch.from_numpy(data["in/attn_weights_dec"]).unbind(1)
-    sampling = [Sampling(*layer) for layer in zip(locations, weights, strict=True)]
-    close(attention_map(sampling, LEVELS).sum(-1), data["out/dam"])
-    close(attention_map(sampling[-1:], LEVELS)[..., 0], data["out/dam_last_layer_head0"])
+    sampling = [SamplingPoints(*layer) for layer in zip(locations, weights, strict=True)]
+    close(decoder_attention_map(sampling, LEVELS).sum(-1), data["out/dam"])
+    close(decoder_attention_map(sampling[-1:], LEVELS)[..., 0], data["out/dam_last_layer_head0"])
 
 
 def test_losses_and_gradients(model, golden):

@@ -39,12 +39,12 @@ def model_of(config_file, *overrides):
 def in_original_names(model):
     """The weights as the original release names and repeats them."""
     names = {
-        "tokens.input_proj.": "input_proj.",
-        "tokens.level_embed": "transformer.level_embed",
+        "neck.input_proj.": "input_proj.",
+        "neck.level_embed": "transformer.level_embed",
         "encoder.": "transformer.encoder.",
         "decoder.": "transformer.decoder.",
-        "queries.query_embed": "query_embed",
-        "queries.reference_points": "transformer.reference_points",
+        "query_selector.query_embed": "query_embed",
+        "query_selector.reference_points": "transformer.reference_points",
         "backbone.stem.conv1.norm": "backbone.0.body.bn1",
         "backbone.stem.": "backbone.0.body.",
     }
@@ -97,7 +97,7 @@ def test_file_that_does_not_fit_is_refused_in_one_line_and_nothing_is_written(
 
     error = stopped.value.code
     assert "\n" not in error
-    assert "queries.query_embed.weight is (5, 64), the model has (7, 64)" in error
+    assert "query_selector.query_embed.weight is (5, 64), the model has (7, 64)" in error
     assert not (tmp_path / "out.pth").exists()
 
 

@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.structures import ImageList
 
 from lite_focus_detr import ops
-from lite_focus_detr.modeling.attention import DeformableAttention, KeyAwareAttention
-from lite_focus_detr.modeling.tokens import TokenBuilder
+from lite_focus_detr.modeling.attention import (
+    AttentionConfig,
+    DeformableAttention,
+    KeyAwareAttention,
+)
 from lite_focus_detr.visualization.attention import (
     Samples,
-    attention_weights,
     draw_samples,
     nearest_samples,
     record_calls,
@@ -16,11 +17,14 @@ from lite_focus_detr.visualization.attention import (
 
 SIZE = {"embed_dim": 32, "num_heads": 4, "num_levels": 2, "num_points": 3}
 KINDS = [
-    DeformableAttention(**SIZE),
-    DeformableAttention(shared_offsets=True, **SIZE),
-    KeyAwareAttention(**SIZE),
-    KeyAwareAttention(projected_key=True, **SIZE),
+    DeformableAttention(AttentionConfig(**SIZE)),
+    DeformableAttention(AttentionConfig(shared_offsets=True, **SIZE)),
+    KeyAwareAttention(AttentionConfig(**SIZE)),
+    KeyAwareAttention(AttentionConfig(projected_key=True, **SIZE)),
 ]
+SHAPES = ((8, 8), (4, 4))
+# The image fills three quarters of the canvas.
+RATIOS = torch.tensor([[0.75, 1.0], [0.75, 1.0]])
 
 
 @pytest.fixture(params=KINDS, ids=["plain", "shared offsets", "key-aware", "projected key"])
@@ -32,49 +36,66 @@ def attention(request):
 
 
 @pytest.fixture
-def tokens():
-    """One image that fills three quarters of the canvas."""
-    builder = TokenBuilder(
-        in_channels=[1, 1], num_levels=2, embed_dim=32, norm_groups=4, temperature=20.0, offset=0.0
-    )
-    images = ImageList(torch.empty(1, 3, 64, 64), [(64, 48)])
-    return builder([torch.randn(1, 32, 8, 8), torch.randn(1, 32, 4, 4)], images)
+def value():
+    return torch.randn(1, 80, 32)
 
 
-def test_weights_times_sampled_values_are_what_the_attention_computes(attention, tokens):
-    query = torch.randn(1, 5, 32)
-    projected = attention.project((tokens.features,), tokens)
-    points = attention.points(query, tokens.to_levels(torch.rand(1, 5, 2)), tokens)
-    weights = attention_weights(attention, query, projected, points)
-    locations = ops.reference.sampling_locations(*points)
-    summed = ops.reference.multi_scale_deformable_attention(
-        projected.value, tokens.spatial_shapes, locations, weights.view(locations.shape[:-1])
-    )
-    torch.testing.assert_close(summed, attention.sample(query, projected, points))
+@pytest.fixture
+def padding_mask():
+    levels = []
+    for height, width in SHAPES:
+        outside = torch.arange(width) >= 0.75 * width
+        levels.append(outside.expand(height, width).flatten())
+    return torch.cat(levels)[None]
 
 
-def test_the_query_nearest_to_a_point_is_found_in_any_call(attention, tokens):
+@pytest.fixture
+def queries():
+    """Four queries of the image and their references, (x, y) of the image."""
     references = torch.tensor([[[0.1, 0.1], [0.5, 0.5], [0.9, 0.2], [0.3, 0.8]]])
-    query = torch.randn(1, 4, 32)
-    projected = attention.project((tokens.features,), tokens)
-    levels = tokens.to_levels(references)
+    return torch.randn(1, 4, 32), references
+
+
+POINTS = torch.tensor([[0.35, 0.75], [0.45, 0.5]])
+
+
+@torch.no_grad()
+def test_weights_times_sampled_values_are_what_the_attention_computes(
+    attention, value, padding_mask, queries
+):
+    query, references = queries[0], queries[1][:, :, None] * RATIOS
     with record_calls(attention) as calls:
-        attention.attend(query[:, :3], levels[:, :3], projected, tokens)
-        attention.attend(query[:, 3:], levels[:, 3:], projected, tokens)
-    samples = nearest_samples(attention, calls, torch.tensor([[0.35, 0.75], [0.45, 0.5]]))
+        output = attention(query, references, value, SHAPES, padding_mask)
+    samples = nearest_samples(attention, calls, POINTS, RATIOS)
+    projected = attention.project(value, padding_mask).value
+    summed = ops.reference.multi_scale_deformable_attention(
+        projected, SHAPES, (samples.locations * RATIOS[:, None])[None], samples.weights[None]
+    )
+    torch.testing.assert_close(attention.output_proj(summed), output[:, [3, 1]])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("projected", [False, True])
+def test_the_query_nearest_to_a_point_is_found_in_any_call(
+    attention, value, padding_mask, queries, projected
+):
+    query, references = queries
+    levels = references[:, :, None] * RATIOS
+    tokens = attention.project(value, padding_mask) if projected else value
+    with record_calls(attention) as calls:
+        attention(query[:, :3], levels[:, :3], tokens, SHAPES, padding_mask)
+        attention(query[:, 3:], levels[:, 3:], tokens, SHAPES, padding_mask)
+    samples = nearest_samples(attention, calls, POINTS, RATIOS)
     torch.testing.assert_close(samples.queries, references[0, [3, 1]])
-    points = attention.points(query[:, [3, 1]], levels[:, [3, 1]], tokens)
-    # The image ends at three quarters of the canvas in x.
-    expected = ops.reference.sampling_locations(*points)[0] / torch.tensor([0.75, 1.0])
-    torch.testing.assert_close(samples.locations, expected)
-    expected = attention_weights(attention, query[:, [3, 1]], projected, points)[0]
-    torch.testing.assert_close(samples.weights.flatten(2), expected)
+    expected = attention.sampling(query[:, [3, 1]], levels[:, [3, 1]], value, SHAPES, padding_mask)
+    torch.testing.assert_close(samples.locations, expected.locations[0] / RATIOS[:, None])
+    torch.testing.assert_close(samples.weights, expected.weights[0])
 
 
-def test_recording_ends_with_the_block(attention, tokens):
+def test_recording_ends_with_the_block(attention, value):
     with record_calls(attention) as calls:
         pass
-    attention(torch.randn(1, 2, 32), torch.rand(1, 2, 2, 2), tokens.features, tokens)
+    attention(torch.randn(1, 2, 32), torch.rand(1, 2, 2, 2), value, SHAPES)
     assert calls == []
 
 

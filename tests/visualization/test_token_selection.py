@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from lite_focus_detr.analysis.token_selection import ImageTrace
-from lite_focus_detr.modeling.tokens import FeatureTokens
+from lite_focus_detr.modeling.structures import FeatureTokens
 from lite_focus_detr.visualization.token_selection import draw_selection
 
 

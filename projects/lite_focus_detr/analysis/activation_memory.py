@@ -32,7 +32,7 @@ def measure_activation_memory(
     """
     saved: Counter[str] = Counter()
     seen = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    current = ["tokens"]
+    current = ["neck"]
 
     def save(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

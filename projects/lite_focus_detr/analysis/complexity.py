@@ -17,7 +17,7 @@ from ..modeling import DetectionTransformer
 from ..modeling.attention import KeyAwareAttention, SampledAttention
 
 #: Parts of the detector in the order of the data flow; their modules have these names.
-PARTS = ("backbone", "tokens", "encoder", "proposal_head", "queries", "decoder", "heads")
+PARTS = ("backbone", "neck", "encoder", "proposal_head", "query_selector", "decoder", "heads")
 
 
 class Complexity(NamedTuple):
@@ -92,8 +92,8 @@ def _count_samples(model: DetectionTransformer) -> Iterator[Counter[str]]:
         per_channel = 4
         if isinstance(attention, KeyAwareAttention):
             per_channel = 4 * (1 if attention.key_proj is None else 2) + 2
-        channels = attention.output_proj.in_features
-        cost = per_channel * channels * attention.num_levels * attention.num_points
+        config = attention.config
+        cost = per_channel * config.embed_dim * config.num_levels * config.num_points
 
         def add(module: nn.Linear, inputs: object, offsets: Tensor) -> None:
             flops[part] += cost * math.prod(offsets.shape[:-1])

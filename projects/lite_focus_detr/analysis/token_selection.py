@@ -10,9 +10,9 @@ from detectron2.structures import BoxMode
 from torch import Tensor
 
 from ..modeling import DetectionTransformer
-from ..modeling.attention_map import attention_map, record_sampling
+from ..modeling.encoder.decoder_attention_map import decoder_attention_map
 from ..modeling.encoder.selective import SelectiveEncoder
-from ..modeling.tokens import FeatureTokens
+from ..modeling.structures import FeatureTokens
 
 #: Upper bounds of the area of small and medium objects in pixels (COCO).
 SIZES = {"small": 32.0**2, "medium": 96.0**2, "large": float("inf")}
@@ -53,21 +53,18 @@ def trace_selection(model: DetectionTransformer, inputs: Mapping[str, Any]) -> I
         ValueError: see :func:`require_selection`.
     """
     require_selection(model)
-    tokens = model.build_tokens(model.preprocess_image([inputs]))
-    encoded = model.encoder(tokens, model.proposal_head)
-    queries = model.queries(encoded.memory, tokens, model.proposal_head, None)
-    layers: list[Any] = list(model.decoder.layers)
-    with record_sampling(layer.cross_attn for layer in layers) as sampling:
-        model.decoder(queries, encoded.memory, tokens, model.heads)
-    kept = torch.zeros(len(encoded.aux["kept"]), tokens.features.shape[1], dtype=torch.bool)
+    outputs = model.forward_outputs(model.preprocess_image([inputs]), return_sampling=True)
+    tokens, trace = outputs.tokens, outputs.encoder.trace
+    assert trace is not None
+    kept = torch.zeros(len(trace.kept), tokens.features.shape[1], dtype=torch.bool)
     objects = torch.zeros_like(kept)
-    for layer, selection in enumerate(encoded.aux["kept"]):
+    for layer, selection in enumerate(trace.kept):
         kept[layer, selection.indices[0].cpu()] = True
-        if encoded.aux["objects"]:
-            chosen = selection.indices[0, encoded.aux["objects"][layer].indices[0]]
+        if trace.objects:
+            chosen = selection.indices[0, trace.objects[layer].indices[0]]
             objects[layer, chosen.cpu()] = True
-    attention = attention_map(sampling, tokens.spatial_shapes)[0].sum(-1)
-    return ImageTrace(tokens, encoded.aux["foreground"][0].cpu(), kept, objects, attention.cpu())
+    attention = decoder_attention_map(outputs.sampling, tokens.spatial_shapes)[0].sum(-1)
+    return ImageTrace(tokens, trace.foreground[0].cpu(), kept, objects, attention.cpu())
 
 
 def covered_objects(trace: ImageTrace, boxes: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
-from ..suggestions import did_you_mean
+from ..config.suggestions import did_you_mean
 from .registration import ShapesSource
 
 _COCO_IDS = {category["id"] for category in COCO_CATEGORIES if category["isthing"]}

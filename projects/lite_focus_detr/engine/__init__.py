@@ -4,7 +4,7 @@ from .checkpointer import DetrCheckpointer
 from .hooks import EMAHook
 from .optimizer import build_optimizer
 from .schedule import resolve_epochs
-from .setup import load_config, run, setup, user_errors
+from .setup import prepare_run, run, user_errors
 from .train_step import TrainStep
 from .trainer import DetrTrainer
 
@@ -14,9 +14,8 @@ __all__ = [
     "EMAHook",
     "TrainStep",
     "build_optimizer",
-    "load_config",
+    "prepare_run",
     "resolve_epochs",
     "run",
-    "setup",
     "user_errors",
 ]

@@ -8,23 +8,20 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import yaml
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.engine import default_setup, launch
-from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 from torch.multiprocessing.spawn import ProcessExitedException
 
-from ..config import add_lite_focus_detr_config, validate_config
+from ..config import require_registered
 from ..data import register_datasets
 from ..data.validation import check_datasets
-from ..suggestions import did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -32,25 +29,20 @@ logger = logging.getLogger(__name__)
 _REPORT_FILE = "LITE_FOCUS_DETR_REPORT_FILE"
 
 
-def setup(args: argparse.Namespace) -> CfgNode:
-    """Read and check everything that a training or an evaluation depends on.
+def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Check and prepare everything that a training or an evaluation depends on.
+
+    Logging is set up, the data sets are registered, the random generators are seeded, and the
+    configuration is frozen and saved in ``OUTPUT_DIR``.
 
     Args:
+        cfg: checked configuration.
         args: of detectron2's ``default_argument_parser``.
-
-    Returns:
-        the frozen configuration. Logging is set up, the data sets are registered, the random
-        generators are seeded, and the configuration is saved in ``OUTPUT_DIR``.
 
     Raises:
         ValueError: what is wrong, where, and what to do about it.
     """
-    cfg = load_config(args.config_file, args.opts)
-    for key, registry in (
-        ("META_ARCHITECTURE", META_ARCH_REGISTRY),
-        ("BACKBONE.NAME", BACKBONE_REGISTRY),
-    ):
-        _require_registered(cfg, f"MODEL.{key}", registry)
+    require_registered(cfg)
     _check_device(cfg)
     _check_processes(cfg, eval_only=args.eval_only)
     # The default of detectron2 is a GPU.
@@ -70,7 +62,6 @@ def setup(args: argparse.Namespace) -> CfgNode:
         torch.set_num_threads(compute_threads(os.cpu_count() or 1, cfg.DATALOADER.NUM_WORKERS))
     register_datasets(cfg)
     check_datasets(cfg, eval_only=args.eval_only)
-    return cfg
 
 
 def compute_threads(num_cores: int, num_workers: int) -> int:
@@ -80,35 +71,6 @@ def compute_threads(num_cores: int, num_workers: int) -> int:
     cores, small models become several times slower.
     """
     return max(1, num_cores // comm.get_world_size() - num_workers)
-
-
-def load_config(config_file: str, options: Sequence[str]) -> CfgNode:
-    """Merge a configuration file and ``KEY VALUE`` pairs into the defaults.
-
-    Args:
-        config_file: YAML file, possibly with ``_BASE_``; empty takes the defaults.
-        options: alternating keys and values, as on the command line.
-
-    Returns:
-        the checked configuration, not frozen.
-
-    Raises:
-        ValueError: a missing or malformed file, an unknown key (with the likely ones) or a value
-            that does not fit.
-    """
-    cfg = get_cfg()
-    add_lite_focus_detr_config(cfg)
-    if config_file:
-        content = _read_yaml(config_file)
-        _merge(cfg, _flatten(content), config_file, lambda: cfg.merge_from_other_cfg(content))
-    if len(options) % 2:
-        raise ValueError(
-            f"the command line ends with {options[-1]!r}: configuration keys and values come in "
-            "pairs, KEY VALUE"
-        )
-    _merge(cfg, options[::2], "the command line", lambda: cfg.merge_from_list(list(options)))
-    validate_config(cfg)
-    return cfg
 
 
 def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
@@ -206,55 +168,3 @@ def _check_processes(cfg: CfgNode, *, eval_only: bool) -> None:
             "GPUs need them; set MODEL.DEVICE cuda, use one process, or hide the GPUs with the "
             "environment variable CUDA_VISIBLE_DEVICES=''"
         )
-
-
-def _read_yaml(config_file: str) -> CfgNode:
-    no_mapping = (
-        f"{config_file}, or a file that it names in _BASE_, is empty or no mapping of "
-        "configuration keys to values; it begins with lines like MODEL:"
-    )
-    try:
-        content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=True)
-    except (TypeError, AttributeError) as error:
-        raise ValueError(no_mapping) from error
-    except FileNotFoundError as error:
-        raise ValueError(
-            f"configuration file {error.filename} does not exist; check --config-file and _BASE_"
-        ) from error
-    except yaml.YAMLError as error:
-        text = " ".join(str(error).split())
-        raise ValueError(f"{config_file} is not valid YAML: {text}") from error
-    if not isinstance(content, dict):
-        raise ValueError(no_mapping)
-    return CfgNode(content)
-
-
-def _flatten(node: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Full names of all keys, of nodes as well as of leaves."""
-    names = []
-    for key, value in node.items():
-        names.append(f"{prefix}{key}")
-        if isinstance(value, Mapping):
-            names += _flatten(value, f"{prefix}{key}.")
-    return names
-
-
-def _merge(cfg: CfgNode, keys: Sequence[str], place: str, merge: Callable[[], None]) -> None:
-    known = _flatten(cfg)
-    for key in keys:
-        if key not in known:
-            hint = did_you_mean(key, known)
-            raise ValueError(f"unknown configuration key {key} in {place}{hint}")
-    try:
-        merge()
-    except (ValueError, AssertionError) as error:  # yacs asserts some of its conditions
-        raise ValueError(f"{place}: {error}") from error
-
-
-def _require_registered(cfg: CfgNode, key: str, registry: Any) -> None:
-    name = cfg
-    for part in key.split("."):
-        name = name[part]
-    known = [entry for entry, _ in registry]
-    if name not in known:
-        raise ValueError(f"{key} is {name!r}, which is not registered{did_you_mean(name, known)}")

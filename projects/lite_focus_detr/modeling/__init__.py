@@ -1,14 +1,9 @@
 """Detectors of the DETR family as detectron2 meta-architectures."""
 
+from . import backbone
 from .encoder import ENCODER_REGISTRY
-from .meta_arch import (
-    DeformableDETR,
-    DetectionTransformer,
-    DetectorOutputs,
-    FocusDETR,
-    LiteDETR,
-    SparseDETR,
-)
+from .meta_arch import DeformableDETR, DetectionTransformer, FocusDETR, LiteDETR, SparseDETR
+from .structures import DetectorOutputs
 
 __all__ = [
     "ENCODER_REGISTRY",
@@ -18,4 +13,5 @@ __all__ = [
     "FocusDETR",
     "LiteDETR",
     "SparseDETR",
+    "backbone",
 ]

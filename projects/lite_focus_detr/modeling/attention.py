@@ -1,8 +1,8 @@
 """Attention modules over multi-scale tokens; they differ only in where the weights come from."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -10,139 +10,197 @@ from torch import Tensor, nn
 
 from .. import ops
 from ..ops.concat_linear import concat_linear
-from .tokens import FeatureTokens
+from .box_ops import to_float32
+from .structures import ProjectedTokens, SamplingPoints, SpatialShapes
+
+#: Spatial shapes, reference points (B, Q, L, 2 or 4) and offsets (B, Q, M, L or 1, P, 2).
+Points = tuple[SpatialShapes, Tensor, Tensor]
 
 
-class Projected(NamedTuple):
-    """Tokens as the heads sample them, zero where padded."""
+@dataclasses.dataclass(frozen=True)
+class AttentionConfig:
+    """Sizes and kind of an attention."""
 
-    value: Tensor  #: (B, S, M, D)
-    key: Tensor | None = None  #: (B, S, M, D) if the attention compares keys of their own
-
-
-class SamplePoints(NamedTuple):
-    """Where the queries sample, in the order of the operators' arguments."""
-
-    spatial_shapes: tuple[tuple[int, int], ...]  #: (height, width) of each level
-    reference_points: Tensor  #: (B, Q, L, 2 or 4)
-    offsets: Tensor  #: (B, Q, M, L or 1, P, 2)
+    embed_dim: int  #: channels C of queries, values and results; a multiple of ``num_heads``
+    num_heads: int  #: M
+    num_levels: int  #: L
+    num_points: int  #: samples P of a head on a level
+    shared_offsets: bool = False  #: the samples of a head have the same offsets on all levels
+    #: Key-aware only. The keys have a projection of their own, as in the paper; by default the
+    #: value is the key, as in the released models.
+    projected_key: bool = False
+    mask_outside: bool = False  #: key-aware only: points outside of a map have no weight
 
 
 class SampledAttention(nn.Module):
     """Attention to a few samples around a reference on every level; subclasses weigh them."""
 
-    def __init__(
-        self,
-        *,
-        embed_dim: int,
-        num_heads: int,
-        num_levels: int,
-        num_points: int,
-        shared_offsets: bool = False,
-    ) -> None:
-        """``num_points`` samples per head and level, ``shared_offsets``: alike on all levels."""
+    def __init__(self, config: AttentionConfig) -> None:
+        """
+        Args:
+            config: sizes.
+        """
         super().__init__()
-        self.num_heads = num_heads
-        self.num_levels = num_levels
-        self.num_points = num_points
-        points = num_heads * (1 if shared_offsets else num_levels) * num_points
-        self.sampling_offsets = nn.Linear(embed_dim, points * 2)
-        self.value_proj = _projection(embed_dim)
-        self.output_proj = _projection(embed_dim)
+        self.config = config
+        heads, points = config.num_heads, config.num_points
+        num_offsets = heads * (1 if config.shared_offsets else config.num_levels) * points
+        self.sampling_offsets = nn.Linear(config.embed_dim, num_offsets * 2)
+        self.value_proj = _projection(config.embed_dim)
+        self.output_proj = _projection(config.embed_dim)
         # Start from rings around the reference, one direction per head.
         nn.init.zeros_(self.sampling_offsets.weight)
-        angle = torch.arange(num_heads) * (2.0 * math.pi / num_heads)
+        angle = torch.arange(heads) * (2.0 * math.pi / heads)
         direction = torch.stack((angle.cos(), angle.sin()), -1)
         direction = direction / direction.abs().amax(-1, keepdim=True)
-        rings = direction[:, None, None] * torch.arange(1, num_points + 1)[:, None]  # (M, 1, P, 2)
-        bias = self.sampling_offsets.bias.detach().view(num_heads, -1, num_points, 2)
+        rings = direction[:, None, None] * torch.arange(1, points + 1)[:, None]  # (M, 1, P, 2)
+        bias = self.sampling_offsets.bias.detach().view(heads, -1, points, 2)
         bias.copy_(rings.expand_as(bias))
 
     def forward(
-        self, query: Tensor, reference_points: Tensor, value: Tensor, tokens: FeatureTokens
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor | ProjectedTokens,
+        spatial_shapes: SpatialShapes,
+        padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """Attend from queries (B, Q, C), position included, to samples of ``value`` (B, S, C).
+        """Attend from each query to samples around its reference.
 
-        They lie around ``reference_points``: (B, Q, L, 2) points or (B, Q, L, 4) boxes, relative to
-        each level's padded map. ``tokens`` says which are padded, and so have the value zero, and
-        the levels. The result is (B, Q, C).
+        Args:
+            query: (B, Q, C), position included.
+            reference_points: (B, Q, L, 2) points or (B, Q, L, 4) boxes, relative to each level's
+                padded map.
+            value: (B, S, C) tokens to sample, or what :meth:`project` made of them.
+            spatial_shapes: (height, width) of each level.
+            padding_mask: (B, S) bool, True for tokens that have the value zero; None: no token.
+                Projected tokens have it applied.
+
+        Returns:
+            (B, Q, C).
         """
-        return self.attend(query, reference_points, self.project((value,), tokens), tokens)
+        tokens = self.project(value, padding_mask) if isinstance(value, Tensor) else value
+        points = (spatial_shapes, reference_points, self.offsets(query))
+        return self.output_proj(self.attend(query, tokens, points))
 
-    def attend(
-        self, query: Tensor, reference_points: Tensor, projected: Projected, tokens: FeatureTokens
-    ) -> Tensor:
-        """:meth:`forward` to tokens that are projected already."""
-        points = self.points(query, reference_points, tokens)
-        return self.output_proj(self.sample(query, projected, points))
+    @torch.no_grad()
+    def sampling(
+        self,
+        query: Tensor,
+        reference_points: Tensor,
+        value: Tensor | ProjectedTokens,
+        spatial_shapes: SpatialShapes,
+        padding_mask: Tensor | None = None,
+    ) -> SamplingPoints:
+        """Where :meth:`forward` samples with the same arguments, and how it weighs the samples."""
+        tokens = self.project(value, padding_mask) if isinstance(value, Tensor) else value
+        points = (spatial_shapes, reference_points, self.offsets(query))
+        locations = ops.reference.sampling_locations(*points)
+        weights = self.weights(query, tokens, points)
+        return SamplingPoints(locations, weights.view(locations.shape[:-1]))
 
-    def points(
-        self, query: Tensor, reference_points: Tensor, tokens: FeatureTokens
-    ) -> SamplePoints:
-        """Where each query samples."""
-        shape = (self.num_heads, -1, self.num_points, 2)
-        offsets = self.sampling_offsets(query).unflatten(-1, shape)
-        return SamplePoints(tokens.spatial_shapes, reference_points, offsets)
+    def project(
+        self, value: Tensor | Sequence[Tensor], padding_mask: Tensor | None = None
+    ) -> ProjectedTokens:
+        """Project the tokens to sample, once for several calls of :meth:`forward`.
 
-    def project(self, parts: Sequence[Tensor], tokens: FeatureTokens) -> Projected:
-        """Project the tokens to sample, given as consecutive parts (B, S_i, C)."""
-        return Projected(self.split_heads(self.value_proj, parts, tokens))
+        Args:
+            value: (B, S, C), or consecutive parts (B, S_i, C) of it, which are not joined.
+            padding_mask: see :meth:`forward`.
+        """
+        return ProjectedTokens(self.split_heads(self.value_proj, value, padding_mask))
 
-    def sample(self, query: Tensor, projected: Projected, points: SamplePoints) -> Tensor:
+    def attend(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
         """Weighted sums (B, Q, C) of the samples, before the output projection."""
         raise NotImplementedError
 
+    def weights(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
+        """Weights (B, Q, M, L * P) of the samples."""
+        raise NotImplementedError
+
+    def offsets(self, query: Tensor) -> Tensor:
+        """Offsets (B, Q, M, L or 1, P, 2) of the samples of queries (B, Q, C)."""
+        shape = (self.config.num_heads, -1, self.config.num_points, 2)
+        return self.sampling_offsets(query).unflatten(-1, shape)
+
     def split_heads(
-        self, projection: nn.Linear, parts: Sequence[Tensor], tokens: FeatureTokens
+        self,
+        projection: nn.Linear,
+        value: Tensor | Sequence[Tensor],
+        padding_mask: Tensor | None,
     ) -> Tensor:
-        """Projected tokens (B, S, M, D), zero where padded."""
-        projected = projection(parts[0]) if len(parts) == 1 else concat_linear(projection, parts)
-        # In place: the gradient of a linear layer does not need its output.
-        projected.masked_fill_(tokens.padding_mask[..., None], 0.0)
-        return projected.unflatten(-1, (self.num_heads, -1))
+        """Tokens (B, S, M, C / M) after a projection, zero where padded; see :meth:`project`."""
+        single = isinstance(value, Tensor)
+        projected = projection(value) if single else concat_linear(projection, value)
+        if padding_mask is not None:
+            # In place: the gradient of a linear layer does not need its output.
+            projected.masked_fill_(padding_mask[..., None], 0.0)
+        return projected.unflatten(-1, (self.config.num_heads, -1))
 
 
 class DeformableAttention(SampledAttention):
     """Weights are a linear function of the query (Deformable DETR, eq. 3)."""
 
-    def __init__(self, *, embed_dim: int, **sampling: Any) -> None:
-        super().__init__(embed_dim=embed_dim, **sampling)
-        samples = self.num_heads * self.num_levels * self.num_points
-        self.attention_weights = nn.Linear(embed_dim, samples)
+    def __init__(self, config: AttentionConfig) -> None:
+        """
+        Args:
+            config: sizes.
+        """
+        super().__init__(config)
+        num_samples = config.num_heads * config.num_levels * config.num_points
+        self.attention_weights = nn.Linear(config.embed_dim, num_samples)
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
 
-    def sample(self, query: Tensor, projected: Projected, points: SamplePoints) -> Tensor:
-        """See :meth:`SampledAttention.sample`."""
-        logits = self.attention_weights(query).unflatten(-1, (self.num_heads, -1))
-        return ops.fused_deformable_attention(projected.value, *points, logits)
+    def attend(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
+        """See :meth:`SampledAttention.attend`."""
+        logits = self.attention_weights(query).unflatten(-1, (self.config.num_heads, -1))
+        return ops.fused_deformable_attention(tokens.value, *points, logits)
+
+    def weights(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
+        """See :meth:`SampledAttention.weights`."""
+        logits = self.attention_weights(query).unflatten(-1, (self.config.num_heads, -1))
+        return to_float32(logits).softmax(-1)
 
 
 class KeyAwareAttention(SampledAttention):
     """Weights compare the query with the sampled keys (Lite DETR, 3.4).
 
-    Padded tokens and points outside of their map have the logit 0 and the value 0.
+    Padded tokens and, unless they are masked, points outside of their map have the logit 0 and the
+    value 0.
     """
 
-    def __init__(self, *, embed_dim: int, projected_key: bool = False, **sampling: Any) -> None:
-        """``projected_key``: the keys have a projection of their own, as in the paper; by default
-        the value is the key, as in the released models. The rest see :class:`SampledAttention`."""
-        super().__init__(embed_dim=embed_dim, **sampling)
-        self.query_proj = _projection(embed_dim)
-        self.key_proj = _projection(embed_dim) if projected_key else None
+    def __init__(self, config: AttentionConfig) -> None:
+        """
+        Args:
+            config: sizes and kind.
+        """
+        super().__init__(config)
+        self.query_proj = _projection(config.embed_dim)
+        self.key_proj = _projection(config.embed_dim) if config.projected_key else None
 
-    def project(self, parts: Sequence[Tensor], tokens: FeatureTokens) -> Projected:
+    def attend(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
+        """See :meth:`SampledAttention.attend`."""
+        heads = self.query_proj(query).unflatten(-1, (self.config.num_heads, -1))
+        return ops.fused_key_aware_deformable_attention(
+            heads, tokens.key, tokens.value, *points, mask_outside=self.config.mask_outside
+        )
+
+    def weights(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
+        """See :meth:`SampledAttention.weights`."""
+        heads = self.query_proj(query).unflatten(-1, (self.config.num_heads, -1))
+        keys = tokens.value if tokens.key is None else tokens.key
+        return ops.reference.fused_key_aware_weights(
+            heads, keys, *points, mask_outside=self.config.mask_outside
+        )
+
+    def project(
+        self, value: Tensor | Sequence[Tensor], padding_mask: Tensor | None = None
+    ) -> ProjectedTokens:
         """Project values and keys; see :meth:`SampledAttention.project`."""
-        value = self.split_heads(self.value_proj, parts, tokens)
+        projected = super().project(value, padding_mask)
         if self.key_proj is None:
-            return Projected(value)
-        return Projected(value, self.split_heads(self.key_proj, parts, tokens))
-
-    def sample(self, query: Tensor, projected: Projected, points: SamplePoints) -> Tensor:
-        """See :meth:`SampledAttention.sample`."""
-        query = self.query_proj(query).unflatten(-1, (self.num_heads, -1))
-        value, key = projected
-        return ops.fused_key_aware_deformable_attention(query, key, value, *points)
+            return projected
+        return projected._replace(key=self.split_heads(self.key_proj, value, padding_mask))
 
 
 def _projection(embed_dim: int) -> nn.Linear:
@@ -154,13 +212,13 @@ def _projection(embed_dim: int) -> nn.Linear:
 
 def build_attention(detr: CfgNode, part: CfgNode) -> SampledAttention:
     """The attention of a ``part`` of ``MODEL.DETR``, its ``ENCODER`` or ``DECODER``."""
-    arguments = {
-        "embed_dim": detr.EMBED_DIM,
-        "num_heads": detr.NUM_HEADS,
-        "num_levels": detr.NUM_LEVELS,
-        "num_points": part.NUM_POINTS,
-        "shared_offsets": part.SHARED_OFFSETS,
-    }
-    if part.ATTENTION == "key_aware":
-        return KeyAwareAttention(projected_key=part.PROJECTED_KEY, **arguments)
-    return DeformableAttention(**arguments)
+    config = AttentionConfig(
+        embed_dim=detr.EMBED_DIM,
+        num_heads=detr.NUM_HEADS,
+        num_levels=detr.NUM_LEVELS,
+        num_points=part.NUM_POINTS,
+        shared_offsets=part.SHARED_OFFSETS,
+        projected_key=part.PROJECTED_KEY,
+        mask_outside=detr.KEY_AWARE.MASK_OUTSIDE,
+    )
+    return (KeyAwareAttention if part.ATTENTION == "key_aware" else DeformableAttention)(config)

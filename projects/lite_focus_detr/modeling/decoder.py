@@ -3,31 +3,58 @@
 from collections.abc import Sequence
 from typing import Any
 
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from .attention import SampledAttention
-from .heads import MLP, DetectionHeads, Prediction, xavier_matrices
-from .layer import TransformerLayer
+from .attention import SampledAttention, build_attention
+from .heads import MLP, DetectionHeads
 from .position_encoding import sine_box_embedding
-from .queries import Queries
-from .tokens import FeatureTokens
+from .query_selectors import has_box_queries
+from .structures import DecoderOutput, FeatureTokens, Prediction, Queries, SamplingPoints
+from .transformer_layer import TransformerLayer, run_layer, xavier_matrices
 
 
 class DecoderLayer(TransformerLayer):
     """Self-attention, cross-attention and feed-forward, each with residual and post-norm."""
 
+    @configurable
     def __init__(
-        self, *, cross_attn: SampledAttention, embed_dim: int, num_heads: int, **feed_forward: Any
+        self,
+        *,
+        cross_attn: SampledAttention,
+        embed_dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        dropout: float,
     ) -> None:
-        """``cross_attn`` over the memory; the rest see :class:`TransformerLayer`."""
-        super().__init__(embed_dim=embed_dim, **feed_forward)
-        dropout = self.dropout.p
+        """
+        Args:
+            cross_attn: attention to the memory.
+            embed_dim: channels C.
+            num_heads: heads M of the self-attention.
+            ffn_dim: hidden channels of the feed-forward part.
+            dropout: probability, on every residual branch, the hidden channels and the weights of
+                the self-attention.
+        """
+        super().__init__(embed_dim=embed_dim, ffn_dim=ffn_dim, dropout=dropout)
         self.cross_attn = cross_attn
         self.norm1 = nn.LayerNorm(embed_dim)
         self.self_attn = nn.MultiheadAttention(embed_dim, num_heads, dropout, batch_first=True)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.norm3 = nn.LayerNorm(embed_dim)
         xavier_matrices(self.self_attn)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR.DECODER``."""
+        detr, decoder = cfg.MODEL.DETR, cfg.MODEL.DETR.DECODER
+        return {
+            "cross_attn": build_attention(detr, decoder),
+            "embed_dim": detr.EMBED_DIM,
+            "num_heads": detr.NUM_HEADS,
+            "ffn_dim": decoder.FFN_DIM,
+            "dropout": decoder.DROPOUT,
+        }
 
     def forward(
         self,
@@ -36,54 +63,99 @@ class DecoderLayer(TransformerLayer):
         reference_points: Tensor,
         memory: Tensor,
         tokens: FeatureTokens,
-        blocked: Tensor | None,
-    ) -> Tensor:
-        """Update ``content`` (B, Q, C), whose ``position`` (B, Q, C) is added to queries and keys.
+        attn_mask: Tensor | None,
+        return_sampling: bool = False,
+    ) -> tuple[Tensor, SamplingPoints | None]:
+        """Update the content of queries.
 
-        ``reference_points`` (B, Q, L, 2 or 4) are relative to each level's padded map; ``tokens``
-        has the padding and levels of ``memory`` (B, S, C); ``blocked``, (Q, Q) or (B * M, Q, Q)
-        bool, is True where a query must not see another.
+        Args:
+            content: (B, Q, C).
+            position: (B, Q, C), added to queries and keys.
+            reference_points: (B, Q, L, 2 or 4) relative to each level's padded map.
+            memory: (B, S, C).
+            tokens: has the padding and levels of the memory.
+            attn_mask: (Q, Q) or (B * M, Q, Q) bool, True where a query must not see another.
+            return_sampling: say where the cross-attention samples.
+
+        Returns:
+            The new content, and the sampling if asked for.
         """
         query = content + position
-        attended = self.self_attn(query, query, content, attn_mask=blocked, need_weights=False)[0]
+        attended = self.self_attn(query, query, content, attn_mask=attn_mask, need_weights=False)[0]
         content = self.norm2(content + self.dropout(attended))
-        attended = self.cross_attn(content + position, reference_points, memory, tokens)
+        query, shapes = content + position, tokens.spatial_shapes
+        value = self.cross_attn.project(memory, tokens.padding_mask)
+        sampling = None
+        if return_sampling:
+            sampling = self.cross_attn.sampling(query, reference_points, value, shapes)
+        attended = self.cross_attn(query, reference_points, value, shapes)
         content = self.norm1(content + self.dropout(attended))
-        return self.norm3(content + self.feed_forward(content))
+        return self.norm3(content + self.feed_forward(content)), sampling
 
 
 class Decoder(nn.Module):
     """A stack of layers whose references are refined from layer to layer."""
 
+    @configurable
     def __init__(
         self,
         *,
         layers: Sequence[DecoderLayer],
         embed_dim: int,
+        num_heads: int,
         box_position: bool,
         position_scale: bool,
-        padded_frame: bool,
+        position_frame: str,
         final_norm: bool,
         box_refine: bool,
         look_forward_twice: bool,
+        gradient_checkpointing: bool,
     ) -> None:
-        """``box_position``: the position of a query is its embedded reference box (DAB-DETR), not
-        a fixed one, ``position_scale``: scaled by an MLP of the content from layer 2 on (DN-DETR),
-        ``padded_frame``: relative to the padded batch. ``final_norm``: normalise hidden states
-        before the heads, not for refinement (DINO). ``box_refine``: each layer moves the reference
-        of the next, ``look_forward_twice``: and learns from its loss (DINO, 3.5)."""
+        """
+        Args:
+            layers: in order.
+            embed_dim: channels C.
+            num_heads: heads M of the layers' self-attention.
+            box_position: the position of a query is its embedded reference box (DAB-DETR), not a
+                fixed one.
+            position_scale: ... scaled by an MLP of the content from layer 2 on (DN-DETR).
+            position_frame: ... relative to the ``padded`` batch or to the ``image``.
+            final_norm: normalise hidden states before the heads, not for refinement (DINO).
+            box_refine: each layer moves the references of the next.
+            look_forward_twice: ... and learns from its loss (DINO, 3.5).
+            gradient_checkpointing: see :func:`run_layer`.
+        """
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.num_heads = layers[0].self_attn.num_heads
+        self.num_heads = num_heads
         self.norm = nn.LayerNorm(embed_dim) if final_norm else None
+        # Names of the released weights.
         self.ref_point_head = MLP(2 * embed_dim, embed_dim, embed_dim) if box_position else None
         self.query_scale = MLP(embed_dim, embed_dim, embed_dim) if position_scale else None
         for mlp in (self.ref_point_head, self.query_scale):
             if mlp is not None:
                 xavier_matrices(mlp)
-        self.padded_frame = padded_frame
+        self.position_frame = position_frame
         self.box_refine = box_refine
         self.look_forward_twice = look_forward_twice
+        self.gradient_checkpointing = gradient_checkpointing
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR`` and its ``DECODER``."""
+        detr, decoder = cfg.MODEL.DETR, cfg.MODEL.DETR.DECODER
+        return {
+            "layers": [DecoderLayer(cfg) for _ in range(decoder.NUM_LAYERS)],
+            "embed_dim": detr.EMBED_DIM,
+            "num_heads": detr.NUM_HEADS,
+            "box_position": has_box_queries(cfg),
+            "position_scale": decoder.POSITION_SCALE,
+            "position_frame": decoder.POSITION_FRAME,
+            "final_norm": decoder.FINAL_NORM,
+            "box_refine": detr.BOX_REFINE,
+            "look_forward_twice": detr.LOOK_FORWARD_TWICE,
+            "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING,
+        }
 
     def forward(
         self,
@@ -91,37 +163,50 @@ class Decoder(nn.Module):
         memory: Tensor,
         tokens: FeatureTokens,
         heads: DetectionHeads,
-        blocked: Tensor | None = None,
-    ) -> list[Prediction]:
-        """The prediction of every layer for ``queries`` that look at ``memory`` (B, S, C).
+        attn_mask: Tensor | None = None,
+        return_sampling: bool = False,
+    ) -> DecoderOutput:
+        """Predict with every layer.
 
-        ``tokens`` is the encoder's input, for masks and shapes; ``blocked`` (Q, Q) bool is True
-        where a query must not see another.
+        Args:
+            queries: to start from.
+            memory: (B, S, C) to look at.
+            tokens: the encoder's input, for masks and shapes.
+            heads: of the layers. They are the detector's, because encoders share them.
+            attn_mask: (Q, Q) bool, True where a query must not see another.
+            return_sampling: say where the cross-attention samples.
         """
-        predictions = []
-        content, reference = queries.content, queries.reference
-        # Boxes are predicted relative to `anchor`, layers look at `reference`: the same numbers,
-        # but with look-forward-twice the anchor keeps its gradient.
-        anchor = reference
-        blocked = self._block_padding(blocked, queries.padding_mask)
+        output = DecoderOutput([], [])
+        content, reference_points = queries.content, queries.reference_points
+        # Boxes are predicted relative to `anchors`, layers look at `reference_points`: the same
+        # numbers, but with look-forward-twice the anchors keep their gradient.
+        anchors = reference_points
+        attn_mask = self.mask_padding(attn_mask, queries.padding_mask)
         for index, layer in enumerate(self.layers):
-            levels = tokens.to_levels(reference)
+            reference_points_per_level = tokens.scale_to_levels(reference_points)
             position = queries.position
             if self.ref_point_head is not None:
-                boxes = levels[:, :, 0] if self.padded_frame else reference
-                position = self._embed_reference(index, content, boxes)
-            content = layer(content, position, levels, memory, tokens, blocked)
+                padded = self.position_frame == "padded"
+                boxes = reference_points_per_level[:, :, 0] if padded else reference_points
+                position = self.embed_boxes(index, content, boxes)
+            arguments = (content, position, reference_points_per_level, memory, tokens, attn_mask)
+            content, sampling = run_layer(
+                self.gradient_checkpointing, layer, *arguments, return_sampling
+            )
+            if sampling is not None:
+                output.sampling.append(sampling)
             hidden = content if self.norm is None else self.norm(content)
-            boxes = heads.locate(index, hidden, anchor)
-            predictions.append(Prediction(heads.classify(index, hidden), boxes))
+            boxes = heads.predict_boxes(index, hidden, anchors)
+            output.predictions.append(Prediction(heads.predict_logits(index, hidden), boxes))
             if self.box_refine:
-                same = self.norm is None and anchor is reference
-                refined = boxes if same else heads.locate(index, content, reference)
-                reference = refined.detach()
-                anchor = refined if self.look_forward_twice else reference
-        return predictions
+                same = self.norm is None and anchors is reference_points
+                if not same:
+                    boxes = heads.predict_boxes(index, content, reference_points)
+                reference_points = boxes.detach()
+                anchors = boxes if self.look_forward_twice else reference_points
+        return output
 
-    def _embed_reference(self, index: int, content: Tensor, boxes: Tensor) -> Tensor:
+    def embed_boxes(self, index: int, content: Tensor, boxes: Tensor) -> Tensor:
         """Position (B, Q, C) from reference boxes (B, Q, 4) and, for DN, the content."""
         assert self.ref_point_head is not None
         # The published heads take the coordinates in the order y, x, w, h.
@@ -131,11 +216,11 @@ class Decoder(nn.Module):
             position = position * self.query_scale(content)
         return position
 
-    def _block_padding(self, blocked: Tensor | None, padding_mask: Tensor | None) -> Tensor | None:
+    def mask_padding(self, attn_mask: Tensor | None, padding_mask: Tensor | None) -> Tensor | None:
         """Hide slots without a query, so that an image does not depend on its batch."""
         if padding_mask is None:
-            return blocked
+            return attn_mask
         hidden = padding_mask[:, None].expand(-1, padding_mask.shape[1], -1)
-        if blocked is not None:
-            hidden = hidden | blocked
+        if attn_mask is not None:
+            hidden = hidden | attn_mask
         return hidden.repeat_interleave(self.num_heads, dim=0)

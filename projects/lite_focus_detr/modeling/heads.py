@@ -1,36 +1,15 @@
-"""Prediction heads of the decoder and of the encoder's proposals."""
+"""Prediction heads of the decoder."""
 
 import math
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any
 
-import torch
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from .tokens import FeatureTokens
+from .box_ops import inverse_sigmoid, shift_logits, to_float32
 
 PRIOR_PROBABILITY = 0.01
-
-
-class Prediction(NamedTuple):
-    """Class logits and boxes of one set of queries."""
-
-    logits: Tensor  #: (B, Q, K) before the sigmoid
-    boxes: Tensor  #: (B, Q, 4) cxcywh in [0, 1] of the un-padded image
-
-
-def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
-    """Logit of probabilities, finite at 0 and 1.
-
-    Unlike ``torch.logit`` it clamps numerator and denominator apart, as all published DETRs do.
-    """
-    x = x.clamp(0, 1)
-    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
-
-
-def full_precision(x: Tensor) -> Tensor:
-    """Half precision to fp32; everything else as it is."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def class_head(embed_dim: int, num_classes: int) -> nn.Linear:
@@ -40,18 +19,14 @@ def class_head(embed_dim: int, num_classes: int) -> nn.Linear:
     return head
 
 
-def xavier_matrices(module: nn.Module) -> None:
-    """Start the matrices of a module as all of a published transformer's are; not its vectors."""
-    for parameter in module.parameters():
-        if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter)
-
-
 class MLP(nn.Module):
     """Linear layers with ReLU between them."""
 
     def __init__(self, *dims: int) -> None:
-        """``dims``: channels of the input, of each hidden layer and of the output."""
+        """
+        Args:
+            dims: channels of the input, of each hidden layer and of the output.
+        """
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise(dims))
 
@@ -76,78 +51,64 @@ def box_head(embed_dim: int, size_bias: float) -> MLP:
 class DetectionHeads(nn.Module):
     """Class and box heads of the decoder layers, shared or one pair per layer."""
 
+    @configurable
     def __init__(
         self,
         *,
         embed_dim: int,
         num_classes: int,
         num_layers: int,
-        share: bool,
+        share_heads: bool,
         size_bias: float,
-        eps: float,
+        inverse_sigmoid_eps: float,
     ) -> None:
-        """``share`` one pair for all layers; ``size_bias`` is the initial logit of the first
-        layer's widths and heights, ``eps`` the clamp of the references' inverse sigmoid."""
+        """
+        Args:
+            embed_dim: channels C of the hidden states.
+            num_classes: rows K of the class heads.
+            num_layers: layers with predictions.
+            share_heads: one pair of heads for all layers.
+            size_bias: initial logit of the first layer's widths and heights.
+            inverse_sigmoid_eps: clamp of the references' inverse sigmoid.
+        """
         super().__init__()
-        count = 1 if share else num_layers
+        count = 1 if share_heads else num_layers
         self.class_embed = nn.ModuleList(class_head(embed_dim, num_classes) for _ in range(count))
         self.bbox_embed = nn.ModuleList(
             box_head(embed_dim, size_bias if layer == 0 else 0.0) for layer in range(count)
         )
-        self.share = share
-        self.eps = eps
+        self.share_heads = share_heads
+        self.inverse_sigmoid_eps = inverse_sigmoid_eps
 
-    def classify(self, layer: int, hidden: Tensor) -> Tensor:
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR``."""
+        detr = cfg.MODEL.DETR
+        return {
+            "embed_dim": detr.EMBED_DIM,
+            "num_classes": detr.NUM_CLASSES,
+            "num_layers": detr.DECODER.NUM_LAYERS,
+            "share_heads": detr.SHARE_HEADS,
+            # Without proposals the first boxes start at 12 % of the image, not at half of it.
+            "size_bias": -2.0 if detr.QUERY_SELECTION == "learned" else 0.0,
+            "inverse_sigmoid_eps": detr.INVERSE_SIGMOID_EPS,
+        }
+
+    def predict_logits(self, layer: int, hidden: Tensor) -> Tensor:
         """Class logits (B, Q, K) of the hidden states (B, Q, C) of a decoder layer."""
-        return full_precision(self.class_embed[0 if self.share else layer](hidden))
+        return to_float32(self.class_embed[0 if self.share_heads else layer](hidden))
 
-    def locate(self, layer: int, hidden: Tensor, reference: Tensor) -> Tensor:
-        """Boxes (B, Q, 4) of a layer relative to references (B, Q, 2 or 4), all in [0, 1]."""
-        shift = self.bbox_embed[0 if self.share else layer](hidden)
-        return _shift(shift, inverse_sigmoid(reference, self.eps)).sigmoid()
+    def predict_boxes(self, layer: int, hidden: Tensor, reference_points: Tensor) -> Tensor:
+        """Boxes of a decoder layer.
 
+        Args:
+            layer: its index.
+            hidden: (B, Q, C) its hidden states.
+            reference_points: (B, Q, 2 or 4) in [0, 1] that the boxes are relative to.
 
-def _shift(shift: Tensor, anchor: Tensor) -> Tensor:
-    """Add point or box logits to a box shift; promotes, so that half precision ends in fp32."""
-    return shift + nn.functional.pad(anchor, (0, shift.shape[-1] - anchor.shape[-1]))
-
-
-class ProposalHead(nn.Module):
-    """Score encoder tokens and turn them into proposals (Deformable DETR, two-stage)."""
-
-    def __init__(
-        self, *, embed_dim: int, num_classes: int, borrowed: nn.Module | None = None
-    ) -> None:
-        """``embed_dim`` channels of the tokens, ``num_classes`` rows of the class head; or a class
-        head ``borrowed`` from another module, and no box head: scores without proposals."""
-        super().__init__()
-        self.enc_output = nn.Linear(embed_dim, embed_dim)
-        self.enc_output_norm = nn.LayerNorm(embed_dim)
-        nn.init.xavier_uniform_(self.enc_output.weight)
-        if borrowed is None:
-            self.class_embed = class_head(embed_dim, num_classes)
-            self.bbox_embed = box_head(embed_dim, 0.0)
-        else:
-            # Not registered: its parameters keep one name.
-            object.__setattr__(self, "class_embed", borrowed)
-
-    def project(self, memory: Tensor, valid: Tensor) -> Tensor:
-        """Project tokens (B, S, C); those not ``valid`` (B, S) enter as zero."""
-        return self.enc_output_norm(self.enc_output(memory.masked_fill(~valid[..., None], 0.0)))
-
-    def box_logits(self, projected: Tensor, anchors: Tensor) -> Tensor:
-        """Box logits (B, N, 4) of projected tokens (B, N, C) and their anchors' logits."""
-        return _shift(self.bbox_embed(projected), anchors)
-
-
-def token_anchors(tokens: FeatureTokens) -> tuple[Tensor, Tensor]:
-    """A square anchor at each token, of 5 % of the image at the finest level and doubling: logits
-    (B, S, 4) cxcywh, infinite (the box is 1, 1, 1, 1) where invalid, and validity (B, S): inside
-    the image with all coordinates at least 0.01 from its border."""
-    sides = [
-        tokens.centers.new_full((height * width, 2), 0.05 * 2.0**level)
-        for level, (height, width) in enumerate(tokens.spatial_shapes)
-    ]
-    anchors = torch.cat((tokens.centers, torch.cat(sides).expand_as(tokens.centers)), -1)
-    valid = ((anchors > 0.01) & (anchors < 0.99)).all(-1) & ~tokens.padding_mask
-    return torch.logit(anchors).masked_fill(~valid[..., None], float("inf")), valid
+        Returns:
+            (B, Q, 4) cxcywh in [0, 1].
+        """
+        shift = self.bbox_embed[0 if self.share_heads else layer](hidden)
+        anchors = inverse_sigmoid(reference_points, self.inverse_sigmoid_eps)
+        return shift_logits(shift, anchors).sigmoid()

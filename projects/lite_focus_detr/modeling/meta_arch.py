@@ -1,44 +1,37 @@
 """The detector of all families and its registered forms, one per encoder."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
+from torchvision.utils import draw_bounding_boxes
 
-from . import build
-from .attention_map import record_sampling
 from .criterion import Criterion, average_num_boxes
 from .decoder import Decoder
-from .denoising import Denoising
-from .encoder import Encoder, EncoderOutput, build_encoder
-from .heads import DetectionHeads, Prediction, ProposalHead
+from .denoising import Denoising, build_denoising
+from .encoder import Encoder, build_encoder
+from .heads import DetectionHeads
+from .neck import Neck
 from .postprocess import COCO_IDS, select_detections
-from .queries import Queries
+from .proposals import ProposalHead, SharedTokenClassifier, TokenClassifier
+from .query_selectors import build_query_selector
+from .structures import DetectorOutputs, FeatureTokens, Prediction, Targets
 from .targets import prepare_targets
-from .tokens import FeatureTokens, TokenBuilder
-
-
-class DetectorOutputs(NamedTuple):
-    """What the detector predicts for B images and Q queries."""
-
-    pred_logits: Tensor  #: (B, Q, K) of the last decoder layer
-    pred_boxes: Tensor  #: (B, Q, 4) cxcywh in [0, 1] of the un-padded image
-    aux_outputs: list[Prediction]  #: of the earlier decoder layers
-    proposal_outputs: Prediction | None  #: of the encoder: all tokens if class-agnostic
-    proposal_indices: Tensor | None  #: (B, Q) tokens that became queries
-    memory: Tensor  #: (B, S, C) encoder output
-    padding_mask: Tensor | None  #: (B, Q) bool, True for slots that hold no query
+from .tokens import flatten_levels
 
 
 class DetectionTransformer(nn.Module):
-    """Backbone, tokens, encoder, queries, decoder and heads of the DETR family.
+    """Backbone, neck, encoder, query selection, decoder and heads of the DETR family.
 
-    A registered subclass names its encoder; everything else is configuration.
+    A registered subclass names its encoder; everything else is configuration. Encoder, query
+    selection and decoder get the heads as arguments and do not own them: published weights have
+    these once, and so has the state dict.
     """
 
     encoder_name: str
@@ -51,33 +44,61 @@ class DetectionTransformer(nn.Module):
         *,
         backbone: Backbone,
         in_features: Sequence[str],
-        tokens: TokenBuilder,
+        neck: Neck,
         encoder: Encoder,
-        queries: nn.Module,
-        proposal_head: ProposalHead | None,
+        query_selector: nn.Module,
+        proposal_head: TokenClassifier | None,
         decoder: Decoder,
         heads: DetectionHeads,
         denoising: Denoising | None,
         criterion: Criterion,
+        position_temperature: float,
+        position_offset: float,
         max_detections: int,
         coco_id_rows: bool,
         pixel_mean: Sequence[float],
         pixel_std: Sequence[float],
+        input_format: str = "RGB",
+        vis_period: int = 0,
     ) -> None:
-        """Modules in the order of the data flow; ``in_features``: maps used, fine to coarse."""
+        """
+        Args:
+            backbone: gives feature maps by name.
+            in_features: names of the maps that are used, fine to coarse.
+            neck: makes feature levels of them.
+            encoder: makes the memory.
+            query_selector: gives the decoder its queries.
+            proposal_head: scores tokens; None if neither encoder nor query selector needs it.
+            decoder: of any number of layers.
+            heads: of the decoder layers.
+            denoising: makes further queries in training; None: there are none.
+            criterion: the losses.
+            position_temperature: of the tokens' sine position.
+            position_offset: of the tokens' sine position, in pixels of their level.
+            max_detections: of an image.
+            coco_id_rows: rows of the class heads are COCO ids, of which 80 are classes.
+            pixel_mean: of each channel, in ``input_format``.
+            pixel_std: of each channel.
+            input_format: order of the channels of images.
+            vis_period: iterations between pictures of the training for TensorBoard; 0: none.
+        """
         super().__init__()
         self.backbone = backbone
         self.in_features = list(in_features)
-        self.tokens = tokens
+        self.neck = neck
         self.encoder = encoder
-        self.queries = queries
+        self.query_selector = query_selector
         self.proposal_head = proposal_head
         self.decoder = decoder
         self.heads = heads
         self.denoising = denoising
         self.criterion = criterion
+        self.position_temperature = position_temperature
+        self.position_offset = position_offset
         self.max_detections = max_detections
         self.coco_id_rows = coco_id_rows
+        self.input_format = input_format
+        self.vis_period = vis_period
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -93,22 +114,26 @@ class DetectionTransformer(nn.Module):
                 f"{list(shapes)}; for a ResNet set MODEL.RESNETS.OUT_FEATURES as well"
             )
         encoder = build_encoder(cls.encoder_name, cfg)
-        heads = build.build_heads(cfg)
+        heads = DetectionHeads(cfg)
         return {
             "backbone": backbone,
             "in_features": detr.IN_FEATURES,
-            "tokens": build.build_tokens(cfg, [shapes[name] for name in detr.IN_FEATURES]),
+            "neck": Neck(cfg, [shapes[name] for name in detr.IN_FEATURES]),
             "encoder": encoder,
-            "queries": build.build_queries(cfg),
-            "proposal_head": build.build_proposal_head(cfg, encoder, heads),
-            "decoder": build.build_decoder(cfg),
+            "query_selector": build_query_selector(cfg),
+            "proposal_head": build_proposal_head(cfg, encoder, heads),
+            "decoder": Decoder(cfg),
             "heads": heads,
-            "denoising": build.build_denoising(cfg),
-            "criterion": build.build_criterion(cfg),
+            "denoising": build_denoising(cfg),
+            "criterion": Criterion(cfg),
+            "position_temperature": detr.POSITION.TEMPERATURE,
+            "position_offset": detr.POSITION.OFFSET,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "coco_id_rows": detr.COCO_ID_ROWS,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+            "vis_period": cfg.VIS_PERIOD,
         }
 
     @property
@@ -119,22 +144,42 @@ class DetectionTransformer(nn.Module):
     def forward(
         self, batched_inputs: Sequence[Mapping[str, Any]], num_boxes: Tensor | None = None
     ) -> dict[str, Tensor] | list[dict[str, Instances]]:
-        """In training the weighted losses by name, else ``{"instances": Instances}`` per image.
+        """Train or detect.
 
-        Inputs, per image: ``image`` (C, H, W) in ``INPUT.FORMAT``; optionally ``height`` and
-        ``width`` of the detections; in training ``instances`` with ``gt_boxes`` and ``gt_classes``.
-        ``num_boxes`` normalises the losses; by default ``average_num_boxes`` of this batch.
+        Args:
+            batched_inputs: one mapping per image: ``image`` (C, H, W) in ``INPUT.FORMAT``;
+                optionally ``height`` and ``width`` of the detections; in training ``instances``
+                with ``gt_boxes`` and ``gt_classes``.
+            num_boxes: normaliser of the losses; None: ``average_num_boxes`` of this batch.
+
+        Returns:
+            In training the weighted losses by name, else ``{"instances": Instances}`` per image.
         """
         images = self.preprocess_image(batched_inputs)
-        if self.training:
-            return self._losses(images, [x["instances"] for x in batched_inputs], num_boxes)
-        tokens = self.build_tokens(images)._replace(batch_invariant=True)
-        outputs = self._predict(tokens)
-        last, mask = Prediction(outputs.pred_logits, outputs.pred_boxes), outputs.padding_mask
-        detections = select_detections(
-            last, images.image_sizes, self.max_detections, self.coco_id_rows, mask
-        )
+        if not self.training:
+            return self.inference(images, batched_inputs)
+        class_rows = COCO_IDS if self.coco_id_rows else None
+        targets = prepare_targets([x["instances"] for x in batched_inputs], self.device, class_rows)
+        outputs = self.forward_outputs(images, targets=targets)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self.visualize_training(batched_inputs, outputs, images)
+        return self.losses(outputs, targets, num_boxes)
+
+    def inference(
+        self, images: ImageList, batched_inputs: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Instances]]:
+        """Detect.
+
+        Args:
+            images: preprocessed.
+            batched_inputs: see :meth:`forward`.
+
+        Returns:
+            ``{"instances": Instances}`` per image, scaled to its ``height`` and ``width``.
+        """
+        outputs = self.forward_outputs(images, batch_invariant=True)
         results = []
+        detections = self.select_detections(outputs, images)
         for found, inputs in zip(detections, batched_inputs, strict=True):
             height, width = found.image_size
             size = inputs.get("height", height), inputs.get("width", width)
@@ -151,20 +196,45 @@ class DetectionTransformer(nn.Module):
         )
 
     def forward_outputs(
-        self, images: ImageList, proposal_indices: Tensor | None = None
+        self,
+        images: ImageList,
+        proposal_indices: Tensor | None = None,
+        *,
+        targets: Targets | None = None,
+        return_sampling: bool = False,
+        batch_invariant: bool = False,
     ) -> DetectorOutputs:
-        """Predict for images (B, 3, H, W), normalised and padded, with the sizes before padding.
+        """Predict, in training and in evaluation alike.
 
-        ``proposal_indices`` (B, Q): tokens to use as proposals instead of the best-scored ones, so
-        that results can be compared when scores are tied.
+        Args:
+            images: (B, 3, H, W), normalised and padded, with the sizes before padding.
+            proposal_indices: (B, Q) tokens to use as proposals instead of the best-scored ones, so
+                that results can be compared when scores are tied.
+            targets: ground truth, for denoising and the encoder's losses; None: without these.
+            return_sampling: say where the decoder samples, also if no loss asks for it.
+            batch_invariant: exclude what upstream lets an image take from others of its batch.
         """
-        return self._predict(self.build_tokens(images), proposal_indices)
-
-    def _predict(
-        self, tokens: FeatureTokens, proposal_indices: Tensor | None = None
-    ) -> DetectorOutputs:
-        encoded, queries = self._encode(tokens, proposal_indices)
-        *earlier, last = self.decoder(queries, encoded.memory, tokens, self.heads)
+        tokens = self.build_tokens(images)._replace(batch_invariant=batch_invariant)
+        encoded = self.encoder(tokens, self.proposal_head)
+        queries = self.query_selector(encoded.memory, tokens, self.proposal_head, proposal_indices)
+        denoising, decoder_queries = None, queries
+        if targets is not None and self.denoising is not None:
+            denoising = self.denoising(targets, queries.content.shape[1])
+            decoder_queries = denoising.prepend_to(queries)
+        learns_from_sampling = targets is not None and self.encoder.needs_sampling
+        layers, sampling = self.decoder(
+            decoder_queries,
+            encoded.memory,
+            tokens,
+            self.heads,
+            attn_mask=None if denoising is None else denoising.attn_mask,
+            return_sampling=return_sampling or learns_from_sampling,
+        )
+        denoising_outputs: list[Prediction] = []
+        if denoising is not None:
+            denoising_outputs, layers = denoising.split(layers)
+            sampling = [x.skip(denoising.content.shape[1]) for x in sampling]
+        *earlier, last = layers
         return DetectorOutputs(
             pred_logits=last.logits,
             pred_boxes=last.boxes,
@@ -173,46 +243,98 @@ class DetectionTransformer(nn.Module):
             proposal_indices=queries.indices,
             memory=encoded.memory,
             padding_mask=queries.padding_mask,
+            tokens=tokens,
+            encoder=encoded,
+            denoising=denoising,
+            denoising_outputs=denoising_outputs,
+            sampling=sampling,
         )
 
     def build_tokens(self, images: ImageList) -> FeatureTokens:
         """Backbone and neck."""
         features = self.backbone(images.tensor)
-        levels = self.tokens.project([features[name] for name in self.in_features])
-        return self.tokens(levels, images)
+        return self.flatten_levels(self.neck([features[name] for name in self.in_features]), images)
 
-    def _encode(
-        self, tokens: FeatureTokens, proposal_indices: Tensor | None = None
-    ) -> tuple[EncoderOutput, Queries]:
-        encoded = self.encoder(tokens, self.proposal_head)
-        return encoded, self.queries(encoded.memory, tokens, self.proposal_head, proposal_indices)
+    def flatten_levels(self, levels: Sequence[Tensor], images: ImageList) -> FeatureTokens:
+        """The tokens of ``levels`` (B, C, H_l, W_l), with this detector's positions."""
+        return flatten_levels(
+            levels,
+            self.neck.level_embed,
+            images,
+            strides=self.neck.strides,
+            temperature=self.position_temperature,
+            offset=self.position_offset,
+        )
 
-    def _losses(
-        self, images: ImageList, instances: Sequence[Instances], num_boxes: Tensor | None
+    def losses(
+        self, outputs: DetectorOutputs, targets: Targets, num_boxes: Tensor | None = None
     ) -> dict[str, Tensor]:
-        targets = prepare_targets(instances, self.device, COCO_IDS if self.coco_id_rows else None)
+        """Weighted losses by name.
+
+        Args:
+            outputs: of :meth:`forward_outputs` with ``targets``.
+            targets: ground truth.
+            num_boxes: see :meth:`forward`.
+        """
         if num_boxes is None:
             num_boxes = average_num_boxes(targets.counts, self.device)
-        tokens = self.build_tokens(images)
-        encoded, queries = self._encode(tokens)
-        noised = None
-        if self.denoising is not None:
-            noised = self.denoising(targets, queries.content.shape[1])
-            queries = noised.prepend_to(queries)
-        watched = self.decoder.layers if self.encoder.needs_sampling else ()
-        with record_sampling(layer.get_submodule("cross_attn") for layer in watched) as sampling:
-            blocked = noised.blocked if noised else None
-            layers = self.decoder(queries, encoded.memory, tokens, self.heads, blocked)
         losses = {}
-        if noised is not None:
-            first, layers = noised.split(layers)
-            sampling = [x.skip(noised.content.shape[1]) for x in sampling]
-            losses.update(self.criterion.denoising(first, noised, targets, num_boxes))
+        if outputs.denoising is not None:
+            layers = outputs.denoising_outputs
+            losses.update(self.criterion.denoising(layers, outputs.denoising, targets, num_boxes))
+        encoded, proposals = outputs.encoder, outputs.proposal_outputs
         losses.update(
-            self.criterion(layers, queries.proposals, targets, num_boxes, encoded.predictions)
+            self.criterion(outputs.layers, proposals, targets, num_boxes, encoded.predictions)
         )
-        losses.update(self.encoder.losses(encoded, tokens, targets, sampling))
+        losses.update(self.encoder.losses(encoded, outputs.tokens, targets, outputs.sampling))
         return losses
+
+    def select_detections(self, outputs: DetectorOutputs, images: ImageList) -> list[Instances]:
+        """The best detections of each image, in pixels of its preprocessed size."""
+        return select_detections(
+            outputs.layers[-1],
+            images.image_sizes,
+            self.max_detections,
+            self.coco_id_rows,
+            outputs.padding_mask,
+        )
+
+    @torch.no_grad()
+    def visualize_training(
+        self,
+        batched_inputs: Sequence[Mapping[str, Any]],
+        outputs: DetectorOutputs,
+        images: ImageList,
+    ) -> None:
+        """Send ground truth and the best 20 detections of the first image to the event storage.
+
+        Args:
+            batched_inputs: see :meth:`forward`.
+            outputs: predictions for them.
+            images: preprocessed.
+        """
+        inputs, detections = batched_inputs[0], self.select_detections(outputs, images)[0]
+        image = inputs["image"].flip(0) if self.input_format == "BGR" else inputs["image"]
+        image = image.clamp(0, 255).to("cpu", torch.uint8)
+        boxes = (inputs["instances"].gt_boxes.tensor, detections.pred_boxes.tensor[:20])
+        panels = [draw_bounding_boxes(image, x.cpu(), colors="lime") for x in boxes]
+        title = "Left: ground truth; right: best 20 detections"
+        get_event_storage().put_image(title, torch.cat(panels, 2))
+
+
+def build_proposal_head(
+    cfg: CfgNode, encoder: Encoder, heads: DetectionHeads
+) -> TokenClassifier | None:
+    """The head that scores tokens, if the queries are made of them or the encoder needs it.
+
+    With learned queries the encoder shares the class head of the last decoder layer.
+    """
+    detr = cfg.MODEL.DETR
+    if detr.QUERY_SELECTION != "learned":
+        return ProposalHead(embed_dim=detr.EMBED_DIM, num_classes=detr.NUM_CLASSES)
+    if not encoder.needs_proposal_head:
+        return None
+    return SharedTokenClassifier(embed_dim=detr.EMBED_DIM, class_embed=heads.class_embed[-1])
 
 
 @META_ARCH_REGISTRY.register()

@@ -9,10 +9,15 @@ NORMALIZER_EPS = 1e-6
 
 
 def sine_embedding(coordinate: Tensor, dim: int, temperature: float) -> Tensor:
-    """Embed angles (...), of which 2 pi is the whole image, in ``dim`` channels (..., dim), even.
+    """Sine on even, cosine on odd channels ("Attention is all you need", 3.5).
 
-    Sine on even, cosine on odd channels ("Attention is all you need", 3.5); ``temperature`` is the
-    ratio of the highest to the lowest frequency.
+    Args:
+        coordinate: angles of any shape (...); 2 pi is the whole image.
+        dim: channels, even.
+        temperature: ratio of the highest to the lowest frequency.
+
+    Returns:
+        (..., dim).
     """
     exponent = torch.arange(dim, dtype=coordinate.dtype, device=coordinate.device)
     frequency = temperature ** (2 * (exponent // 2) / dim)
@@ -21,15 +26,30 @@ def sine_embedding(coordinate: Tensor, dim: int, temperature: float) -> Tensor:
 
 
 def sine_box_embedding(boxes: Tensor, dim: int) -> Tensor:
-    """Embed coordinates (..., N) in [0, 1] one after the other in ``dim`` channels each."""
+    """Embed the coordinates of boxes one after the other.
+
+    Args:
+        boxes: (..., N) in [0, 1].
+        dim: channels of each coordinate, even.
+
+    Returns:
+        (..., N * dim).
+    """
     return sine_embedding(boxes * (2 * math.pi), dim, 10000.0).flatten(-2)
 
 
 def sine_grid_embedding(valid: Tensor, dim: int, temperature: float, offset: float) -> Tensor:
-    """Embed each pixel relative to its image, ``valid`` (B, H, W), as (B, H, W, dim) in float32.
+    """Embed each pixel relative to its image; the first half of the channels is y, the second x.
 
-    ``dim`` is divisible by 4; the first half of the channels is y, the second x. ``offset``: shift
-    in pixels before normalising; -0.5 takes pixel centres (Deformable DETR), 0 is DINO's choice.
+    Args:
+        valid: (B, H, W) bool, True inside the image.
+        dim: channels, divisible by 4.
+        temperature: see :func:`sine_embedding`.
+        offset: shift in pixels before normalising; -0.5 takes pixel centres (Deformable DETR), 0 is
+            DINO's choice.
+
+    Returns:
+        (B, H, W, dim) in float32.
     """
     axes = []
     for axis in (1, 2):

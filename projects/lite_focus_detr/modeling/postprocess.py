@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import box_convert
 
-from .heads import Prediction
+from .structures import Prediction
 
 #: COCO category id of each contiguous class of detectron2's COCO data sets.
 COCO_IDS = tuple(category["id"] for category in COCO_CATEGORIES if category["isthing"])
@@ -22,9 +22,16 @@ def select_detections(
 ) -> list[Instances]:
     """The best (query, class) pairs of each image; a query may appear with several classes.
 
-    ``image_sizes``: (height, width) before padding; ``coco_id_rows``: the classes are COCO ids,
-    of which the unused are dropped and the others made contiguous; ``padding_mask`` (B, Q) bool is
-    True for slots that hold no query. The ``pred_boxes`` of the result are xyxy in pixels.
+    Args:
+        prediction: of the last decoder layer.
+        image_sizes: (height, width) before padding.
+        max_detections: of an image.
+        coco_id_rows: the classes are COCO ids, of which the unused are dropped and the others made
+            contiguous.
+        padding_mask: (B, Q) bool, True for slots that hold no query.
+
+    Returns:
+        ``pred_boxes`` (xyxy in pixels), ``scores`` and ``pred_classes`` of each image.
     """
     scores = prediction.logits.sigmoid()
     if coco_id_rows:

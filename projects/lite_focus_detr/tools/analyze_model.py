@@ -22,15 +22,15 @@ from tabulate import tabulate
 from .. import model_zoo, ops
 from ..analysis.activation_memory import measure_activation_memory
 from ..analysis.complexity import measure_complexity
-from ..engine import load_config, user_errors
+from ..engine import user_errors
 from .command_line import add_opts_argument, encoder_configs, picture_file
 
 #: Rows of the table: what users call a part -> modules of the detector.
 ROWS: dict[str, tuple[str, ...]] = {
     "backbone": ("backbone",),
-    "neck": ("tokens",),
+    "neck": ("neck",),
     "encoder": ("encoder",),
-    "query selection": ("proposal_head", "queries"),
+    "query selection": ("proposal_head", "query_selector"),
     "decoder": ("decoder", "heads"),
 }
 
@@ -77,7 +77,7 @@ def analyze(
         with_activations: also run it as in training, which takes memory.
     """
     with user_errors():
-        cfg = load_config(model_zoo.find_config_file(config_file), options)
+        cfg = model_zoo.get_config(config_file, options)
         cfg.MODEL.DEVICE = "cpu"
         model = build_model(cfg)
     with warnings.catch_warnings():

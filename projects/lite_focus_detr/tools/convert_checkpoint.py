@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import model_zoo
 from ..converters import convert_state_dict, training_options, unwrap
-from ..engine import load_config, user_errors
+from ..engine import user_errors
 from ..engine.checkpoint_io import read_checkpoint, write_atomically
 from .command_line import add_config_arguments
 
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_config_arguments(parser, weights=False)
     args = parser.parse_args(arguments)
     with user_errors():
-        cfg = load_config(model_zoo.find_config_file(args.config_file), args.opts)
+        cfg = model_zoo.get_config(args.config_file, args.opts)
         cfg.MODEL.DEVICE = "cpu"
         convert_file(args.input, args.output, cfg)
 

@@ -15,11 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..engine import user_errors
-from ..modeling import DetectionTransformer
+from ..modeling import DetectionTransformer, DetectorOutputs
 from ..modeling.attention import SampledAttention
 from ..predictor import Predictor, load_inference_config
 from ..visualization.attention import Samples, draw_samples, nearest_samples, record_calls
@@ -44,12 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     samples: dict[str, Samples] = {}
     for config_file, (predictor, attention) in zip(args.config_file, models, strict=True):
         with record_calls(attention) as calls:
-            instances = predictor(args.image)
+            outputs = predict(predictor, args.image)
         if not len(points):
-            points = _centers(instances, args.num_queries)
-        with torch.inference_mode():
-            name = f"{len(samples) + 1} {Path(config_file).stem}"
-            samples[name] = nearest_samples(attention, calls, points)
+            points = _best_centers(outputs, args.num_queries)
+        name = f"{len(samples) + 1} {Path(config_file).stem}"
+        ratios = outputs.tokens.valid_ratios[0]
+        samples[name] = nearest_samples(attention, calls, points, ratios)
     draw_samples(image, samples).savefig(picture)
 
 
@@ -59,13 +58,26 @@ def find_attention(model: DetectionTransformer, part: str, layer: int) -> Sample
     Raises:
         ValueError: there is no such layer.
     """
-    layers = model.get_submodule(f"{part}.layers")
-    assert isinstance(layers, nn.ModuleList)
+    layers = [x for x in getattr(model, part).modules() if isinstance(x, SampledAttention)]
     if not -len(layers) <= layer < len(layers):
         raise ValueError(f"--layer {layer}: the {part} has {len(layers)} layers, 0 is the first")
-    attention = layers[layer].get_submodule("self_attn" if part == "encoder" else "cross_attn")
-    assert isinstance(attention, SampledAttention)
-    return attention
+    return layers[layer]
+
+
+@torch.inference_mode()
+def predict(predictor: Predictor, path: str) -> DetectorOutputs:
+    """What a detector predicts for an image file, before the selection of detections."""
+    inputs = predictor.mapper({"file_name": path})
+    outputs: DetectorOutputs = predictor.model.forward_outputs(
+        predictor.model.preprocess_image([inputs])
+    )
+    return outputs
+
+
+def _best_centers(outputs: DetectorOutputs, count: int) -> Tensor:
+    """Centres (x, y) of the boxes with the highest scores, in [0, 1]."""
+    best = outputs.pred_logits[0].amax(-1).topk(count).indices
+    return outputs.pred_boxes[0, best, :2].cpu()
 
 
 def _relative_points(points: Sequence[Sequence[float]], width: int, height: int) -> Tensor:
@@ -74,13 +86,6 @@ def _relative_points(points: Sequence[Sequence[float]], width: int, height: int)
         if not (0 <= x < width and 0 <= y < height):
             raise ValueError(f"--point {x:g} {y:g} is outside of the {width}x{height} image")
     return torch.tensor(points).reshape(-1, 2) / torch.tensor([width, height])
-
-
-def _centers(instances: Instances, count: int) -> Tensor:
-    """Centres of the best detections, in [0, 1]; the middle of the image if there are none."""
-    height, width = instances.image_size
-    centers = instances.pred_boxes.get_centers()[:count] / torch.tensor([width, height])
-    return centers if len(centers) else torch.full((1, 2), 0.5)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
-from .. import ops
-from ..modeling.attention import (
-    DeformableAttention,
-    KeyAwareAttention,
-    Projected,
-    SampledAttention,
-    SamplePoints,
-)
-from ..modeling.tokens import FeatureTokens
+from ..modeling.attention import SampledAttention
+from ..modeling.structures import ProjectedTokens, SpatialShapes
 from .detections import Picture
 
 
 class AttentionCall(NamedTuple):
-    """Arguments of one run of an attention module, see ``SampledAttention.attend``."""
+    """Arguments of one run of an attention module, see ``SampledAttention.forward``."""
 
     query: Tensor
     reference_points: Tensor
-    projected: Projected
-    tokens: FeatureTokens
+    value: Tensor | ProjectedTokens
+    spatial_shapes: SpatialShapes
+    padding_mask: Tensor | None = None
 
 
 class Samples(NamedTuple):
@@ -46,21 +40,22 @@ def record_calls(attention: SampledAttention) -> Iterator[list[AttentionCall]]:
     An encoder may update its tokens in several calls, a batch is one call.
     """
     calls: list[AttentionCall] = []
-    attend = attention.attend
 
-    def spy(
-        query: Tensor, reference_points: Tensor, projected: Projected, tokens: FeatureTokens
-    ) -> Tensor:
-        calls.append(AttentionCall(query, reference_points, projected, tokens))
-        return attend(query, reference_points, projected, tokens)
+    def record(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        calls.append(AttentionCall(*arguments))
 
-    attention.attend = spy  # type: ignore[method-assign]
-    yield calls
-    del attention.attend
+    hook = attention.register_forward_pre_hook(record)
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 def nearest_samples(
-    attention: SampledAttention, calls: list[AttentionCall], points: Tensor
+    attention: SampledAttention,
+    calls: Sequence[AttentionCall],
+    points: Tensor,
+    valid_ratios: Tensor,
 ) -> Samples:
     """Samples of those queries of the first image whose references are nearest to given points.
 
@@ -68,78 +63,41 @@ def nearest_samples(
         attention: the module that was recorded.
         calls: of one forward pass.
         points: (N, 2) in coordinates (x, y) of the un-padded image, in [0, 1].
+        valid_ratios: (L, 2) un-padded share of the first image on each level.
 
     Returns:
         One query per point.
     """
-    ratios = calls[0].tokens.valid_ratios[:1, 0]
     sizes = [call.query.shape[1] for call in calls]
-    references = torch.cat([call.reference_points[0, :, 0, :2] for call in calls]) / ratios
+    references = torch.cat([call.reference_points[0, :, 0, :2] for call in calls])
+    references = references / valid_ratios[0]
     nearest = torch.cdist(points.to(references), references).argmin(1)
-    chosen = []
+    all_locations, all_weights = [], []
     for index in nearest.tolist():
         call = 0
         while index >= sizes[call]:
             index -= sizes[call]
             call += 1
-        chosen.append(_samples(attention, calls[call], index))
-    return Samples(*map(torch.cat, zip(*chosen, strict=True)))
+        locations, weights = attention.sampling(*_single_query(calls[call], index))
+        all_locations.append(locations / valid_ratios[:, None])
+        all_weights.append(weights)
+    return Samples(references[nearest], torch.cat(all_locations), torch.cat(all_weights))
 
 
-def _samples(attention: SampledAttention, call: AttentionCall, index: int) -> Samples:
-    query, references = (x[:1, index : index + 1] for x in call[:2])
-    value, key = call.projected
-    projected = Projected(value[:1], None if key is None else key[:1])
-    points = attention.points(query, references, call.tokens)
-    locations = ops.reference.sampling_locations(*points)
-    weights = attention_weights(attention, query, projected, points)
-    ratios = call.tokens.valid_ratios[0]
-    return Samples(
-        references[0, :, 0, :2] / ratios[0],
-        locations[0] / ratios[:, None],
-        weights[0].view(locations.shape[1:-1]),
+def _single_query(call: AttentionCall, index: int) -> AttentionCall:
+    """The call for one query of the first image."""
+    value, mask = call.value, call.padding_mask
+    if isinstance(value, Tensor):
+        value = value[:1]
+    else:
+        value = ProjectedTokens(value.value[:1], None if value.key is None else value.key[:1])
+    return AttentionCall(
+        call.query[:1, index : index + 1],
+        call.reference_points[:1, index : index + 1],
+        value,
+        call.spatial_shapes,
+        None if mask is None else mask[:1],
     )
-
-
-def attention_weights(
-    attention: SampledAttention, query: Tensor, projected: Projected, points: SamplePoints
-) -> Tensor:
-    """Weights (B, Q, M, L * P) that an attention module gives to its samples.
-
-    Args:
-        attention: of any kind.
-        query: (B, Q, C), position included.
-        projected: the tokens that it samples.
-        points: where.
-    """
-    if not isinstance(attention, KeyAwareAttention):
-        assert isinstance(attention, DeformableAttention)
-        logits = attention.attention_weights(query).unflatten(-1, (attention.num_heads, -1))
-        return logits.softmax(-1)
-    heads = attention.query_proj(query).unflatten(-1, (attention.num_heads, -1))
-    keys = projected.value if projected.key is None else projected.key
-    sampled = sample_keys(keys, points)
-    return (torch.einsum("bqmd,bqmpd->bqmp", heads, sampled) * heads.shape[-1] ** -0.5).softmax(-1)
-
-
-def sample_keys(keys: Tensor, points: SamplePoints) -> Tensor:
-    """Keys (B, S, M, D) interpolated at every point, (B, Q, M, L * P, D)."""
-    locations = ops.reference.sampling_locations(*points)  # (B, Q, M, L, P, 2)
-    sizes = [height * width for height, width in points.spatial_shapes]
-    levels = []
-    for level, tokens in enumerate(torch.split(keys, sizes, 1)):
-        # A point whose only sample has the weight one attends to exactly that sample.
-        single = locations[:, :, :, level].transpose(2, 3)  # (B, Q, P, M, 2)
-        single = single.flatten(1, 2)[:, :, :, None, None]
-        sampled = ops.multi_scale_deformable_attention(
-            tokens.contiguous(),
-            [points.spatial_shapes[level]],
-            single,
-            torch.ones_like(single[..., 0]),
-        )
-        shape = (*locations.shape[:2], locations.shape[4], keys.shape[2], -1)
-        levels.append(sampled.view(shape).transpose(2, 3))
-    return torch.cat(levels, 3)
 
 
 def draw_samples(image: Picture, samples: Mapping[str, Samples]) -> Figure:

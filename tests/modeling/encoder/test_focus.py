@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -5,14 +7,12 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from lite_focus_detr.modeling.encoder import focus
-from lite_focus_detr.modeling.encoder.focus import (
+from lite_focus_detr.modeling.encoder.foreground import (
     assign_foreground,
     foreground_loss,
     foreground_recall,
 )
-from lite_focus_detr.modeling.encoder.selection import TokenSelection
-from lite_focus_detr.modeling.targets import Targets
-from lite_focus_detr.modeling.tokens import FeatureTokens
+from lite_focus_detr.modeling.structures import FeatureTokens, Targets, TokenSelection
 
 RANGES = [(-1, 64), (64, 128), (128, 256), (256, 999999)]
 SHAPES = ((32, 40), (16, 20), (8, 10), (4, 5))
@@ -125,7 +125,7 @@ def test_recall_of_the_first_and_the_last_layer_is_logged(model, make_batch):
 
 
 def test_all_tokens_kept_recall_all_foreground(model, make_batch):
-    model.encoder.keep_ratios = [1.0, 1.0]
+    model.encoder.settings = dataclasses.replace(model.encoder.settings, keep_ratios=[1.0, 1.0])
     with EventStorage() as storage:
         model(make_batch((3, 1)))
         assert storage.latest()["focus/foreground_recall_layer0"][0] == 1

@@ -1,11 +1,14 @@
 """What holds for Focus-DETR and Sparse DETR alike, on every host."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
+
+from lite_focus_detr.modeling.structures import SelectionTrace, TokenQueries
 
 FAMILIES = ["deformable", "deformable_refine", "deformable_two_stage", "dn_deformable", "dino"]
 ARCHITECTURES = ["FocusDETR", "SparseDETR"]
@@ -40,7 +43,7 @@ def tokens_of(model, sizes=SIZES):
         torch.randn(len(sizes), 32, -(-height // stride), -(-width // stride))
         for stride in (8, 16, 32, 64)
     ]
-    return model.tokens(levels, ImageList(torch.empty(len(sizes), 3, height, width), sizes))
+    return model.flatten_levels(levels, ImageList(torch.empty(len(sizes), 3, height, width), sizes))
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)])
@@ -88,8 +91,8 @@ def test_tokens_that_no_layer_keeps_come_out_bit_identical(config, architecture)
     model = build(config(architecture))
     tokens = tokens_of(model)
     output = model.encoder(tokens, model.proposal_head)
-    first = output.aux["kept"][0]
-    for image, budget in enumerate(output.aux["budgets"]):
+    first = output.trace.kept[0]
+    for image, budget in enumerate(output.trace.budgets):
         kept = torch.zeros(tokens.features.shape[1], dtype=torch.bool)
         kept[first.indices[image, :budget]] = True
         assert torch.equal(output.memory[image, ~kept], tokens.features[image, ~kept])
@@ -99,7 +102,7 @@ def test_tokens_that_no_layer_keeps_come_out_bit_identical(config, architecture)
 
 def test_each_layer_keeps_the_best_of_the_layer_before(config):
     model = build(config("FocusDETR"))
-    first, second = model.encoder(tokens_of(model), model.proposal_head).aux["kept"]
+    first, second = model.encoder(tokens_of(model), model.proposal_head).trace.kept
     assert second.indices.shape[1] < first.indices.shape[1]
     assert torch.equal(second.indices, first.indices[:, : second.indices.shape[1]])
 
@@ -108,10 +111,10 @@ def test_a_token_dropped_by_a_later_layer_keeps_its_last_value(config):
     model = build(config("FocusDETR"))
     tokens = tokens_of(model)
     output = model.encoder(tokens, model.proposal_head)
-    first, second = output.aux["kept"]
+    first, second = output.trace.kept
     count = second.indices.shape[1]
-    dropped = first.indices[1, count : output.aux["budgets"][1]]
-    rows = output.aux["layers"][0][1, count : output.aux["budgets"][1]]
+    dropped = first.indices[1, count : output.trace.budgets[1]]
+    rows = output.trace.features[0][1, count : output.trace.budgets[1]]
     assert torch.equal(output.memory[1, dropped], rows)
 
 
@@ -121,13 +124,13 @@ def test_no_object_token_is_padding(config, ratio):
     # 20 + 6 + 2 + 1 tokens in the first.
     tokens = tokens_of(model, [(32, 40), (128, 128)])._replace(batch_invariant=True)
     output = model.encoder(tokens, model.proposal_head)
-    for kept, objects in zip(output.aux["kept"], output.aux["objects"], strict=True):
+    for kept, objects in zip(output.trace.kept, output.trace.objects, strict=True):
         chosen = kept.indices.gather(1, objects.indices)
         padded = tokens.padding_mask.gather(1, chosen)
-        usable = torch.ones_like(padded) if objects.kept is None else objects.kept
+        usable = torch.ones_like(padded) if objects.within_budget is None else objects.within_budget
         assert not (padded & usable).any()
-        assert usable.sum(1).tolist() == [min(60, output.aux["budgets"][0]), 60]
-        assert (objects.indices < torch.tensor(output.aux["budgets"])[:, None])[usable].all()
+        assert usable.sum(1).tolist() == [min(60, output.trace.budgets[0]), 60]
+        assert (objects.indices < torch.tensor(output.trace.budgets)[:, None])[usable].all()
     assert output.memory.isfinite().all()
 
 
@@ -146,9 +149,9 @@ def test_rows_beyond_a_budget_are_objects_only_as_published(config, score, invar
     model.encoder.scorer.layer2[-1].bias.data -= 5
     tokens = tokens_of(model, [(64, 64), (128, 128)])._replace(batch_invariant=invariant)
     output = model.encoder(tokens, model.proposal_head)
-    objects = output.aux["objects"][0]
-    usable = slice(None) if objects.kept is None else objects.kept[0]
-    assert (objects.indices[0, usable] >= output.aux["budgets"][0]).any() == beyond
+    objects = output.trace.objects[0]
+    usable = slice(None) if objects.within_budget is None else objects.within_budget[0]
+    assert (objects.indices[0, usable] >= output.trace.budgets[0]).any() == beyond
 
 
 def test_rows_beyond_a_budget_start_afresh_in_every_layer(config):
@@ -158,21 +161,30 @@ def test_rows_beyond_a_budget_start_afresh_in_every_layer(config):
     for layer in model.encoder.layers:
         layer.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].features))
     output = model.encoder(tokens, model.proposal_head)
-    budget = output.aux["budgets"][0]
-    indices = output.aux["kept"][1].indices[0, budget:]
+    budget = output.trace.budgets[0]
+    indices = output.trace.kept[1].indices[0, budget:]
     assert len(indices) > 0
     assert torch.equal(seen[1][0, budget:], tokens.features[0, indices])
 
 
+def select_objects(encoder, features, scores, head, budgets):
+    queries = TokenQueries(features, torch.zeros_like(features), features[..., None, :2])
+    tokens = SimpleNamespace(batch_invariant=True)
+    trace = SelectionTrace(scores, budgets, [], [], [])
+    return encoder.select_object_tokens(queries, scores, trace, tokens, head)
+
+
 def test_fillers_do_not_reach_the_object_tokens(config):
     model = build(config("FocusDETR", OBJECT_TOKENS=60))
-    attention = model.encoder.object_attention[0]
+    attention = model.encoder.dual_attention[0]
     rows, position = torch.randn(2, 60, 32), torch.randn(2, 60, 32)
     scores = torch.linspace(1, 0, 60).expand(2, -1)
-    objects = model.encoder._select_objects(rows, scores, model.proposal_head, (29, 60))
+    objects = select_objects(model.encoder, rows, scores, model.proposal_head, (29, 60))
     changed = rows.clone()
     changed[0, 29:] += 10
-    before, after = (attention(x, position, objects)[0] for x in (rows, changed))
+    before, after = (
+        attention(TokenQueries(x, position, None), objects)[0] for x in (rows, changed)
+    )
     assert not torch.equal(before[:29], rows[0, :29])
     torch.testing.assert_close(before[:29], after[:29])
     assert torch.equal(after[29:], changed[0, 29:])
@@ -181,8 +193,8 @@ def test_fillers_do_not_reach_the_object_tokens(config):
 def test_object_tokens_of_a_small_image_are_all_of_its_tokens(config):
     model = build(config("FocusDETR", OBJECT_TOKENS=300))
     output = model.encoder(tokens_of(model, [(32, 32)]), model.proposal_head)
-    assert [x.indices.shape[1] for x in output.aux["objects"]] == [
-        x.indices.shape[1] for x in output.aux["kept"]
+    assert [x.indices.shape[1] for x in output.trace.objects] == [
+        x.indices.shape[1] for x in output.trace.kept
     ]
 
 
@@ -191,9 +203,9 @@ def test_objects_have_the_highest_product_of_class_and_foreground(config):
         model = build(config("FocusDETR", OBJECT_SCORE=mode, OBJECT_TOKENS=10))
         tokens = tokens_of(model, [(96, 128)])
         output = model.encoder(tokens, model.proposal_head)
-        kept, objects = output.aux["kept"][0], output.aux["objects"][0]
-        logits = model.proposal_head.class_embed(kept.gather(tokens.features)).amax(-1)
-        foreground = output.aux["foreground"].gather(1, kept.indices)
+        kept, objects = output.trace.kept[0], output.trace.objects[0]
+        logits = model.proposal_head.predict_logits(kept.gather(tokens.features)).amax(-1)
+        foreground = output.trace.foreground.gather(1, kept.indices)
         if mode == "probability":
             logits, foreground = logits.sigmoid(), foreground.sigmoid()
         expected = (logits * foreground).topk(10).indices
@@ -202,10 +214,11 @@ def test_objects_have_the_highest_product_of_class_and_foreground(config):
 
 def test_dual_attention_changes_the_object_tokens_only_by_self_attention(config):
     model = build(config("FocusDETR"))
-    attention = model.encoder.object_attention[0]
+    attention = model.encoder.dual_attention[0]
     rows, position = torch.randn(2, 30, 32), torch.randn(2, 30, 32)
-    objects = model.encoder._select_objects(rows, torch.rand(2, 30), model.proposal_head, (30, 30))
-    updated = attention(rows, position, objects)
+    scores = torch.rand(2, 30)
+    objects = select_objects(model.encoder, rows, scores, model.proposal_head, (30, 30))
+    updated = attention(TokenQueries(rows, position, None), objects)
     for image, indices in enumerate(objects.indices):
         content = rows[image, indices]
         query = content + position[image, indices]
@@ -218,10 +231,10 @@ def test_dual_attention_changes_the_object_tokens_only_by_self_attention(config)
 @pytest.mark.parametrize("family", ["deformable", "dn_deformable"])
 def test_learned_queries_borrow_the_last_class_head_of_the_decoder(config, family):
     model = build(config("FocusDETR", family))
-    assert model.proposal_head.class_embed is model.heads.class_embed[-1]
+    assert model.proposal_head.shared[0] is model.heads.class_embed[-1]
     assert not [name for name in model.state_dict() if name.startswith("proposal_head.class")]
     twin = copy.deepcopy(model)
-    assert twin.proposal_head.class_embed is twin.heads.class_embed[-1]
+    assert twin.proposal_head.shared[0] is twin.heads.class_embed[-1]
 
 
 def test_half_precision_trains(config, make_batch):

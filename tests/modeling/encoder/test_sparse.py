@@ -2,7 +2,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from lite_focus_detr.modeling.attention_map import attention_map, record_sampling
+from lite_focus_detr.modeling.encoder.decoder_attention_map import decoder_attention_map
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def model(tiny_config):
 
 def test_all_layers_update_the_same_tokens(model, make_batch):
     images = model.preprocess_image(make_batch((1, 1)))
-    kept = model.encoder(model.build_tokens(images), model.proposal_head).aux["kept"]
+    kept = model.encoder(model.build_tokens(images), model.proposal_head).trace.kept
     assert all(torch.equal(layer.indices, kept[0].indices) for layer in kept)
 
 
@@ -24,7 +24,7 @@ def test_encoder_layers_but_the_last_predict_in_training_only(model, make_batch)
     (prediction,) = model.encoder(tokens, model.proposal_head).predictions
     assert (
         prediction.boxes.shape[1]
-        == model.encoder(tokens, model.proposal_head).aux["kept"][0].indices.shape[1]
+        == model.encoder(tokens, model.proposal_head).trace.kept[0].indices.shape[1]
     )
     model.eval()
     assert model.encoder(tokens, model.proposal_head).predictions == ()
@@ -33,15 +33,14 @@ def test_encoder_layers_but_the_last_predict_in_training_only(model, make_batch)
 def test_scores_learn_the_tokens_that_the_decoder_looks_at(model, make_batch):
     images = model.preprocess_image(make_batch((1, 1)))
     tokens = model.build_tokens(images)
-    encoded, queries = model._encode(tokens)
-    with record_sampling(layer.cross_attn for layer in model.decoder.layers) as sampling:
-        model.decoder(queries, encoded.memory, tokens, model.heads)
+    outputs = model.forward_outputs(images, return_sampling=True)
+    encoded, sampling = outputs.encoder, outputs.sampling
     loss = model.encoder.losses(encoded, tokens, None, sampling)["loss_dam"]
-    attention = attention_map(sampling, tokens.spatial_shapes).sum(-1)
-    logits = encoded.aux["foreground"]
+    attention = decoder_attention_map(sampling, tokens.spatial_shapes).sum(-1)
+    logits = encoded.trace.foreground
     logits = torch.where(tokens.padding_mask, logits.min(), logits)
     total = torch.zeros(())
-    for image, budget in enumerate(encoded.aux["budgets"]):
+    for image, budget in enumerate(encoded.trace.budgets):
         scores = attention[image].masked_fill(tokens.padding_mask[image], -1)
         best = set(scores.argsort(descending=True)[:budget].tolist())
         for token, logit in enumerate(logits[image]):

@@ -1,6 +1,7 @@
 """Encoders: modules that turn feature tokens into the decoder's memory."""
 
-from .base import ENCODER_REGISTRY, Encoder, EncoderOutput, build_encoder
+from ..structures import EncoderOutput, TokenQueries, TokenSelection
+from .base import ENCODER_REGISTRY, Encoder, build_encoder, require_values
 from .deformable import DeformableEncoder
 from .focus import FocusEncoder
 from .layer import EncoderLayer
@@ -16,5 +17,8 @@ __all__ = [
     "FocusEncoder",
     "LiteEncoder",
     "SparseEncoder",
+    "TokenQueries",
+    "TokenSelection",
     "build_encoder",
+    "require_values",
 ]

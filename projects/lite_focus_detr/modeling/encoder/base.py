@@ -1,42 +1,51 @@
 """What an encoder is: the interface between tokens and queries."""
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from functools import reduce
+from operator import getitem
 
 from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ..attention_map import Sampling
-from ..heads import Prediction, ProposalHead
-from ..targets import Targets
-from ..tokens import FeatureTokens
+from ..proposals import TokenClassifier
+from ..structures import EncoderOutput, FeatureTokens, SamplingPoints, Targets
 
 ENCODER_REGISTRY = Registry("ENCODER")
 ENCODER_REGISTRY.__doc__ = "Encoders by name, built as ``Encoder(cfg)``; see :class:`Encoder`."
 
 
-class EncoderOutput(NamedTuple):
-    """Result of an encoder."""
-
-    memory: Tensor  #: (B, S, C) all tokens
-    aux: Mapping[str, Any] = MappingProxyType({})  #: for the encoder's own losses and pictures
-    predictions: Sequence[Prediction] = ()  #: of its layers, trained like the decoder's
-
-
 class Encoder(nn.Module):
-    """Base of the encoders: update tokens, and own the losses that the update needs."""
+    """Base of the encoders: update tokens, and own the configuration keys and losses of that."""
 
-    #: A proposal head is needed to score tokens, whatever the queries are.
+    #: Tokens are scored: a proposal head is needed, whatever the queries are.
     needs_proposal_head = False
     #: The losses need to know where the decoder samples.
     needs_sampling = False
+    #: Names of submodules that only a training uses.
+    training_only: tuple[str, ...] = ()
 
-    def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
+    @staticmethod
+    def add_config(cfg: CfgNode) -> None:
+        """Add the keys of the encoder with their defaults, in place; by default there are none."""
+
+    @staticmethod
+    def validate_config(cfg: CfgNode) -> None:
+        """Refuse keys that the encoder cannot be built or trained with; by default none.
+
+        Raises:
+            ValueError: names the keys, their values and the remedy.
+        """
+
+    def forward(
+        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
+    ) -> EncoderOutput:
         """Encode the feature levels of a batch.
 
-        ``proposal_head`` scores tokens; None if neither queries nor encoder ask for one.
+        Args:
+            tokens: all levels of all images.
+            proposal_head: scores tokens; None if neither queries nor encoder ask for one. It is the
+                detector's, handed on because published weights have it once.
         """
         raise NotImplementedError
 
@@ -45,12 +54,15 @@ class Encoder(nn.Module):
         output: EncoderOutput,
         tokens: FeatureTokens,
         targets: Targets,
-        sampling: Sequence[Sampling],
+        sampling: Sequence[SamplingPoints],
     ) -> dict[str, Tensor]:
-        """Weighted losses beyond those of the detector; none by default.
+        """Weighted losses beyond those of the detector, by name; none by default.
 
-        ``output`` is that of this encoder for ``tokens``, ``sampling`` that of the queries in each
-        decoder layer if ``needs_sampling``, else empty.
+        Args:
+            output: of this encoder for ``tokens``.
+            tokens: what it was given.
+            targets: ground truth of the batch.
+            sampling: of the queries in each decoder layer if ``needs_sampling``, else empty.
         """
         return {}
 
@@ -58,3 +70,26 @@ class Encoder(nn.Module):
 def build_encoder(name: str, cfg: CfgNode) -> Encoder:
     """Build the encoder registered as ``name``."""
     return ENCODER_REGISTRY.get(name)(cfg)
+
+
+def require_values(
+    cfg: CfgNode, choices: Mapping[str, Sequence[str]], minimum_values: Mapping[str, float]
+) -> None:
+    """Check single keys.
+
+    Args:
+        cfg: configuration.
+        choices: the possible values of keys, given by their full names.
+        minimum_values: the smallest values of others.
+
+    Raises:
+        ValueError: names the key, its value and what is possible.
+    """
+    for key, allowed in choices.items():
+        value = reduce(getitem, key.split("."), cfg)
+        if value not in allowed:
+            raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
+    for key, least in minimum_values.items():
+        value = reduce(getitem, key.split("."), cfg)
+        if value < least:
+            raise ValueError(f"{key} is {value}; it must be at least {least}")

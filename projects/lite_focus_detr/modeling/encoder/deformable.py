@@ -6,11 +6,11 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from torch import nn
 
-from ..attention import build_attention
-from ..heads import ProposalHead
-from ..tokens import FeatureTokens
-from .base import ENCODER_REGISTRY, Encoder, EncoderOutput
-from .layer import EncoderLayer, TokenQueries
+from ..proposals import TokenClassifier
+from ..structures import EncoderOutput, FeatureTokens, TokenQueries
+from ..transformer_layer import run_layer
+from .base import ENCODER_REGISTRY, Encoder
+from .layer import EncoderLayer
 
 
 @ENCODER_REGISTRY.register()
@@ -18,31 +18,32 @@ class DeformableEncoder(Encoder):
     """All tokens attend to all levels in every layer (Deformable DETR, 4.1)."""
 
     @configurable
-    def __init__(self, *, layers: Sequence[EncoderLayer]) -> None:
+    def __init__(self, *, layers: Sequence[EncoderLayer], gradient_checkpointing: bool) -> None:
+        """
+        Args:
+            layers: in order.
+            gradient_checkpointing: see :func:`run_layer`.
+        """
         super().__init__()
         self.layers = nn.ModuleList(layers)
+        self.gradient_checkpointing = gradient_checkpointing
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.DETR``."""
-        count = cfg.MODEL.DETR.ENCODER.NUM_LAYERS
-        return {"layers": [EncoderLayer(**layer_arguments(cfg)) for _ in range(count)]}
+        detr = cfg.MODEL.DETR
+        return {
+            "layers": [EncoderLayer(cfg) for _ in range(detr.ENCODER.NUM_LAYERS)],
+            "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING,
+        }
 
-    def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
+    def forward(
+        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
+    ) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` is not used."""
-        queries = TokenQueries(tokens.features, tokens.position, tokens.to_levels(tokens.centers))
+        queries = TokenQueries.all_of(tokens)
         for layer in self.layers:
-            queries = queries._replace(features=layer(queries, queries.features, tokens))
+            arguments = (queries, queries.features, tokens)
+            features = run_layer(self.gradient_checkpointing, layer, *arguments)
+            queries = queries._replace(features=features)
         return EncoderOutput(queries.features)
-
-
-def layer_arguments(cfg: CfgNode) -> dict[str, Any]:
-    """Arguments of any encoder layer from ``MODEL.DETR``."""
-    detr, encoder = cfg.MODEL.DETR, cfg.MODEL.DETR.ENCODER
-    return {
-        "self_attn": build_attention(detr, encoder),
-        "embed_dim": detr.EMBED_DIM,
-        "ffn_dim": encoder.FFN_DIM,
-        "dropout": encoder.DROPOUT,
-        "recompute": detr.GRADIENT_CHECKPOINTING,
-    }

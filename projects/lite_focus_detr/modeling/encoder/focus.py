@@ -8,23 +8,33 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor
-from torchvision.ops import box_convert, sigmoid_focal_loss
 
-from ..matcher import FOCAL_ALPHA, FOCAL_GAMMA
-from ..targets import Targets
-from ..tokens import FeatureTokens
-from .base import ENCODER_REGISTRY, EncoderOutput
-from .selection import TokenSelection
-from .selective import SelectiveEncoder, selection_arguments
+from ..structures import EncoderOutput, FeatureTokens, SamplingPoints, Targets
+from .base import ENCODER_REGISTRY, require_values
+from .dual_attention import DualAttention
+from .foreground import ScaleRanges, assign_foreground, foreground_loss, foreground_recall
+from .layer import EncoderLayer
+from .selective import SelectionSettings, SelectiveEncoder, selective_arguments
+from .token_scorer import TokenScorer
 
 logger = logging.getLogger(__name__)
 
-# Reading a number from the device waits for it, so the recall is not logged in every iteration.
+# Reading a number from a GPU waits for it, so the recall is not logged in every iteration.
 LOG_PERIOD = 20
 # A level without a single foreground token in so many iterations is worth a warning.
 LEVEL_CHECK_ITERATIONS = 100
 
-ScaleRanges = Sequence[tuple[float, float]]  #: (low, high] of each level, in pixels of the image
+CHOICES = {
+    "MODEL.FOCUS.MODULATION": ("none", "top_down", "bottom_up"),
+    "MODEL.FOCUS.DISTANCE": ("max_side", "half_size"),
+    "MODEL.FOCUS.VALUE": ("frozen", "updated"),
+    "MODEL.FOCUS.OBJECT_SCORE": ("logit", "probability"),
+}
+MINIMUM_VALUES = {
+    "MODEL.FOCUS.OBJECT_TOKENS": 0,
+    "MODEL.FOCUS.SCALE_RANGES_AT": 0,
+    "MODEL.FOCUS.LOSS_WEIGHT": 0,
+}
 
 
 @ENCODER_REGISTRY.register()
@@ -35,133 +45,155 @@ class FocusEncoder(SelectiveEncoder):
     def __init__(
         self,
         *,
+        layers: Sequence[EncoderLayer],
+        scorer: TokenScorer,
+        dual_attention: Sequence[DualAttention],
+        settings: SelectionSettings,
+        gradient_checkpointing: bool,
         scale_ranges: ScaleRanges,
         scale_ranges_at: int,
         distance: str,
         loss_weight: float,
-        **selection: Any,
     ) -> None:
-        """Configure the supervision; ``selection`` see :class:`SelectiveEncoder`.
-
-        ``scale_ranges``: (low, high] in pixels of the boxes that each level must find, measured as
-        ``distance``, in images of the short side ``scale_ranges_at``; 0: of any; see
-        :func:`assign_foreground`.
         """
-        super().__init__(**selection)
+        Args:
+            layers: in order.
+            scorer: of all tokens.
+            dual_attention: one before each layer; empty: none.
+            settings: of the selection.
+            gradient_checkpointing: see :func:`run_layer`.
+            scale_ranges: (low, high] in pixels of the boxes that each level must find.
+            scale_ranges_at: short side of the images that these are for; 0: of any.
+            distance: measure of a box, see :func:`assign_foreground`.
+            loss_weight: of the foreground loss, at least 0.
+        """
+        super().__init__(
+            layers=layers,
+            scorer=scorer,
+            dual_attention=dual_attention,
+            settings=settings,
+            gradient_checkpointing=gradient_checkpointing,
+        )
         self.scale_ranges = scale_ranges
         self.scale_ranges_at = scale_ranges_at
-        self.positives: Tensor | None = None
-        self.checked_iterations = 0
         self.distance = distance
         self.loss_weight = loss_weight
+        self.levels_found: Tensor | None = None
+        self.checked_iterations = 0
+
+    @staticmethod
+    def add_config(cfg: CfgNode) -> None:
+        """Add ``MODEL.FOCUS`` with the defaults of the released models."""
+        cfg.MODEL.FOCUS = focus = CfgNode()
+        # Share of an image's tokens that each encoder layer updates, not rising: 0.3 of Table 7.
+        focus.KEEP_RATIOS = [0.5, 0.4, 0.3, 0.3, 0.2, 0.1]
+        # Scores of a level scale the features from which the next is scored: top_down (release and
+        # paper), bottom_up or none (Table 5).
+        focus.MODULATION = "top_down"
+        # (low, high] in pixels: the sizes of the boxes whose tokens are foreground, for each level.
+        # As released and in Table 8, row 1; row 2 has [[-1, 128], [128, 256], [256, 512], [512,
+        # 999999]], the best, row 3, [[-1, 64], [64, 256], [128, 512], [256, 999999]].
+        focus.SCALE_RANGES = [[-1, 64], [64, 128], [128, 256], [256, 999999]]
+        # Short side of the images that SCALE_RANGES are for: with 800 they shrink with smaller
+        # images. 0: pixels of any image, as published.
+        focus.SCALE_RANGES_AT = 0
+        # Size of a box: max_side is the token's distance to the farthest side (release); half_size
+        # is half of the longer side (paper, eq. 1).
+        focus.DISTANCE = "max_side"
+        # Weight of the foreground loss, as released; 0: the scores stay untrained (Table 4, row 1).
+        focus.LOSS_WEIGHT = 1.5
+        # Tokens that the layers attend to: frozen, the features of the neck in every layer
+        # (release), or updated by the layers before (paper, algorithm 1). Weights fit one of them
+        # only.
+        focus.VALUE = "frozen"
+        # Tokens of the self-attention before each deformable attention, 300 in release and paper;
+        # 0: no dual attention.
+        focus.OBJECT_TOKENS = 300
+        # They have the highest product of class and foreground score, before (logit, release) or
+        # after (probability, paper eq. 3) the sigmoid. Two negative logits have a high product.
+        focus.OBJECT_SCORE = "logit"
+
+    @staticmethod
+    def validate_config(cfg: CfgNode) -> None:
+        """See :meth:`Encoder.validate_config`."""
+        require_values(cfg, CHOICES, MINIMUM_VALUES)
+        detr, focus = cfg.MODEL.DETR, cfg.MODEL.FOCUS
+        ratios, ranges = list(focus.KEEP_RATIOS), focus.SCALE_RANGES
+        for key, entries, parts, count in (
+            ("KEEP_RATIOS", ratios, "MODEL.DETR.ENCODER.NUM_LAYERS", detr.ENCODER.NUM_LAYERS),
+            ("SCALE_RANGES", ranges, "MODEL.DETR.NUM_LEVELS", detr.NUM_LEVELS),
+        ):
+            if len(entries) != count:
+                raise ValueError(
+                    f"MODEL.FOCUS.{key} has {len(entries)} entries, {parts} is {count}; give one "
+                    "each"
+                )
+        if ratios != sorted(ratios, reverse=True) or not 0 < ratios[-1] <= ratios[0] <= 1:
+            raise ValueError(
+                f"MODEL.FOCUS.KEEP_RATIOS {ratios} must lie in (0, 1] and not rise from layer to "
+                "layer"
+            )
+        if any(len(limits) != 2 or limits[0] >= limits[1] for limits in ranges):
+            raise ValueError(
+                f"MODEL.FOCUS.SCALE_RANGES {ranges} must hold a [low, high] with low < high per "
+                "level"
+            )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.FOCUS`` and ``MODEL.DETR.ENCODER``."""
         focus = cfg.MODEL.FOCUS
         return {
-            "keep_ratios": focus.KEEP_RATIOS,
-            "frozen_values": focus.VALUE == "frozen",
+            **selective_arguments(
+                cfg,
+                focus,
+                keep_ratios=focus.KEEP_RATIOS,
+                value=focus.VALUE,
+                modulation=focus.MODULATION,
+            ),
             "scale_ranges": [tuple(limits) for limits in focus.SCALE_RANGES],
             "scale_ranges_at": focus.SCALE_RANGES_AT,
             "distance": focus.DISTANCE,
             "loss_weight": focus.LOSS_WEIGHT,
-            **selection_arguments(cfg, focus, focus.MODULATION),
         }
 
     def losses(
-        self, output: EncoderOutput, tokens: FeatureTokens, targets: Targets, sampling: Any
+        self,
+        output: EncoderOutput,
+        tokens: FeatureTokens,
+        targets: Targets,
+        sampling: Sequence[SamplingPoints],
     ) -> dict[str, Tensor]:
         """``loss_foreground``: focal loss of the scores; see :class:`Encoder`."""
-        wanted = assign_foreground(
+        trace = output.trace
+        assert trace is not None
+        foreground = assign_foreground(
             tokens, targets, self.scale_ranges, self.distance, self.scale_ranges_at
         )
-        self._check_levels(wanted, tokens)
+        self.check_levels(foreground, tokens)
         if has_event_storage() and get_event_storage().iter % LOG_PERIOD == 0:
-            kept = output.aux["kept"]
-            for layer in {0, len(kept) - 1}:
-                recall = foreground_recall(kept[layer], wanted)
+            for layer in {0, len(trace.kept) - 1}:
+                recall = foreground_recall(trace.kept[layer], foreground)
                 get_event_storage().put_scalar(f"focus/foreground_recall_layer{layer}", recall)
-        loss = foreground_loss(output.aux["foreground"], wanted)
+        loss = foreground_loss(trace.foreground, foreground)
         return {"loss_foreground": self.loss_weight * loss}
 
-    def _check_levels(self, wanted: Tensor, tokens: FeatureTokens) -> None:
-        """Warn once if a level has had no foreground since the start of the training."""
+    def check_levels(self, foreground: Tensor, tokens: FeatureTokens) -> None:
+        """Warn once if a level has had no foreground, (B, S) bool, since the training began."""
         if self.checked_iterations >= LEVEL_CHECK_ITERATIONS:
             return
         self.checked_iterations += 1
         lengths = [height * width for height, width in tokens.spatial_shapes]
-        found = torch.stack([level.any() for level in torch.split(wanted, lengths, 1)])
-        self.positives = found if self.positives is None else self.positives | found
-        if self.checked_iterations == LEVEL_CHECK_ITERATIONS and not self.positives.all():
-            empty = [
-                level for level, any_found in enumerate(self.positives.tolist()) if not any_found
-            ]
-            logger.warning(
-                "Levels %s (strides %s) had no foreground token in the first %d iterations: all of "
-                "their tokens are trained as background. MODEL.FOCUS.SCALE_RANGES are pixels of "
-                "images of the usual size; for smaller ones set MODEL.FOCUS.SCALE_RANGES_AT 800",
-                ", ".join(map(str, empty)),
-                ", ".join(str(tokens.strides[level]) for level in empty),
-                LEVEL_CHECK_ITERATIONS,
-            )
-
-
-def foreground_recall(selection: TokenSelection, wanted: Tensor) -> float:
-    """Share of the ``wanted`` tokens, (B, S) bool, that are selected; 1 if none is wanted."""
-    found = selection.gather(wanted[..., None].float())[..., 0]
-    hits = found if selection.kept is None else found * selection.kept
-    total = wanted.sum()
-    return torch.where(total > 0, hits.sum() / total, 1.0).item()
-
-
-def assign_foreground(
-    tokens: FeatureTokens,
-    targets: Targets,
-    scale_ranges: ScaleRanges,
-    distance: str,
-    scale_ranges_at: int = 0,
-) -> Tensor:
-    """Tokens (B, S) that lie strictly inside a box whose scale is in the range of their level.
-
-    The scale is a ``distance``. ``max_side``: greatest distance of the token to a side of the box
-    (the released code, after FCOS); ``half_size``: half of the box's longer side (eq. 1). The
-    ranges are pixels; with ``scale_ranges_at``, pixels of images of that short side.
-    """
-    factors = [min(size) / (scale_ranges_at or min(size)) for size in tokens.image_sizes]
-    # Made on the host, so that nothing waits for a device.
-    sizes = torch.tensor([(width, height) * 2 for height, width in tokens.image_sizes])
-    boxes = box_convert(targets.boxes, "cxcywh", "xyxy")
-    # Sides on whole pixels survived the division by the image size only up to rounding.
-    boxes = (boxes * sizes.to(boxes, non_blocking=True)[:, None]).mul(1024).round().div(1024)
-    half_size = (boxes[..., 2:] - boxes[..., :2]).amax(-1) / 2  # (B, T)
-    factor = torch.tensor(factors).to(boxes, non_blocking=True)[:, None, None]
-
-    def on_axis(axis: int, count: int, stride: int, limits: tuple[float, float]) -> list[Tensor]:
-        """Which of ``count`` rows or columns meet a box, (B, count, T): with a distance below the
-        upper limit; with one within both."""
-        center = torch.arange(count, device=boxes.device)[:, None] * stride + stride // 2
-        near, far = center - boxes[:, None, :, axis], boxes[:, None, :, axis + 2] - center
-        scale = torch.maximum(near, far) if distance == "max_side" else half_size[:, None]
-        below = (torch.minimum(near, far) > 0) & (scale <= limits[1] * factor)
-        return [below.to(boxes.dtype), (below & (scale > limits[0] * factor)).to(boxes.dtype)]
-
-    wanted = []
-    levels = zip(tokens.spatial_shapes, tokens.strides, scale_ranges, strict=True)
-    for (height, width), stride, limits in levels:
-        below_x, within_x = on_axis(0, width, stride, limits)
-        below_y, within_y = on_axis(1, height, stride, limits)
-        # The greater of both distances lies within: both below, at least one within. The products
-        # count such boxes without a tensor of all tokens and boxes.
-        found = within_y @ below_x.mT + below_y @ within_x.mT
-        wanted.append((found > 0).flatten(1))
-    return torch.cat(wanted, 1)
-
-
-def foreground_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Focal loss of foreground logits (B, S), padding being background: the mean over the images.
-
-    Each image is divided by its number of ``wanted`` tokens, (B, S) bool, or by one.
-    """
-    loss = sigmoid_focal_loss(logits, wanted.to(logits.dtype), FOCAL_ALPHA, FOCAL_GAMMA)
-    return (loss.sum(1) / wanted.sum(1).clamp(min=1)).mean()
+        found = torch.stack([level.any() for level in torch.split(foreground, lengths, 1)])
+        self.levels_found = found if self.levels_found is None else self.levels_found | found
+        if self.checked_iterations < LEVEL_CHECK_ITERATIONS or self.levels_found.all():
+            return
+        empty = (~self.levels_found).nonzero()[:, 0].tolist()
+        logger.warning(
+            "Levels %s (strides %s) had no foreground token in the first %d iterations: all of "
+            "their tokens are trained as background. MODEL.FOCUS.SCALE_RANGES are pixels of "
+            "images of the usual size; for smaller ones set MODEL.FOCUS.SCALE_RANGES_AT 800",
+            ", ".join(map(str, empty)),
+            ", ".join(str(tokens.strides[level]) for level in empty),
+            LEVEL_CHECK_ITERATIONS,
+        )

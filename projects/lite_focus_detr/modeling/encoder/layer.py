@@ -1,48 +1,70 @@
 """The encoder layer that all encoders share."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..attention import Projected, SampledAttention
-from ..layer import TransformerLayer
-from ..tokens import FeatureTokens
+from ..attention import SampledAttention, build_attention
+from ..structures import FeatureTokens, ProjectedTokens, TokenQueries
+from ..transformer_layer import TransformerLayer
 
 
-class TokenQueries(NamedTuple):
-    """Tokens to update, N per image."""
+class EncoderLayer(TransformerLayer):
+    """Deformable attention and feed-forward of any tokens, each with residual and post-norm."""
 
-    features: Tensor  #: (B, N, C)
-    position: Tensor  #: (B, N, C), added for the attention only
-    reference_points: Tensor  #: (B, N, L, 2) relative to each level's padded map
-
-
-class TokenUpdate(TransformerLayer):
-    """Deformable attention and feed-forward, each with residual and post-norm."""
-
-    def __init__(self, *, self_attn: SampledAttention, embed_dim: int, **feed_forward: Any) -> None:
-        """``self_attn`` over the value tokens; the rest see :class:`TransformerLayer`."""
-        super().__init__(embed_dim=embed_dim, **feed_forward)
+    @configurable
+    def __init__(
+        self, *, self_attn: SampledAttention, embed_dim: int, ffn_dim: int, dropout: float
+    ) -> None:
+        """
+        Args:
+            self_attn: attention to the tokens.
+            embed_dim: channels C.
+            ffn_dim: hidden channels of the feed-forward part.
+            dropout: probability, on every residual branch and the hidden channels.
+        """
+        super().__init__(embed_dim=embed_dim, ffn_dim=ffn_dim, dropout=dropout)
         self.self_attn = self_attn
         self.norm1 = nn.LayerNorm(embed_dim)
         self.norm2 = nn.LayerNorm(embed_dim)
 
-    def update(self, queries: TokenQueries, projected: Projected, tokens: FeatureTokens) -> Tensor:
-        """Features (B, N, C) after attention to the ``projected`` tokens and feed-forward."""
-        attended = self.attend(queries, projected, tokens)
-        return self.norm2(attended + self.feed_forward(attended))
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR.ENCODER``."""
+        detr, encoder = cfg.MODEL.DETR, cfg.MODEL.DETR.ENCODER
+        return {
+            "self_attn": build_attention(detr, encoder),
+            "embed_dim": detr.EMBED_DIM,
+            "ffn_dim": encoder.FFN_DIM,
+            "dropout": encoder.DROPOUT,
+        }
 
-    def attend(self, queries: TokenQueries, projected: Projected, tokens: FeatureTokens) -> Tensor:
-        """Features (B, N, C) after the attention only."""
-        features, position, references = queries
-        attended = self.self_attn.attend(features + position, references, projected, tokens)
-        return self.norm1(features + self.dropout(attended))
+    def forward(
+        self, queries: TokenQueries, value: Tensor | ProjectedTokens, tokens: FeatureTokens
+    ) -> Tensor:
+        """Update tokens.
 
+        Args:
+            queries: the N tokens to update.
+            value: (B, S, C) tokens to attend to, or what ``self_attn.project`` made of them.
+            tokens: whose padding and levels are those of ``value``.
 
-class EncoderLayer(TokenUpdate):
-    """The update of any tokens by any others."""
+        Returns:
+            Features (B, N, C) of the queries.
+        """
+        features = self.attend(queries, value, tokens)
+        return self.norm2(features + self.feed_forward(features))
 
-    def forward(self, queries: TokenQueries, source: Tensor, tokens: FeatureTokens) -> Tensor:
-        """Features (B, N, C) of the queries after attention to ``source`` (B, S, C), whose padding
-        and levels ``tokens`` describe."""
-        return self.update(queries, self.self_attn.project((source,), tokens), tokens)
+    def attend(
+        self, queries: TokenQueries, value: Tensor | ProjectedTokens, tokens: FeatureTokens
+    ) -> Tensor:
+        """Features (B, N, C) after the attention only; see :meth:`forward`."""
+        attended = self.self_attn(
+            queries.features + queries.position,
+            queries.reference_points,
+            value,
+            tokens.spatial_shapes,
+            tokens.padding_mask,
+        )
+        return self.norm1(queries.features + self.dropout(attended))

@@ -7,51 +7,55 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..heads import ProposalHead
-from ..tokens import FeatureTokens
-from .base import ENCODER_REGISTRY, Encoder, EncoderOutput
-from .deformable import layer_arguments
-from .layer import TokenQueries, TokenUpdate
+from ..attention import SampledAttention
+from ..proposals import TokenClassifier
+from ..structures import EncoderOutput, FeatureTokens, ProjectedTokens, TokenQueries
+from ..transformer_layer import run_layer
+from .base import ENCODER_REGISTRY, Encoder, require_values
+from .layer import EncoderLayer
 
 
-class HighLevelLayer(TokenUpdate):
-    """Update the high levels; the low ones are sampled but stay as they are."""
+class AllLevelsLayer(EncoderLayer):
+    """A layer that also updates low levels, with a smaller feed-forward part and its own norm."""
 
-    def forward(
-        self, low: TokenQueries, high: TokenQueries, tokens: FeatureTokens
-    ) -> tuple[Tensor, Tensor]:
-        """Features (B, N, C) of the low and of the high levels after the layer."""
-        projected = self.self_attn.project((low.features, high.features), tokens)
-        return low.features, self.update(high, projected, tokens)
-
-
-class AllLevelsLayer(HighLevelLayer):
-    """Update all levels; the low ones have a smaller feed-forward part with its own norm."""
-
+    @configurable
     def __init__(
-        self, *, embed_dim: int, low_ffn_dim: int, low_sees_update: bool, **layer: Any
+        self,
+        *,
+        self_attn: SampledAttention,
+        embed_dim: int,
+        ffn_dim: int,
+        low_ffn_dim: int,
+        dropout: float,
     ) -> None:
-        """``low_ffn_dim`` hidden channels; ``low_sees_update``: the low levels sample the high
-        levels after their update, not before. The rest see :class:`TokenUpdate`."""
-        super().__init__(embed_dim=embed_dim, **layer)
+        """
+        Args:
+            self_attn: attention to the tokens, of both kinds of levels.
+            embed_dim: channels C.
+            ffn_dim: hidden channels of the high levels' feed-forward part.
+            low_ffn_dim: hidden channels of the low levels'.
+            dropout: probability, on every residual branch and the hidden channels.
+        """
+        super().__init__(self_attn=self_attn, embed_dim=embed_dim, ffn_dim=ffn_dim, dropout=dropout)
+        # Names of the released weights.
         self.linear12 = nn.Linear(embed_dim, low_ffn_dim)
         self.linear22 = nn.Linear(low_ffn_dim, embed_dim)
         self.norm22 = nn.LayerNorm(embed_dim)
-        self.low_sees_update = low_sees_update
         for linear in (self.linear12, self.linear22):
             nn.init.xavier_uniform_(linear.weight)
 
-    def forward(
-        self, low: TokenQueries, high: TokenQueries, tokens: FeatureTokens
-    ) -> tuple[Tensor, Tensor]:
-        """See :meth:`HighLevelLayer.forward`."""
-        projected = self.self_attn.project((low.features, high.features), tokens)
-        updated = self.update(high, projected, tokens)
-        if self.low_sees_update:
-            projected = self.self_attn.project((low.features, updated), tokens)
-        attended = self.attend(low, projected, tokens)
-        hidden = self.dropout(self.linear12(attended).relu_())
-        return self.norm22(attended + self.dropout(self.linear22(hidden))), updated
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR.ENCODER`` and ``MODEL.LITE``."""
+        return {**super().from_config(cfg), "low_ffn_dim": cfg.MODEL.LITE.LOW_FFN_DIM}
+
+    def update_low(
+        self, queries: TokenQueries, value: ProjectedTokens, tokens: FeatureTokens
+    ) -> Tensor:
+        """Update tokens of the low levels; see :meth:`EncoderLayer.forward`."""
+        features = self.attend(queries, value, tokens)
+        hidden = self.dropout(self.linear12(features).relu_())
+        return self.norm22(features + self.dropout(self.linear22(hidden)))
 
 
 @ENCODER_REGISTRY.register()
@@ -63,33 +67,103 @@ class LiteEncoder(Encoder):
     """
 
     @configurable
-    def __init__(self, *, layers: Sequence[TokenUpdate], num_high_levels: int) -> None:
-        """``layers`` in order; ``num_high_levels`` are the coarsest."""
+    def __init__(
+        self,
+        *,
+        layers: Sequence[EncoderLayer],
+        num_high_levels: int,
+        low_update: str,
+        gradient_checkpointing: bool,
+    ) -> None:
+        """
+        Args:
+            layers: in order; an :class:`AllLevelsLayer` updates the low levels as well.
+            num_high_levels: the coarsest levels, from 1 to all L.
+            low_update: ``joint``: the low levels sample the high ones as they were before the
+                layer; ``after``: as it left them.
+            gradient_checkpointing: see :func:`run_layer`.
+        """
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.num_high_levels = num_high_levels
+        self.low_update = low_update
+        self.gradient_checkpointing = gradient_checkpointing
+
+    @staticmethod
+    def add_config(cfg: CfgNode) -> None:
+        """Add ``MODEL.LITE``."""
+        # The interleaved encoder of LiteDETR. Blocks of ENCODER.NUM_LAYERS / NUM_BLOCKS layers, all
+        # of which update the high levels; the last one also the low levels: "(A+1)xB" in the paper,
+        # where A is the number of layers of a block and B that of the blocks.
+        cfg.MODEL.LITE = lite = CfgNode()
+        # B of "(A+1)xB"; divides ENCODER.NUM_LAYERS.
+        lite.NUM_BLOCKS = 3
+        # The coarsest levels, which are cheap: H3L1 has 3 of 4.
+        lite.NUM_HIGH_LEVELS = 3
+        # Hidden channels of the low levels' feed-forward; the high levels have ENCODER.FFN_DIM.
+        lite.LOW_FFN_DIM = 256
+        # The low levels sample the high levels as they were before the block's last layer (joint,
+        # the released models) or as that layer left them (after, the paper). The weights are the
+        # same.
+        lite.LOW_UPDATE = "joint"
+
+    @staticmethod
+    def validate_config(cfg: CfgNode) -> None:
+        """See :meth:`Encoder.validate_config`."""
+        choices = {"MODEL.LITE.LOW_UPDATE": ("joint", "after")}
+        require_values(cfg, choices, {"MODEL.LITE.LOW_FFN_DIM": 1})
+        lite, detr = cfg.MODEL.LITE, cfg.MODEL.DETR
+        layers = detr.ENCODER.NUM_LAYERS
+        if lite.NUM_BLOCKS < 1 or layers % lite.NUM_BLOCKS:
+            raise ValueError(
+                f"MODEL.DETR.ENCODER.NUM_LAYERS {layers} cannot be divided into "
+                f"MODEL.LITE.NUM_BLOCKS {lite.NUM_BLOCKS} equal blocks; it must be a multiple of it"
+            )
+        if not 1 <= lite.NUM_HIGH_LEVELS <= detr.NUM_LEVELS:
+            raise ValueError(
+                f"MODEL.LITE.NUM_HIGH_LEVELS is {lite.NUM_HIGH_LEVELS}; it must be between 1 and "
+                f"MODEL.DETR.NUM_LEVELS {detr.NUM_LEVELS}"
+            )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.DETR`` and ``MODEL.LITE``."""
-        lite, num_layers = cfg.MODEL.LITE, cfg.MODEL.DETR.ENCODER.NUM_LAYERS
-        has_low = lite.NUM_HIGH_LEVELS < cfg.MODEL.DETR.NUM_LEVELS
-        low = {"low_ffn_dim": lite.LOW_FFN_DIM, "low_sees_update": lite.LOW_UPDATE == "after"}
-        layers = []
-        for index in range(1, num_layers + 1):
-            ends_block = index % (num_layers // lite.NUM_BLOCKS) == 0
-            kind, more = (AllLevelsLayer, low) if has_low and ends_block else (HighLevelLayer, {})
-            layers.append(kind(**layer_arguments(cfg), **more))
-        return {"layers": layers, "num_high_levels": lite.NUM_HIGH_LEVELS}
+        detr, lite = cfg.MODEL.DETR, cfg.MODEL.LITE
+        has_low = lite.NUM_HIGH_LEVELS < detr.NUM_LEVELS
+        layers_per_block = detr.ENCODER.NUM_LAYERS // lite.NUM_BLOCKS
+        layers = [
+            AllLevelsLayer(cfg) if has_low and index % layers_per_block == 0 else EncoderLayer(cfg)
+            for index in range(1, detr.ENCODER.NUM_LAYERS + 1)
+        ]
+        return {
+            "layers": layers,
+            "num_high_levels": lite.NUM_HIGH_LEVELS,
+            "low_update": lite.LOW_UPDATE,
+            "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING,
+        }
 
-    def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
+    def forward(
+        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
+    ) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` is not used."""
         low_shapes = tokens.spatial_shapes[: -self.num_high_levels]
         num_low = sum(height * width for height, width in low_shapes)
-        sequences = (tokens.features, tokens.position, tokens.to_levels(tokens.centers))
-        low = TokenQueries(*(x[:, :num_low] for x in sequences))
-        high = TokenQueries(*(x[:, num_low:] for x in sequences))
+        queries = TokenQueries.all_of(tokens)
+        low, high = queries.part(0, num_low), queries.part(num_low, None)
         for layer in self.layers:
-            low_features, high_features = layer(low, high, tokens)
-            low, high = low._replace(features=low_features), high._replace(features=high_features)
+            arguments = (layer, low, high, tokens)
+            features = run_layer(self.gradient_checkpointing, self.update, *arguments)
+            low, high = low._replace(features=features[0]), high._replace(features=features[1])
         return EncoderOutput(torch.cat((low.features, high.features), 1))
+
+    def update(
+        self, layer: EncoderLayer, low: TokenQueries, high: TokenQueries, tokens: FeatureTokens
+    ) -> tuple[Tensor, Tensor]:
+        """Features (B, N, C) of the low and of the high levels after a layer."""
+        value = layer.self_attn.project((low.features, high.features), tokens.padding_mask)
+        updated: Tensor = layer(high, value, tokens)
+        if not isinstance(layer, AllLevelsLayer):
+            return low.features, updated
+        if self.low_update == "after":
+            value = layer.self_attn.project((low.features, updated), tokens.padding_mask)
+        return layer.update_low(low, value, tokens), updated

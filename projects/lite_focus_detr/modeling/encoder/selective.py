@@ -1,43 +1,33 @@
-"""The encoder that updates only the tokens that score as foreground: base of Focus and Sparse."""
+"""Base of FocusEncoder and SparseEncoder: score all tokens, update only the best."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..heads import ProposalHead, full_precision, token_anchors, xavier_matrices
-from ..tokens import FeatureTokens
-from .base import Encoder, EncoderOutput
-from .deformable import layer_arguments
-from .layer import EncoderLayer, TokenQueries
-from .scoring import TokenScorer
-from .selection import TokenSelection, layer_counts, select_best, token_budgets, within_budget
+from ..proposals import TokenClassifier, token_anchors
+from ..structures import EncoderOutput, FeatureTokens, SelectionTrace, TokenQueries, TokenSelection
+from ..transformer_layer import run_layer
+from .base import Encoder
+from .dual_attention import DualAttention
+from .layer import EncoderLayer
+from .token_scorer import TokenScorer
+from .token_selection import budget_mask, token_budgets, tokens_per_layer, topk_tokens
 
 
-class ObjectAttention(nn.Module):
-    """Self-attention of the updated tokens that look most like objects (Focus-DETR, 3.3)."""
+@dataclasses.dataclass(frozen=True)
+class SelectionSettings:
+    """Which tokens a selective encoder updates, and what they attend to."""
 
-    def __init__(self, *, embed_dim: int, num_heads: int, dropout: float) -> None:
-        """Sizes of the attention; ``dropout`` of its weights and of the residual branch."""
-        super().__init__()
-        self.self_attn = nn.MultiheadAttention(
-            embed_dim, num_heads, dropout=dropout, batch_first=True
-        )
-        self.dropout = nn.Dropout(dropout)
-        self.norm = nn.LayerNorm(embed_dim)
-        xavier_matrices(self.self_attn)
-
-    def forward(self, rows: Tensor, position: Tensor, objects: TokenSelection) -> Tensor:
-        """Update the ``objects`` among the rows (B, N, C), whose ``position`` is (B, N, C)."""
-        content = objects.gather(rows)
-        query = content + objects.gather(position)
-        fillers = None if objects.kept is None else ~objects.kept
-        attended = self.self_attn(
-            query, query, content, key_padding_mask=fillers, need_weights=False
-        )[0]
-        return objects.scatter(rows, self.norm(content + self.dropout(attended)))
+    keep_ratios: Sequence[float]  #: of an image's tokens, for each layer; in (0, 1], not rising
+    #: What the layers attend to: the features of the neck in every layer, or the updated ones.
+    value: Literal["frozen", "updated"]
+    object_tokens: int  #: of the dual attention
+    #: They have the highest product of class and foreground score, before or after the sigmoid.
+    object_score: Literal["logit", "probability"]
 
 
 class SelectiveEncoder(Encoder):
@@ -47,8 +37,8 @@ class SelectiveEncoder(Encoder):
     """
 
     needs_proposal_head = True
-    #: Rows beyond an image's own budget go on with their updates from layer to layer. Else every
-    #: layer starts from their features before the first.
+    #: Tokens beyond an image's own budget, which fill up a batch, go on with their updates from
+    #: layer to layer. Else they enter every layer as they came from the neck.
     carries_fillers = False
 
     def __init__(
@@ -56,103 +46,135 @@ class SelectiveEncoder(Encoder):
         *,
         layers: Sequence[EncoderLayer],
         scorer: TokenScorer,
-        keep_ratios: Sequence[float],
-        frozen_values: bool,
-        object_attention: Sequence[ObjectAttention],
-        num_objects: int,
-        object_score: str,
+        dual_attention: Sequence[DualAttention],
+        settings: SelectionSettings,
+        gradient_checkpointing: bool,
     ) -> None:
-        """Configure the selection.
-
-        ``keep_ratios``: share of an image's tokens that each layer updates, falling.
-        ``frozen_values``: attend to the features of the neck in every layer, not to the updated
-        tokens. ``object_attention``: before each layer, of ``num_objects`` tokens; empty: none.
-        ``object_score``: ``logit`` or ``probability`` of class and foreground, multiplied.
+        """
+        Args:
+            layers: in order.
+            scorer: of all tokens.
+            dual_attention: one before each layer; empty: none.
+            settings: of the selection.
+            gradient_checkpointing: see :func:`run_layer`.
         """
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.scorer = scorer
-        self.keep_ratios = list(keep_ratios)
-        self.frozen_values = frozen_values
-        self.object_attention = nn.ModuleList(object_attention)
-        self.num_objects = num_objects
-        self.object_score = object_score
+        self.dual_attention = nn.ModuleList(dual_attention)
+        self.settings = settings
+        self.gradient_checkpointing = gradient_checkpointing
 
-    def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
-        """Encode; ``aux`` has what :meth:`losses` and pictures need.
-
-        ``foreground``: logits (B, S); ``budgets``: tokens that each image may update; ``kept``: the
-        selection of each layer; ``objects``: among these; ``layers``: the updated rows.
-        """
+    def forward(
+        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
+    ) -> EncoderOutput:
+        """Encode ``tokens``; ``proposal_head`` scores them."""
         assert proposal_head is not None
-        anchors, valid = token_anchors(tokens)
-        features = proposal_head.project(tokens.features + tokens.position, valid)
-        foreground = self.scorer(features, tokens.spatial_shapes)
-        budgets = token_budgets(tokens.num_valid, self.keep_ratios[0])
+        scores, ranking, trace = self.rank_tokens(tokens, proposal_head)
+        initial = active = gather_queries(ranking, tokens)
+        memory = tokens.features
+        dropped: list[Tensor] = []  # features that no later layer updates
+        for index, count in enumerate(
+            tokens_per_layer(max(trace.budgets), self.settings.keep_ratios)
+        ):
+            kept = ranking.first(count)
+            dropped.append(active.features[:, count:])
+            active = active.part(0, count)
+            if len(self.dual_attention) > 0:
+                objects = self.select_object_tokens(active, scores, trace, tokens, proposal_head)
+                active = active._replace(features=self.dual_attention[index](active, objects))
+                trace.objects.append(objects)
+            arguments = (self.layers[index], active, memory, tokens)
+            features = run_layer(self.gradient_checkpointing, *arguments)
+            if not self.carries_fillers:
+                features = kept.keep_fillers(features, initial.features[:, :count])
+            active = active._replace(features=features)
+            if self.settings.value == "updated":
+                memory = kept.scatter(memory, features)
+            trace.kept.append(kept)
+            trace.features.append(features)
+        if self.settings.value == "frozen":
+            features = torch.cat((active.features, *reversed(dropped)), 1)
+            memory = ranking.scatter(memory, features)
+        return EncoderOutput(memory, trace)
+
+    def rank_tokens(
+        self, tokens: FeatureTokens, proposal_head: TokenClassifier
+    ) -> tuple[Tensor, TokenSelection, SelectionTrace]:
+        """Foreground scores (B, N) of the tokens of the first layer, these tokens, best first, and
+        the trace to be filled."""
+        valid = token_anchors(tokens)[1]
+        projected = proposal_head.project(tokens.features + tokens.position, valid)
+        foreground = self.scorer(projected, tokens.spatial_shapes)
+        budgets = token_budgets(tokens.num_valid, self.settings.keep_ratios[0])
         scores = foreground.detach().masked_fill(tokens.padding_mask, float("-inf"))
-        selection = select_best(scores, max(budgets), budgets)
+        selection = topk_tokens(scores, max(budgets), budgets)
         # As published, padding has the lowest score of the batch.
         scores = scores.gather(1, selection.indices).clamp(min=foreground.min().detach())
-        position = selection.gather(tokens.position)
-        references = tokens.to_levels(selection.gather(tokens.centers))
-        memory = tokens.features
-        rows = fresh = selection.gather(tokens.features)
-        left: list[Tensor] = []  # rows that no later layer updates
-        aux: dict[str, Any] = {"foreground": foreground, "budgets": budgets, "anchors": anchors}
-        aux.update(kept=[], objects=[], layers=[])
-        counts = layer_counts(max(budgets), self.keep_ratios)
-        for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
-            chosen = selection.first(count)
-            left.insert(0, rows[:, count:])
-            rows, where, score = (x[:, :count] for x in (rows, position, scores))
-            if len(self.object_attention) > 0:
-                limits = budgets
-                if self.object_score == "logit" and not tokens.batch_invariant:
-                    # As published, rows beyond an image's budget may be objects as well.
-                    limits = (count,) * len(budgets)
-                objects = self._select_objects(rows, score, proposal_head, limits)
-                rows = self.object_attention[index](rows, where, objects)
-                aux["objects"].append(objects)
-            queries = TokenQueries(rows, where, references[:, :count])
-            rows = layer(queries, memory, tokens)
-            if chosen.kept is not None and not self.carries_fillers:
-                rows = torch.where(chosen.kept[..., None], rows, fresh[:, :count])
-            if not self.frozen_values:
-                memory = chosen.scatter(memory, rows)
-            aux["kept"].append(chosen)
-            aux["layers"].append(rows)
-        if self.frozen_values:
-            memory = selection.scatter(memory, torch.cat((rows, *left), 1))
-        return EncoderOutput(memory, aux)
+        return scores, selection, SelectionTrace(foreground, budgets, [], [], [])
 
     @torch.no_grad()
-    def _select_objects(
-        self, rows: Tensor, foreground: Tensor, head: ProposalHead, limits: Sequence[int]
+    def select_object_tokens(
+        self,
+        active: TokenQueries,
+        foreground: Tensor,
+        trace: SelectionTrace,
+        tokens: FeatureTokens,
+        proposal_head: TokenClassifier,
     ) -> TokenSelection:
-        """Best rows by class times foreground score (B, N) among the first ``limits`` of each image
-        in rows (B, N, C)."""
-        score, count = full_precision(head.class_embed(rows)).amax(-1), rows.shape[1]
-        if self.object_score == "probability":
+        """The best of N tokens by the product of their class and foreground scores.
+
+        As published, the score ``logit`` also finds tokens beyond an image's budget, unless the
+        result must not depend on the batch.
+
+        Args:
+            active: the N tokens, sorted by foreground.
+            foreground: (B, at least N) their logits.
+            trace: has the budget of each image.
+            tokens: the batch that they are of.
+            proposal_head: gives the class scores.
+        """
+        score = proposal_head.predict_logits(active.features).amax(-1)
+        count, budgets = score.shape[1], trace.budgets
+        foreground = foreground[:, :count]
+        if self.settings.object_score == "probability":
             score, foreground = score.sigmoid(), foreground.sigmoid()
+        elif not tokens.batch_invariant:
+            budgets = (count,) * len(score)
         score = score * foreground
-        if min(limits) < count:
-            inside = within_budget(count, limits, rows.device)
-            score = torch.where(inside, score, float("-inf"))
-        return select_best(score, min(self.num_objects, count), limits)
+        if min(budgets) < count:
+            within = budget_mask(count, budgets, score.device)
+            score = torch.where(within, score, float("-inf"))
+        return topk_tokens(score, min(self.settings.object_tokens, count), budgets)
 
 
-def selection_arguments(cfg: CfgNode, node: CfgNode, order: str) -> dict[str, Any]:
-    """Modules of a :class:`SelectiveEncoder`, with the object attention that ``node`` asks for, as
-    named arguments; ``order`` see :class:`TokenScorer`."""
-    detr, encoder = cfg.MODEL.DETR, cfg.MODEL.DETR.ENCODER
-    dim, count = detr.EMBED_DIM, encoder.NUM_LAYERS
+def gather_queries(selection: TokenSelection, tokens: FeatureTokens) -> TokenQueries:
+    """The selected tokens as queries at their centres."""
+    return TokenQueries(
+        selection.gather(tokens.features),
+        selection.gather(tokens.position),
+        tokens.scale_to_levels(selection.gather(tokens.centers)),
+    )
+
+
+def selective_arguments(
+    cfg: CfgNode, node: CfgNode, *, keep_ratios: Sequence[float], value: str, modulation: str
+) -> dict[str, Any]:
+    """Arguments of :class:`SelectiveEncoder` from ``MODEL.DETR`` and the encoder's own ``node``."""
+    detr, num_layers = cfg.MODEL.DETR, cfg.MODEL.DETR.ENCODER.NUM_LAYERS
+    sizes = {"embed_dim": detr.EMBED_DIM, "num_heads": detr.NUM_HEADS}
+    dropout = detr.ENCODER.DROPOUT
     return {
-        "scorer": TokenScorer(embed_dim=dim, num_levels=detr.NUM_LEVELS, order=order),
-        "object_attention": [
-            ObjectAttention(embed_dim=dim, num_heads=detr.NUM_HEADS, dropout=encoder.DROPOUT)
-            for _ in range(count if node.OBJECT_TOKENS else 0)
+        "layers": [EncoderLayer(cfg) for _ in range(num_layers)],
+        "scorer": TokenScorer(
+            embed_dim=detr.EMBED_DIM, num_levels=detr.NUM_LEVELS, modulation=modulation
+        ),
+        "dual_attention": [
+            DualAttention(**sizes, dropout=dropout)
+            for _ in range(num_layers if node.OBJECT_TOKENS else 0)
         ],
-        "layers": [EncoderLayer(**layer_arguments(cfg)) for _ in range(count)],
-        "num_objects": node.OBJECT_TOKENS,
-        "object_score": node.OBJECT_SCORE,
+        "settings": SelectionSettings(
+            list(keep_ratios), value, node.OBJECT_TOKENS, node.OBJECT_SCORE
+        ),
+        "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING,
     }

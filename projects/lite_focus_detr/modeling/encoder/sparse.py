@@ -8,13 +8,16 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
-from ..attention_map import Sampling, attention_map
-from ..heads import DetectionHeads, Prediction, ProposalHead
-from ..targets import Targets
-from ..tokens import FeatureTokens
-from .base import ENCODER_REGISTRY, EncoderOutput
-from .selection import select_best
-from .selective import SelectiveEncoder, selection_arguments
+from ..heads import DetectionHeads
+from ..proposals import TokenClassifier, token_anchors
+from ..structures import EncoderOutput, FeatureTokens, Prediction, SamplingPoints, Targets
+from .base import ENCODER_REGISTRY, require_values
+from .decoder_attention_map import decoder_attention_map
+from .dual_attention import DualAttention
+from .layer import EncoderLayer
+from .selective import SelectionSettings, SelectiveEncoder, selective_arguments
+from .token_scorer import TokenScorer
+from .token_selection import topk_tokens
 
 
 @ENCODER_REGISTRY.register()
@@ -23,50 +26,114 @@ class SparseEncoder(SelectiveEncoder):
 
     needs_sampling = True
     carries_fillers = True
+    training_only = ("aux_heads",)
 
     @configurable
     def __init__(
-        self, *, aux_heads: DetectionHeads | None, loss_weight: float, **selection: Any
+        self,
+        *,
+        layers: Sequence[EncoderLayer],
+        scorer: TokenScorer,
+        dual_attention: Sequence[DualAttention],
+        settings: SelectionSettings,
+        gradient_checkpointing: bool,
+        aux_heads: DetectionHeads | None,
+        loss_weight: float,
     ) -> None:
-        """``aux_heads`` detect from the tokens of all layers but the last, in training only;
-        ``loss_weight`` of the scores; ``selection`` see :class:`SelectiveEncoder`."""
-        super().__init__(**selection)
+        """
+        Args:
+            layers: in order.
+            scorer: of all tokens.
+            dual_attention: one before each layer; empty: none.
+            settings: of the selection.
+            gradient_checkpointing: see :func:`run_layer`.
+            aux_heads: detect from the tokens of all layers but the last, in training only.
+            loss_weight: of the scoring network's loss, at least 0.
+        """
+        super().__init__(
+            layers=layers,
+            scorer=scorer,
+            dual_attention=dual_attention,
+            settings=settings,
+            gradient_checkpointing=gradient_checkpointing,
+        )
         self.aux_heads = aux_heads
         self.loss_weight = loss_weight
+
+    @staticmethod
+    def add_config(cfg: CfgNode) -> None:
+        """Add ``MODEL.SPARSE`` with the defaults of the released model."""
+        cfg.MODEL.SPARSE = sparse = CfgNode()
+        # Share of an image's tokens that every encoder layer updates.
+        sparse.KEEP_RATIO = 0.3
+        # Train every encoder layer but the last with class and box heads of its own.
+        sparse.AUX_HEADS = True
+        # Weight of the loss of the scoring network.
+        sparse.LOSS_WEIGHT = 1.0
+        # The dual attention of Focus-DETR (its Table 11: 300), see MODEL.FOCUS; 0: none.
+        sparse.OBJECT_TOKENS = 0
+        # As in MODEL.FOCUS.
+        sparse.OBJECT_SCORE = "logit"
+
+    @staticmethod
+    def validate_config(cfg: CfgNode) -> None:
+        """See :meth:`Encoder.validate_config`."""
+        require_values(
+            cfg,
+            {"MODEL.SPARSE.OBJECT_SCORE": ("logit", "probability")},
+            {"MODEL.SPARSE.OBJECT_TOKENS": 0, "MODEL.SPARSE.LOSS_WEIGHT": 0},
+        )
+        sparse, attention = cfg.MODEL.SPARSE, cfg.MODEL.DETR.DECODER.ATTENTION
+        if not 0 < sparse.KEEP_RATIO <= 1:
+            raise ValueError(
+                f"MODEL.SPARSE.KEEP_RATIO is {sparse.KEEP_RATIO}; it must lie in (0, 1]"
+            )
+        if attention != "deformable":
+            raise ValueError(
+                f"SparseDETR learns from MODEL.DETR.DECODER.ATTENTION deformable, not {attention}"
+            )
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.SPARSE`` and ``MODEL.DETR.ENCODER``."""
         detr, sparse = cfg.MODEL.DETR, cfg.MODEL.SPARSE
-        count = detr.ENCODER.NUM_LAYERS
-        heads = None
+        num_layers = detr.ENCODER.NUM_LAYERS
+        aux_heads = None
         if sparse.AUX_HEADS:
-            heads = DetectionHeads(
+            aux_heads = DetectionHeads(
                 embed_dim=detr.EMBED_DIM,
                 num_classes=detr.NUM_CLASSES,
-                num_layers=count - 1,
-                share=False,
+                num_layers=num_layers - 1,
+                share_heads=False,
                 size_bias=0.0,
-                eps=detr.INVERSE_SIGMOID_EPS,
+                inverse_sigmoid_eps=detr.INVERSE_SIGMOID_EPS,
             )
         return {
-            "keep_ratios": [sparse.KEEP_RATIO] * count,
-            "frozen_values": False,
-            "aux_heads": heads,
+            **selective_arguments(
+                cfg,
+                sparse,
+                keep_ratios=[sparse.KEEP_RATIO] * num_layers,
+                value="updated",
+                modulation="joint",
+            ),
+            "aux_heads": aux_heads,
             "loss_weight": sparse.LOSS_WEIGHT,
-            **selection_arguments(cfg, sparse, "joint"),
         }
 
-    def forward(self, tokens: FeatureTokens, proposal_head: ProposalHead | None) -> EncoderOutput:
+    def forward(
+        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
+    ) -> EncoderOutput:
         """Encode, in training with a prediction from every layer but the last."""
         output = super().forward(tokens, proposal_head)
         if self.aux_heads is None or not self.training:
             return output
-        anchors = output.aux["kept"][0].gather(output.aux["anchors"])
+        trace = output.trace
+        assert trace is not None
+        anchors = trace.kept[0].gather(token_anchors(tokens)[0])
         predictions = []
-        for index, rows in enumerate(output.aux["layers"][:-1]):
-            boxes = (self.aux_heads.bbox_embed[index](rows) + anchors).sigmoid()
-            predictions.append(Prediction(self.aux_heads.classify(index, rows), boxes))
+        for index, features in enumerate(trace.features[:-1]):
+            boxes = (self.aux_heads.bbox_embed[index](features) + anchors).sigmoid()
+            predictions.append(Prediction(self.aux_heads.predict_logits(index, features), boxes))
         return output._replace(predictions=predictions)
 
     def losses(
@@ -74,15 +141,16 @@ class SparseEncoder(SelectiveEncoder):
         output: EncoderOutput,
         tokens: FeatureTokens,
         targets: Targets,
-        sampling: Sequence[Sampling],
+        sampling: Sequence[SamplingPoints],
     ) -> dict[str, Tensor]:
         """``loss_dam``: the tokens that the decoder looks at most; see :class:`Encoder`."""
-        logits, budgets = output.aux["foreground"], output.aux["budgets"]
-        logits = torch.where(tokens.padding_mask, logits.min(), logits)
-        attention = attention_map(sampling, tokens.spatial_shapes).sum(-1)
+        trace = output.trace
+        assert trace is not None
+        logits = torch.where(tokens.padding_mask, trace.foreground.min(), trace.foreground)
+        attention = decoder_attention_map(sampling, tokens.spatial_shapes).sum(-1)
         attention = attention.masked_fill(tokens.padding_mask, -1.0)
-        best = select_best(attention, max(budgets), budgets)
-        zeros, ones = torch.zeros_like(attention), torch.ones_like(best.indices)
-        wanted = best.scatter(zeros[..., None], ones[..., None])[..., 0]
-        loss = F.multilabel_soft_margin_loss(logits, wanted)
+        most = topk_tokens(attention, max(trace.budgets), trace.budgets)
+        ones = torch.ones_like(most.indices)[..., None]
+        target = most.scatter(torch.zeros_like(attention)[..., None], ones)[..., 0]
+        loss = F.multilabel_soft_margin_loss(logits, target)
         return {"loss_dam": self.loss_weight * loss}

@@ -25,10 +25,12 @@ from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from tabulate import tabulate
 
-from ...engine import load_config, user_errors
-from ...model_zoo import find_config_file
+from ...engine import user_errors
+from ...model_zoo import get_config
 from ...modeling import DetectionTransformer
-from ...modeling.encoder import build_encoder
+from ...modeling.encoder import Encoder, EncoderLayer, EncoderOutput, TokenQueries
+from ...modeling.proposals import TokenClassifier
+from ...modeling.structures import FeatureTokens
 from ..command_line import BASELINE
 from .encoders import (
     add_detector_arguments,
@@ -65,7 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     with user_errors():
-        cfg = load_config(find_config_file(args.config_file), args.opts)
+        cfg = get_config(args.config_file, args.opts)
     kinds = kinds_of_operators(args.device, args.native_only)
     workloads = partial(make_workloads, cfg, args.image_size, args.device)
     measured = measure(partial(with_operators, workloads, kinds), args.rounds, args.device)
@@ -82,9 +84,7 @@ def make_workloads(cfg: CfgNode, image_size: Sequence[int], device: str) -> dict
         device: where to run.
     """
     model = build_detector(cfg, device)
-    cfg = cfg.clone()
-    cfg.MODEL.DETR.ENCODER.NUM_LAYERS = 1
-    layer = build_encoder("DeformableEncoder", cfg).to(model.device)
+    layer = SingleLayer(EncoderLayer(cfg)).to(model.device)
     tokens = make_tokens(model, image_size)
     inputs = make_inputs(image_size, model.device)
     return {
@@ -93,6 +93,21 @@ def make_workloads(cfg: CfgNode, image_size: Sequence[int], device: str) -> dict
         "detector, inference": detector_workload(model, inputs, train=False),
         "detector, training step": detector_workload(model, inputs, train=True),
     }
+
+
+class SingleLayer(Encoder):
+    """An encoder of one layer, which updates all tokens."""
+
+    def __init__(self, layer: EncoderLayer) -> None:
+        """Take the layer."""
+        super().__init__()
+        self.layer = layer
+
+    def forward(
+        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
+    ) -> EncoderOutput:
+        """See :class:`Encoder`."""
+        return EncoderOutput(self.layer(TokenQueries.all_of(tokens), tokens.features, tokens))
 
 
 def make_inputs(image_size: Sequence[int], device: torch.device) -> list[dict[str, Any]]:

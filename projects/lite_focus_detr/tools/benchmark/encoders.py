@@ -28,12 +28,12 @@ from detectron2.structures import ImageList
 from tabulate import tabulate
 from torch import Tensor
 
-from ...engine import load_config, user_errors
-from ...model_zoo import find_config_file
+from ...engine import user_errors
+from ...model_zoo import get_config
 from ...modeling import DetectionTransformer
 from ...modeling.encoder import Encoder
-from ...modeling.heads import ProposalHead
-from ...modeling.tokens import FeatureTokens
+from ...modeling.proposals import TokenClassifier
+from ...modeling.structures import FeatureTokens
 from ..command_line import add_opts_argument, encoder_configs
 from .measure import (
     Measurement,
@@ -76,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     """Measure and print the table."""
     names = args.config_file or encoder_configs()
     with user_errors():
-        configs = {name: load_config(find_config_file(name), args.opts) for name in names}
+        configs = {name: get_config(name, args.opts) for name in names}
     kinds = kinds_of_operators(args.device, args.native_only)
     workloads = partial(make_workloads, configs, args.image_size, args.device, args.train)
     measured = measure(partial(with_operators, workloads, kinds), args.rounds, args.device)
@@ -121,7 +121,7 @@ def build_detector(cfg: CfgNode, device: str) -> DetectionTransformer:
 
 
 def encoder_workload(
-    encoder: Encoder, head: ProposalHead | None, tokens: FeatureTokens, train: bool
+    encoder: Encoder, head: TokenClassifier | None, tokens: FeatureTokens, train: bool
 ) -> Workload:
     """A function that runs an encoder once.
 
@@ -142,7 +142,8 @@ def encoder_workload(
         encoder.train()
         features = tokens.features.detach().requires_grad_()
         output = encoder(tokens._replace(features=features), head)
-        results = [output.memory, *chain.from_iterable(output.predictions), *output.aux.values()]
+        traced = () if output.trace is None else output.trace
+        results = [output.memory, *chain.from_iterable(output.predictions), *traced]
         trained = [x for x in results if isinstance(x, Tensor) and x.requires_grad]
         torch.autograd.backward([x.sum() for x in trained])
         encoder.zero_grad()
@@ -158,11 +159,11 @@ def make_tokens(model: DetectionTransformer, image_size: Sequence[int]) -> Featu
     height, width = image_size
     random = torch.Generator().manual_seed(0)
     levels = []
-    for level in range(len(model.tokens.input_proj)):
+    for level, embed in enumerate(model.neck.level_embed):
         shape = [-(-size // 2 ** (level + 3)) for size in (height, width)]
-        levels.append(torch.randn(1, model.tokens.level_embed.shape[1], *shape, generator=random))
+        levels.append(torch.randn(1, len(embed), *shape, generator=random).to(model.device))
     image = torch.empty(1, 3, height, width, device="meta")
-    return model.tokens([x.to(model.device) for x in levels], ImageList(image, [(height, width)]))
+    return model.flatten_levels(levels, ImageList(image, [(height, width)]))
 
 
 def table(

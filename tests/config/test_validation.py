@@ -6,7 +6,7 @@ from detectron2.modeling import build_model
 
 from lite_focus_detr import add_lite_focus_detr_config, validate_config
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 LEAVES = sorted(
     str(path.relative_to(CONFIGS))
     for path in CONFIGS.rglob("*.yaml")

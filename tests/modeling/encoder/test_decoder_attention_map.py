@@ -2,7 +2,8 @@ import math
 
 import torch
 
-from lite_focus_detr.modeling.attention_map import Sampling, attention_map
+from lite_focus_detr.modeling.encoder.decoder_attention_map import decoder_attention_map
+from lite_focus_detr.modeling.structures import SamplingPoints
 
 LEVELS = ((3, 4), (2, 2))
 
@@ -34,7 +35,7 @@ def brute_force(locations, weights):
 def test_the_map_is_the_sum_of_the_bilinear_parts_of_all_samples():
     torch.manual_seed(0)
     sampling = [
-        Sampling(
+        SamplingPoints(
             torch.rand(2, 5, 3, 2, 2, 2, dtype=torch.float64) * 1.6 - 0.3,
             torch.rand(2, 5, 3, 2, 2, dtype=torch.float64),
         )
@@ -42,12 +43,13 @@ def test_the_map_is_the_sum_of_the_bilinear_parts_of_all_samples():
     ]
     expected = sum(brute_force(*layer) for layer in sampling)
     with torch.no_grad():
-        torch.testing.assert_close(attention_map(sampling, LEVELS), expected)
+        torch.testing.assert_close(decoder_attention_map(sampling, LEVELS), expected)
 
 
 def test_samples_inside_share_out_all_of_their_weight():
     locations = torch.full((1, 7, 2, 2, 4, 2), 0.3)
     weights = torch.full((1, 7, 2, 2, 4), 1 / 8)
     assert torch.allclose(
-        attention_map([Sampling(locations, weights)], LEVELS).sum(1), torch.tensor(7.0)
+        decoder_attention_map([SamplingPoints(locations, weights)], LEVELS).sum(1),
+        torch.tensor(7.0),
     )

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from lite_focus_detr.modeling.encoder.scoring import TokenScorer
+from lite_focus_detr.modeling.encoder.token_scorer import TokenScorer
 
 SHAPES = ((6, 8), (3, 4), (2, 2))
 STARTS = (0, 48, 60, 64)
@@ -12,7 +12,7 @@ STARTS = (0, 48, 60, 64)
 
 def make(order):
     torch.manual_seed(0)
-    return TokenScorer(embed_dim=16, num_levels=3, order=order).double()
+    return TokenScorer(embed_dim=16, num_levels=3, modulation=order).double()
 
 
 @pytest.fixture

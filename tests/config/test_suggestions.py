@@ -1,6 +1,6 @@
 """What a user may have meant by a misspelt name."""
 
-from lite_focus_detr.suggestions import did_you_mean
+from lite_focus_detr.config.suggestions import did_you_mean
 
 
 def test_likely_names_are_offered_and_few_names_are_listed():

@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..heads import full_precision
+from ..box_ops import to_float32
+from ..structures import SpatialShapes
 
 
 class TokenScorer(nn.Module):
@@ -15,11 +16,17 @@ class TokenScorer(nn.Module):
     trained so, although the first LayerNorm removes the factor but for its sign.
     """
 
-    def __init__(self, *, embed_dim: int, num_levels: int, order: str) -> None:
-        """``order`` of the levels: ``top_down`` or ``bottom_up`` with modulation, ``none`` without;
-        ``joint`` scores them all as one map (Sparse DETR)."""
+    def __init__(self, *, embed_dim: int, num_levels: int, modulation: str) -> None:
+        """
+        Args:
+            embed_dim: channels C of the tokens, a multiple of 4.
+            num_levels: feature levels L.
+            modulation: the scores of a level scale the features of the next, ``top_down`` or
+                ``bottom_up``; ``none``: each level by itself; ``joint``: all as one map (Sparse
+                DETR).
+        """
         super().__init__()
-        self.order = order
+        self.modulation = modulation
         self.layer1 = nn.Sequential(
             nn.LayerNorm(embed_dim), nn.Linear(embed_dim, embed_dim), nn.GELU()
         )
@@ -34,15 +41,23 @@ class TokenScorer(nn.Module):
             if isinstance(linear, nn.Linear):
                 nn.init.xavier_uniform_(linear.weight)
         self.alpha = None
-        if order in ("top_down", "bottom_up"):
+        if modulation in ("top_down", "bottom_up"):
             self.alpha = nn.Parameter(torch.empty(num_levels - 1).uniform_(-0.3, 0.3))
 
-    def forward(self, projected: Tensor, spatial_shapes: tuple[tuple[int, int], ...]) -> Tensor:
-        """Logits (B, S) of projected tokens (B, S, C), padded ones included."""
-        if self.order == "joint":
+    def forward(self, projected: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
+        """Score all tokens, padded ones included.
+
+        Args:
+            projected: (B, S, C) tokens as the proposal head projects them.
+            spatial_shapes: (height, width) of each level.
+
+        Returns:
+            Logits (B, S).
+        """
+        if self.modulation == "joint":
             return self._score(projected)
         levels = torch.split(projected, [height * width for height, width in spatial_shapes], 1)
-        turn = -1 if self.order == "top_down" else 1
+        turn = -1 if self.modulation == "top_down" else 1
         shapes = spatial_shapes[::turn]
         scores: list[Tensor] = []
         for step, x in enumerate(levels[::turn]):
@@ -58,8 +73,8 @@ class TokenScorer(nn.Module):
         local, context = self.layer1(x).chunk(2, dim=-1)
         first = self.layer2[0]
         assert isinstance(first, nn.Linear)
-        # The mean is the same for all tokens: the half of the weights that meets it does so once.
+        # W [local; mean] + b = W_1 local + (W_2 mean + b): the second term is that of all tokens.
         for_local, for_context = first.weight.chunk(2, dim=1)
         shared = F.linear(context.mean(1, keepdim=True), for_context, first.bias)
         hidden = F.linear(local, for_local) + shared
-        return full_precision(self.layer2[1:](hidden)[..., 0])
+        return to_float32(self.layer2[1:](hidden)[..., 0])

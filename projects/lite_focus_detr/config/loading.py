@@ -1,0 +1,158 @@
+"""From a configuration file and the command line to a configuration."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode, get_cfg
+
+from ..modeling.encoder import ENCODER_REGISTRY
+from .defaults import add_backbone_config, add_data_config, add_detr_config, add_solver_config
+from .suggestions import did_you_mean
+from .validation import validate_config
+
+
+def add_lite_focus_detr_config(cfg: CfgNode) -> None:
+    """Add the project's keys with their defaults to a detectron2 configuration, in place.
+
+    Those of every registered encoder are among them; see also :func:`import_modules`.
+
+    Args:
+        cfg: of ``detectron2.config.get_cfg``.
+    """
+    # Modules to import before anything else of a configuration is read: they may register an
+    # encoder with keys of its own, a backbone or a data set. Only names that Python can import.
+    cfg.IMPORTS = []
+    add_detr_config(cfg)
+    add_solver_config(cfg)
+    add_data_config(cfg)
+    add_backbone_config(cfg)
+    for _, encoder in ENCODER_REGISTRY:
+        encoder.add_config(cfg)
+
+
+def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
+    """Read a configuration.
+
+    Args:
+        config_file: YAML file, possibly with ``_BASE_``; empty takes the defaults.
+        options: alternating keys and values, as on the command line.
+
+    Returns:
+        the checked configuration, not frozen.
+
+    Raises:
+        ValueError: a missing or malformed file, an unknown key (with the likely ones) or a value
+            that does not fit.
+    """
+    import_modules(config_file, options)
+    cfg = get_cfg()
+    add_lite_focus_detr_config(cfg)
+    merge_config(cfg, config_file, options)
+    validate_config(cfg)
+    return cfg
+
+
+def import_modules(config_file: str, options: Sequence[str] = ()) -> None:
+    """Import the ``IMPORTS`` of a configuration, from the current folder as well.
+
+    Args:
+        config_file: see :func:`load_config`.
+        options: likewise.
+
+    Raises:
+        ValueError: there is no such module, or the value is no list of names.
+        RuntimeError: a module fails; the error inside it is the cause.
+    """
+    names = _read_yaml(config_file).get("IMPORTS", []) if config_file else []
+    place = config_file or "the command line"
+    if "IMPORTS" in options[::2]:
+        place = "the command line"
+        names = yaml.safe_load(options[2 * options[::2].index("IMPORTS") + 1])
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"IMPORTS in {place} is {names!r}; give a list of modules, [my_encoder]")
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            # The module itself or a package of it; not one that it imports.
+            if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+                raise
+            raise ValueError(
+                f"IMPORTS in {place} names the module {name!r}, which does not exist; it must lie "
+                "in the current folder or on PYTHONPATH"
+            ) from None
+        except (ValueError, OSError) as error:
+            raise RuntimeError(f"the module {name!r} of IMPORTS in {place} fails") from error
+
+
+def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) -> None:
+    """Merge a file and options into a configuration, in place.
+
+    Args:
+        cfg: with all keys that they may have.
+        config_file: see :func:`load_config`.
+        options: likewise.
+
+    Raises:
+        ValueError: as :func:`load_config`; combinations of keys are not checked.
+    """
+    if config_file:
+        content = _read_yaml(config_file)
+        _merge(cfg, _flatten(content), config_file, lambda: cfg.merge_from_other_cfg(content))
+    if len(options) % 2:
+        raise ValueError(
+            f"the command line ends with {options[-1]!r}: configuration keys and values come in "
+            "pairs, KEY VALUE"
+        )
+    _merge(cfg, options[::2], "the command line", lambda: cfg.merge_from_list(list(options)))
+
+
+def _read_yaml(config_file: str) -> CfgNode:
+    no_mapping = (
+        f"{config_file}, or a file that it names in _BASE_, is empty or no mapping of "
+        "configuration keys to values; it begins with lines like MODEL:"
+    )
+    try:
+        content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=True)
+    except (TypeError, AttributeError) as error:
+        raise ValueError(no_mapping) from error
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"configuration file {error.filename} does not exist; check --config-file and _BASE_"
+        ) from error
+    except yaml.YAMLError as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"{config_file} is not valid YAML: {text}") from error
+    if not isinstance(content, dict):
+        raise ValueError(no_mapping)
+    return CfgNode(content)
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Full names of all keys, of nodes as well as of leaves."""
+    names = []
+    for key, value in node.items():
+        names.append(f"{prefix}{key}")
+        if isinstance(value, Mapping):
+            names += _flatten(value, f"{prefix}{key}.")
+    return names
+
+
+def _merge(cfg: CfgNode, keys: Sequence[str], place: str, merge: Callable[[], None]) -> None:
+    known = _flatten(cfg)
+    for key in keys:
+        if key not in known:
+            hint = did_you_mean(key, known)
+            raise ValueError(f"unknown configuration key {key} in {place}{hint}")
+    try:
+        merge()
+    except (ValueError, AssertionError) as error:  # yacs asserts some of its conditions
+        raise ValueError(f"{place}: {error}") from error

@@ -1,0 +1,128 @@
+"""The check of a configuration: values, and combinations that cannot be built or trained."""
+
+from __future__ import annotations
+
+from functools import reduce
+from operator import getitem
+
+from detectron2.config import CfgNode
+from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+
+from ..modeling.encoder import ENCODER_REGISTRY, require_values
+from ..modeling.query_selectors import has_box_queries
+from .suggestions import did_you_mean
+
+#: Keys with a few possible values; encoders check their own.
+CHOICES = {
+    "MODEL.DETR.QUERY_SELECTION": ("learned", "two_stage", "token_content", "mixed"),
+    "MODEL.DETR.REFERENCE": ("point", "box"),
+    "MODEL.DETR.PROPOSAL_BOXES": ("selected", "all"),
+    "MODEL.DETR.PROPOSAL_LOSS": ("selected", "all"),
+    "MODEL.DETR.ENCODER.ATTENTION": ("deformable", "key_aware"),
+    "MODEL.DETR.DECODER.ATTENTION": ("deformable", "key_aware"),
+    "MODEL.DETR.DECODER.POSITION_FRAME": ("padded", "image"),
+    "MODEL.DETR.DENOISING.TYPE": ("none", "plain", "contrastive"),
+    "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+    "INPUT.RESIZE_ROUNDING": ("nearest", "down"),
+}
+
+#: Keys with a smallest value.
+MINIMUM_VALUES = {
+    "MODEL.DETR.NUM_CLASSES": 1,
+    "MODEL.DETR.NUM_QUERIES": 1,
+    "MODEL.DETR.ENCODER.NUM_LAYERS": 1,
+    "MODEL.DETR.DECODER.NUM_LAYERS": 1,
+    "MODEL.DETR.DENOISING.MAX_QUERIES": 1,
+    "MODEL.DETR.LOSS.GIOU_EPS": 0,
+    "SOLVER.IMS_PER_BATCH": 1,
+    "SOLVER.ACCUMULATION_STEPS": 1,
+}
+
+
+def validate_config(cfg: CfgNode) -> None:
+    """Refuse combinations of keys that cannot be built or trained.
+
+    Raises:
+        ValueError: names the keys, their values and the remedy.
+    """
+    require_values(cfg, CHOICES, MINIMUM_VALUES)
+    _validate_sizes(cfg)
+    _validate_family(cfg)
+    _validate_attention(cfg)
+    encoder_name = getattr(find_meta_architecture(cfg), "encoder_name", None)
+    if encoder_name is not None:
+        ENCODER_REGISTRY.get(encoder_name).validate_config(cfg)
+
+
+def _validate_sizes(cfg: CfgNode) -> None:
+    detr = cfg.MODEL.DETR
+    divisors = {"MODEL.DETR.NUM_HEADS": detr.NUM_HEADS, "MODEL.DETR.NORM_GROUPS": detr.NORM_GROUPS}
+    for key, value in {**divisors, "the sine position's": 4}.items():
+        if detr.EMBED_DIM % value:
+            raise ValueError(
+                f"MODEL.DETR.EMBED_DIM {detr.EMBED_DIM} must be divisible by {key} {value}"
+            )
+    if len(detr.IN_FEATURES) > detr.NUM_LEVELS:
+        raise ValueError(
+            f"MODEL.DETR.NUM_LEVELS {detr.NUM_LEVELS} is less than the "
+            f"{len(detr.IN_FEATURES)} entries of MODEL.DETR.IN_FEATURES"
+        )
+
+
+def _validate_family(cfg: CfgNode) -> None:
+    detr = cfg.MODEL.DETR
+    if detr.LOOK_FORWARD_TWICE and not detr.BOX_REFINE:
+        raise ValueError(
+            "MODEL.DETR.LOOK_FORWARD_TWICE needs MODEL.DETR.BOX_REFINE: without refinement there "
+            "is no earlier layer to look at"
+        )
+    if detr.CLASS_AGNOSTIC_PROPOSALS and detr.QUERY_SELECTION == "learned":
+        raise ValueError(
+            "MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS needs MODEL.DETR.QUERY_SELECTION two_stage or "
+            "mixed: learned queries have no proposals"
+        )
+    if detr.COCO_ID_ROWS and detr.NUM_CLASSES != 91:
+        raise ValueError(
+            f"MODEL.DETR.COCO_ID_ROWS needs MODEL.DETR.NUM_CLASSES 91, not {detr.NUM_CLASSES}"
+        )
+    if has_box_queries(cfg):
+        return
+    for key, without in (("DENOISING.TYPE", "none"), ("DECODER.POSITION_SCALE", False)):
+        value = reduce(getitem, key.split("."), detr)
+        if value != without:
+            raise ValueError(
+                f"MODEL.DETR.{key} {value} needs queries whose position is a box: "
+                "MODEL.DETR.QUERY_SELECTION mixed, or learned with MODEL.DETR.REFERENCE box"
+            )
+
+
+def _validate_attention(cfg: CfgNode) -> None:
+    detr = cfg.MODEL.DETR
+    for name, part in (("ENCODER", detr.ENCODER), ("DECODER", detr.DECODER)):
+        if part.PROJECTED_KEY and part.ATTENTION != "key_aware":
+            raise ValueError(
+                f"MODEL.DETR.{name}.PROJECTED_KEY needs MODEL.DETR.{name}.ATTENTION key_aware: "
+                f"{part.ATTENTION} attention has no keys"
+            )
+
+
+def require_registered(cfg: CfgNode) -> None:
+    """Check that the names of the configuration are registered.
+
+    Raises:
+        ValueError: names the key and similar names.
+    """
+    for key, name, registry in (
+        ("META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        ("BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+    ):
+        known = [entry for entry, _ in registry]
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise ValueError(f"MODEL.{key} is {name!r}, which is not registered{hint}")
+
+
+def find_meta_architecture(cfg: CfgNode) -> type | None:
+    """The class that ``MODEL.META_ARCHITECTURE`` names; None if it is not registered."""
+    name = cfg.MODEL.META_ARCHITECTURE
+    return META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None

@@ -1,0 +1,32 @@
+"""Arithmetic of boxes and of the probabilities that they are predicted as."""
+
+import torch
+from torch import Tensor, nn
+
+
+def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
+    """Logit of probabilities, finite at 0 and 1.
+
+    Unlike ``torch.logit`` it clamps numerator and denominator apart, as all published DETRs do.
+
+    Args:
+        x: of any shape, clamped to [0, 1].
+        eps: smallest numerator and denominator.
+    """
+    x = x.clamp(0, 1)
+    return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
+
+
+def to_float32(x: Tensor) -> Tensor:
+    """Half precision to float32; everything else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def shift_logits(shift: Tensor, anchor: Tensor) -> Tensor:
+    """Move anchors by what a box head predicts.
+
+    Args:
+        shift: (..., 4), possibly in half precision; the result is not.
+        anchor: (..., 2) logits of points, which have no size, or (..., 4) of boxes.
+    """
+    return shift + nn.functional.pad(anchor, (0, shift.shape[-1] - anchor.shape[-1]))

@@ -1,0 +1,68 @@
+"""The neck: backbone maps to feature levels of one width."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from torch import Tensor, nn
+
+
+class Neck(nn.Module):
+    """Project backbone maps to one width and add coarser levels (Deformable DETR, 4.1)."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_channels: Sequence[int],
+        in_strides: Sequence[int],
+        num_levels: int,
+        embed_dim: int,
+        norm_groups: int,
+    ) -> None:
+        """
+        Args:
+            in_channels: of the backbone maps, fine to coarse.
+            in_strides: of the backbone maps, in pixels.
+            num_levels: feature levels L. The first beyond the maps is a 3x3 stride-2 convolution of
+                the last raw map, the next ones of the level before.
+            embed_dim: channels C of all levels.
+            norm_groups: of the GroupNorm after each projection; divides ``embed_dim``.
+        """
+        super().__init__()
+        convolutions = [nn.Conv2d(channels, embed_dim, 1) for channels in in_channels]
+        for level in range(len(in_channels), num_levels):
+            channels = in_channels[-1] if level == len(in_channels) else embed_dim
+            convolutions.append(nn.Conv2d(channels, embed_dim, 3, stride=2, padding=1))
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(conv, nn.GroupNorm(norm_groups, embed_dim)) for conv in convolutions
+        )
+        self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim))
+        extra = range(1, 1 + num_levels - len(in_strides))
+        self.strides = (*in_strides, *(in_strides[-1] << level for level in extra))
+        nn.init.normal_(self.level_embed)
+        for conv in convolutions:
+            nn.init.xavier_uniform_(conv.weight)
+            assert conv.bias is not None
+            nn.init.zeros_(conv.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR``, for maps of a shape, fine to coarse."""
+        detr = cfg.MODEL.DETR
+        return {
+            "in_channels": [shape.channels for shape in input_shape],
+            "in_strides": [shape.stride for shape in input_shape],
+            "num_levels": detr.NUM_LEVELS,
+            "embed_dim": detr.EMBED_DIM,
+            "norm_groups": detr.NORM_GROUPS,
+        }
+
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        """Maps (B, C_l, H_l, W_l) to all levels, (B, C, H_l, W_l)."""
+        levels = [proj(x) for proj, x in zip(self.input_proj, maps, strict=False)]
+        for proj in self.input_proj[len(maps) :]:
+            levels.append(proj(maps[-1] if len(levels) == len(maps) else levels[-1]))
+        return levels

@@ -1,0 +1,89 @@
+"""Tokens as proposals: their anchors, their scores and, of two-stage models, their boxes."""
+
+import torch
+from torch import Tensor, nn
+
+from .box_ops import shift_logits, to_float32
+from .heads import box_head, class_head
+from .structures import FeatureTokens
+
+
+class TokenClassifier(nn.Module):
+    """Project encoder tokens and score their classes; subclasses say with which head."""
+
+    def __init__(self, *, embed_dim: int) -> None:
+        """
+        Args:
+            embed_dim: channels C of the tokens.
+        """
+        super().__init__()
+        self.enc_output = nn.Linear(embed_dim, embed_dim)
+        self.enc_output_norm = nn.LayerNorm(embed_dim)
+        nn.init.xavier_uniform_(self.enc_output.weight)
+
+    def project(self, memory: Tensor, valid: Tensor) -> Tensor:
+        """Project tokens (B, S, C); those not ``valid`` (B, S) enter as zero."""
+        return self.enc_output_norm(self.enc_output(memory.masked_fill(~valid[..., None], 0.0)))
+
+    def predict_logits(self, features: Tensor) -> Tensor:
+        """Class logits (B, N, K) of features (B, N, C), projected or not."""
+        raise NotImplementedError
+
+
+class SharedTokenClassifier(TokenClassifier):
+    """A classifier for encoders whose detector has no proposals: it shares a decoder's class head.
+
+    Focus-DETR, 3.3: the class scores of tokens share their parameters with the decoder's.
+    """
+
+    def __init__(self, *, embed_dim: int, class_embed: nn.Module) -> None:
+        """
+        Args:
+            embed_dim: channels C of the tokens.
+            class_embed: class head of a decoder layer.
+        """
+        super().__init__(embed_dim=embed_dim)
+        # In a tuple, which registers no submodule: its parameters keep the name of their owner.
+        self.shared = (class_embed,)
+
+    def predict_logits(self, features: Tensor) -> Tensor:
+        """See :meth:`TokenClassifier.predict_logits`."""
+        return to_float32(self.shared[0](features))
+
+
+class ProposalHead(TokenClassifier):
+    """Score encoder tokens and turn them into proposals (Deformable DETR, two-stage)."""
+
+    def __init__(self, *, embed_dim: int, num_classes: int) -> None:
+        """
+        Args:
+            embed_dim: channels C of the tokens.
+            num_classes: rows K of the class head.
+        """
+        super().__init__(embed_dim=embed_dim)
+        self.class_embed = class_head(embed_dim, num_classes)
+        self.bbox_embed = box_head(embed_dim, 0.0)
+
+    def predict_logits(self, features: Tensor) -> Tensor:
+        """See :meth:`TokenClassifier.predict_logits`."""
+        return to_float32(self.class_embed(features))
+
+    def box_logits(self, projected: Tensor, anchors: Tensor) -> Tensor:
+        """Box logits (B, N, 4) of projected tokens (B, N, C) and their anchors' logits."""
+        return shift_logits(self.bbox_embed(projected), anchors)
+
+
+def token_anchors(tokens: FeatureTokens) -> tuple[Tensor, Tensor]:
+    """A square anchor at each token, of 5 % of the image on the finest level and doubling.
+
+    Returns:
+        Logits (B, S, 4) cxcywh, infinite (the box is 1, 1, 1, 1) where invalid, and validity
+        (B, S): inside the image with all coordinates at least 0.01 from its border.
+    """
+    sides = [
+        tokens.centers.new_full((height * width, 2), 0.05 * 2.0**level)
+        for level, (height, width) in enumerate(tokens.spatial_shapes)
+    ]
+    anchors = torch.cat((tokens.centers, torch.cat(sides).expand_as(tokens.centers)), -1)
+    valid = ((anchors > 0.01) & (anchors < 0.99)).all(-1) & ~tokens.padding_mask
+    return torch.logit(anchors).masked_fill(~valid[..., None], float("inf")), valid
