@@ -67,7 +67,7 @@ def import_modules(config_file: str, options: Sequence[str] = ()) -> None:
 
     Raises:
         ValueError: there is no such module, or the value is no list of names.
-        RuntimeError: a module fails; the error inside it is the cause.
+        ImportError: a module fails; the error inside it is the cause.
     """
     names = _read_yaml(config_file).get("IMPORTS", []) if config_file else []
     place = config_file or "the command line"
@@ -90,7 +90,7 @@ def import_modules(config_file: str, options: Sequence[str] = ()) -> None:
                 "in the current folder or on PYTHONPATH"
             ) from None
         except (ValueError, OSError) as error:
-            raise RuntimeError(f"the module {name!r} of IMPORTS in {place} fails") from error
+            raise ImportError(f"the module {name!r} of IMPORTS in {place} fails") from error
 
 
 def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) -> None:
