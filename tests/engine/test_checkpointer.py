@@ -180,6 +180,16 @@ def test_an_unknown_model_is_refused(make_cfg, tmp_path):
         DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "a.pth"))
 
 
+def test_weights_of_this_project_with_its_former_names_are_refused_with_the_file(
+    make_cfg, tmp_path
+):
+    cfg = make_cfg()
+    state = {k.replace("neck.", "tokens."): v for k, v in build(cfg).state_dict().items()}
+    torch.save({"model": state, "iteration": 3}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: .* written by lite-focus-detr before 0\.2"):
+        DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "a.pth"))
+
+
 def test_names_are_not_guessed_from_their_endings(make_cfg, tmp_path):
     cfg = make_cfg()
     state = {f"other.{name}": tensor for name, tensor in build(cfg).state_dict().items()}

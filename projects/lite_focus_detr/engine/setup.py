@@ -1,4 +1,4 @@
-"""From the command line to a checked configuration, and from a user's mistake to one line."""
+"""Preparation of a run and its processes, and a user's mistake in one line."""
 
 from __future__ import annotations
 

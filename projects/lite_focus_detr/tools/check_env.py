@@ -105,14 +105,14 @@ def _imports(name: str, fix: str, *submodules: str) -> Finding:
 
 def _torchvision() -> Finding:
     finding = _imports("torchvision", "install the release made for this torch")
-    wanted, found = _torch_of_torchvision(), _version("torch")
-    if wanted is None or found is None or found.split("+")[0] == wanted:
+    needed, found = _torch_of_torchvision(), _version("torch")
+    if needed is None or found is None or found.split("+")[0] == needed:
         return finding
     return Finding(
         finding.name,
         finding.value,
-        f"torchvision {_version('torchvision')} is made for torch {wanted}, not {found}",
-        f"pip install torch=={wanted}, or the torchvision release of torch {found}",
+        f"torchvision {_version('torchvision')} is made for torch {needed}, not {found}",
+        f"pip install torch=={needed}, or the torchvision release of torch {found}",
         fatal=True,
     )
 

@@ -79,8 +79,8 @@ def nearest_samples(
             index -= sizes[call]
             call += 1
         locations, weights = attention.sampling(*_single_query(calls[call], index))
-        all_locations.append(locations / valid_ratios[:, None])
-        all_weights.append(weights)
+        all_locations.append(locations[0] / valid_ratios[:, None])
+        all_weights.append(weights[0])
     return Samples(references[nearest], torch.cat(all_locations), torch.cat(all_weights))
 
 
