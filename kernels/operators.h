@@ -154,11 +154,13 @@ class __attribute__((visibility("hidden"))) Arguments {
     problem_.weights_image_stride = problem_.weights_query_stride * problem_.queries;
   }
 
-  void set_query(const Tensor& query, const std::optional<Tensor>& key, double scale) {
+  void set_query(const Tensor& query, const std::optional<Tensor>& key, double scale,
+                 bool mask_outside) {
     check_tensor("query", query, item_sizes(), value_);
     STD_TORCH_CHECK(query.scalar_type() == value_.scalar_type(),
                     "query must have the dtype of value");
     problem_.scale = scale;
+    problem_.mask_outside = mask_outside;
     problem_.query = keep(query);
     if (!key.has_value()) {
       return;
@@ -285,10 +287,10 @@ template <typename Backend>
 Tensor key_aware_deform_attn_op(const Tensor& query, const std::optional<Tensor>& key,
                                 const Tensor& value, const Sizes& spatial_shapes,
                                 const std::optional<Tensor>& reference_points,
-                                const Tensor& sampling_points, double scale) {
+                                const Tensor& sampling_points, double scale, bool mask_outside) {
   Arguments arguments(value, spatial_shapes, false);
   arguments.set_points(reference_points, sampling_points);
-  arguments.set_query(query, key, scale);
+  arguments.set_query(query, key, scale, mask_outside);
   Tensor output = arguments.make_output();
   Backend::run(Operator::kKeyAwareDeformAttn, arguments.problem(), value);
   return output;
@@ -298,10 +300,10 @@ template <typename Backend>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> key_aware_deform_attn_backward_op(
     const Tensor& grad_output, const Tensor& query, const std::optional<Tensor>& key,
     const Tensor& value, const Sizes& spatial_shapes, const std::optional<Tensor>& reference_points,
-    const Tensor& sampling_points, double scale, bool needs_reference) {
+    const Tensor& sampling_points, double scale, bool mask_outside, bool needs_reference) {
   Arguments arguments(value, spatial_shapes, true);
   arguments.set_points(reference_points, sampling_points);
-  arguments.set_query(query, key, scale);
+  arguments.set_query(query, key, scale, mask_outside);
   arguments.set_grad_output(grad_output);
   Problem& problem = arguments.problem();
   const Tensor grad_query = torch::stable::new_empty(query, sizes_of(query));

@@ -7,6 +7,10 @@ namespace lite_focus {
 
 constexpr int kMaxLevels = 16;
 
+// Of a point that is masked out. It is finite, so that a softmax over such points alone is not NaN:
+// what weight they get does not matter then, because their samples are zero.
+constexpr float kMaskedLogit = -3.4028234664e38f;
+
 struct Level {
   int32_t height;
   int32_t width;
@@ -40,6 +44,7 @@ struct Problem {
   int64_t batch_stride, token_stride, head_stride;
   const void* query;  // (B, Q, M, D)
   double scale;       // of the logits
+  bool mask_outside;  // points outside of their map have no part in the softmax
 
   // 0: points are locations; 2: offsets from reference points; 4: offsets from boxes.
   int32_t reference_size;

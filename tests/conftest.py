@@ -1,74 +1,55 @@
 """Configurations and batches that many tests need."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 
-from lite_focus_detr import add_lite_focus_detr_config, model_zoo
+from lite_focus_detr import model_zoo
+from lite_focus_detr.config import load_config
 
-#: What makes each family out of the defaults.
+#: The file under configs/_base_/family of each family.
 FAMILIES = {
-    "deformable": {},
-    "deformable_refine": {"BOX_REFINE": True, "SHARE_HEADS": False},
-    "deformable_two_stage": {
-        "BOX_REFINE": True,
-        "SHARE_HEADS": False,
-        "QUERY_SELECTION": "two_stage",
-        "CLASS_AGNOSTIC_PROPOSALS": True,
-    },
-    "dn_deformable": {
-        "BOX_REFINE": True,
-        "SHARE_HEADS": False,
-        "REFERENCE": "box",
-        "DECODER.POSITION_SCALE": True,
-        "DENOISING.TYPE": "plain",
-        "DENOISING.NUM": 3,
-        "DENOISING.LABEL_NOISE": 0.2,
-        "DENOISING.BOX_NOISE": 0.4,
-    },
-    "dino": {
-        "BOX_REFINE": True,
-        "LOOK_FORWARD_TWICE": True,
-        "SHARE_HEADS": False,
-        "QUERY_SELECTION": "mixed",
-        "DECODER.FINAL_NORM": True,
-        "DENOISING.TYPE": "contrastive",
-        "DENOISING.NUM": 10,
-        "DENOISING.LABEL_NOISE": 0.25,
-        "DENOISING.BOX_NOISE": 1.0,
-    },
+    "deformable": "deformable_detr",
+    "deformable_refine": "deformable_detr_refine",
+    "deformable_two_stage": "deformable_detr_two_stage",
+    "dn_deformable": "dn_deformable_detr",
+    "dino": "dino_detrex",
+}
+FOLDER = Path(__file__).resolve().parents[1] / "configs/_base_/family"
+
+#: A small detector in the flavour of detrex, without dropout.
+TINY = {
+    "NUM_CLASSES": 7,
+    "EMBED_DIM": 32,
+    "NUM_HEADS": 4,
+    "NORM_GROUPS": 8,
+    "NUM_QUERIES": 20,
+    "INVERSE_SIGMOID_EPS": 1e-3,
+    "PROPOSAL_BOXES": "selected",
+    "LOSS.CLASS_WEIGHT": 1.0,
+    "LOSS.GIOU_EPS": 1e-6,
+    "ENCODER.NUM_LAYERS": 2,
+    "ENCODER.FFN_DIM": 64,
+    "ENCODER.DROPOUT": 0.0,
+    "DECODER.NUM_LAYERS": 2,
+    "DECODER.FFN_DIM": 64,
+    "DECODER.DROPOUT": 0.0,
 }
 
 
 @pytest.fixture
 def tiny_config():
-    """Make the configuration of a small detector of a family, without dropout."""
+    """Make the configuration of a small detector of a family."""
 
     def make(family="dino", **changes):
-        cfg = get_cfg()
-        add_lite_focus_detr_config(cfg)
-        detr = {
-            "NUM_CLASSES": 7,
-            "EMBED_DIM": 32,
-            "NUM_HEADS": 4,
-            "NORM_GROUPS": 8,
-            "NUM_QUERIES": 20,
-            "INVERSE_SIGMOID_EPS": 1e-3,
-            "LOSS.CLASS_WEIGHT": 1.0,
-            "ENCODER.NUM_LAYERS": 2,
-            "ENCODER.FFN_DIM": 64,
-            "ENCODER.DROPOUT": 0.0,
-            "DECODER.NUM_LAYERS": 2,
-            "DECODER.FFN_DIM": 64,
-            "DECODER.DROPOUT": 0.0,
-            **FAMILIES[family],
-            **changes,
-        }
-        for key, value in detr.items():
+        cfg = load_config(str(FOLDER / f"{FAMILIES[family]}.yaml"))
+        groups = 3 if family == "dn_deformable" else 10
+        settings = {**TINY, "DENOISING.NUM": groups, **changes}
+        for key, value in settings.items():
             cfg.merge_from_list([f"MODEL.DETR.{key}", value])
-        cfg.MODEL.META_ARCHITECTURE = "DeformableDETR"
         cfg.MODEL.LITE.NUM_BLOCKS = 1
         cfg.MODEL.LITE.LOW_FFN_DIM = 16
         cfg.MODEL.BACKBONE.NAME = "build_timm_backbone"

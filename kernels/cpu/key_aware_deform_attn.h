@@ -1,5 +1,5 @@
 // Key-aware deformable attention: output = sum_p softmax_p(scale * query . key(x_p)) * value(x_p),
-// and its gradient.
+// and its gradient. With mask_outside the softmax is over the points inside of their maps.
 #pragma once
 
 #include "cpu/channels.h"
@@ -32,6 +32,7 @@ void key_aware_deform_attn(const Problem& problem, const Range& range, void* scr
     }
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
+      sampler.mask_logits();
       const int64_t q = first + slot;
       if constexpr (kShared) {
         sampler.softmax();
@@ -63,6 +64,7 @@ LITE_FOCUS_INLINE void differentiate_keys(const Sampler<Traits>& sampler) {
   for (int p = sampler.count(); p < sampler.padded(); ++p) {
     attention[p] = -__builtin_inf();
   }
+  sampler.mask_logits();
   sampler.softmax();
   Real total{};
   for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {

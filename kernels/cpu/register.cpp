@@ -24,11 +24,13 @@ STABLE_TORCH_LIBRARY(lite_focus_detr, library) {
       "-> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "key_aware_deform_attn(Tensor query, Tensor? key, Tensor value, SymInt[] spatial_shapes, "
-      "Tensor? reference_points, Tensor sampling_points, float scale) -> Tensor");
+      "Tensor? reference_points, Tensor sampling_points, float scale, bool mask_outside) "
+      "-> Tensor");
   library.def(
       "key_aware_deform_attn_backward(Tensor grad_output, Tensor query, Tensor? key, "
       "Tensor value, SymInt[] spatial_shapes, Tensor? reference_points, Tensor sampling_points, "
-      "float scale, bool needs_reference) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "float scale, bool mask_outside, bool needs_reference) "
+      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lite_focus_detr, CPU, library) {

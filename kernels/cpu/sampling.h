@@ -14,6 +14,8 @@ constexpr int kPointBlock = 16;
 constexpr int kSlots = 4;
 // In queries.
 constexpr int kPrefetchDistance = 8;
+// A position outside of every map.
+constexpr int kOutside = -2;
 
 constexpr int64_t pad_points(int64_t points) {
   return (points + kPointBlock - 1) / kPointBlock * kPointBlock;
@@ -104,7 +106,7 @@ class Sampler {
     for (int slot = 0; slot < kSlots; ++slot) {
       select_slot(slot);
       for (int i = 0; i < padded(); ++i) {
-        array(kPixelX)[i] = array(kPixelY)[i] = -2;  // padding stays outside of its map
+        array(kPixelX)[i] = array(kPixelY)[i] = kOutside;  // where padding stays
         array(kOriginX)[i] = array(kOriginY)[i] = Scalar(-0.5);
         array(kScaleX)[i] = locations() ? Scalar(level_array(kWidth)[i]) : Scalar(1);
         array(kScaleY)[i] = locations() ? Scalar(level_array(kHeight)[i]) : Scalar(1);
@@ -191,6 +193,7 @@ class Sampler {
     } else {
       load_positions(static_cast<const T*>(problem_.sampling), item);
     }
+    gather_outside();
   }
 
   // The weights given, or the softmax of the logits.
@@ -204,6 +207,18 @@ class Sampler {
     }
     if (problem_.weights_are_logits) {
       softmax();
+    }
+  }
+
+  // The logits of points that are masked out.
+  LITE_FOCUS_INLINE void mask_logits() const {
+    if (!problem_.mask_outside) {
+      return;
+    }
+    for (int i = 0; i < padded(); i += kLanes) {
+      const Real x = Lanes::load(array(kPixelX) + i);
+      const Real logits = Lanes::load(array(kAttention) + i);
+      Lanes::store(array(kAttention) + i, x > Real{} - 1 ? logits : Real{} + kMaskedLogit);
     }
   }
 
@@ -290,6 +305,24 @@ class Sampler {
   }
 
  private:
+  // Points to be masked out go to one place, where both coordinates tell that they are outside; so
+  // do those that are not a number, which must not reach any sum.
+  LITE_FOCUS_INLINE void gather_outside() const {
+    if (!problem_.mask_outside) {
+      return;
+    }
+    for (int i = 0; i < padded(); i += kLanes) {
+      const Real x = Lanes::load(array(kPixelX) + i);
+      const Real y = Lanes::load(array(kPixelY) + i);
+      const Real width = Lanes::to_real(Lanes::load_int(level_array(kWidth) + i));
+      const Real height = Lanes::to_real(Lanes::load_int(level_array(kHeight) + i));
+      const Real zero{};
+      const auto inside = (x > zero - 1) & (x < width) & (y > zero - 1) & (y < height);
+      Lanes::store(array(kPixelX) + i, inside ? x : zero + kOutside);
+      Lanes::store(array(kPixelY) + i, inside ? y : zero + kOutside);
+    }
+  }
+
   template <typename U>
   LITE_FOCUS_INLINE void load_positions(const U* source, int64_t item) const {
     const int levels = problem_.point_levels;

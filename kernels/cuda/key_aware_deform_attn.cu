@@ -1,5 +1,5 @@
 // Key-aware deformable attention: output = sum_p softmax_p(scale * query . key(x_p)) * value(x_p),
-// and its gradient.
+// and its gradient. With mask_outside the softmax is over the points inside of their maps.
 #include "cuda/tile.cuh"
 
 namespace lite_focus {
@@ -24,6 +24,44 @@ __device__ __forceinline__ void interpolate_at(const typename Traits::T* head,
   }
 }
 
+// The axes of a point. One that is masked out has no weight on either of them, also where it is not
+// a number.
+template <typename Traits>
+__device__ __forceinline__ typename Item<Traits>::Axes key_axes(const Item<Traits>& item,
+                                                                int point) {
+  using Real = typename Traits::Real;
+  auto axes = item.axes(point);
+  if (item.problem.mask_outside) {
+    const Real x = axes.x.weight[0] + axes.x.weight[1];
+    const Real y = axes.y.weight[0] + axes.y.weight[1];
+    if (!(x > 0 && y > 0)) {
+#pragma unroll
+      for (int side = 0; side < 2; ++side) {
+        axes.x.weight[side] = axes.y.weight[side] = 0;
+      }
+    }
+  }
+  return axes;
+}
+
+// In place, over the points of the group.
+template <typename Traits>
+__device__ __forceinline__ void masked_softmax(const Item<Traits>& item,
+                                               const Point<Traits>* points,
+                                               typename Traits::Real* logits) {
+  if (item.problem.mask_outside) {
+// One at a time: a forward kernel has few registers to spare.
+#pragma unroll 1
+    for (int p = item.lane; p < item.count(); p += Traits::kLanes) {
+      const auto& weight = points[p].weight;
+      if (weight[0] + weight[1] + weight[2] + weight[3] == 0) {
+        logits[p] = kMaskedLogit;
+      }
+    }
+  }
+  item.softmax(logits);
+}
+
 // Key and value are each read once: samples of a shared key stay in registers.
 template <typename Traits, bool kShared>
 __global__ void __launch_bounds__(Traits::kThreads)
@@ -38,7 +76,7 @@ __global__ void __launch_bounds__(Traits::kThreads)
   char* free_memory = memory;
   auto* points = shared_array<Point<Traits>, Traits>(free_memory, count);
   auto* attention = shared_array<Real, Traits>(free_memory, count);
-  item.for_points([&](int p) { points[p] = item.locate(p, item.axes(p)); });
+  item.for_points([&](int p) { points[p] = item.locate(p, key_axes(item, p)); });
   __syncwarp();
 
   const T* value = static_cast<const T*>(problem.value) + item.map_offset();
@@ -77,7 +115,7 @@ __global__ void __launch_bounds__(Traits::kThreads)
     }
   }
   __syncwarp();
-  item.softmax(attention);
+  masked_softmax(item, points, attention);
   __syncwarp();
 
   item.for_channels([&](int channel) {
@@ -197,7 +235,7 @@ __device__ __forceinline__ void differentiate_item(const Item<Traits>& item, Poi
                                                    const Scratch<Traits, 8>& scratch) {
   using Real = typename Traits::Real;
   const auto dots = scratch.dots;
-  item.for_points([&](int p) { points[p] = item.locate(p, item.axes(p)); });
+  item.for_points([&](int p) { points[p] = item.locate(p, key_axes(item, p)); });
   __syncwarp();
 #pragma unroll 2
   for (int p = 0; p < item.count(); ++p) {
@@ -216,7 +254,7 @@ __device__ __forceinline__ void differentiate_item(const Item<Traits>& item, Poi
       grad_logits[p] += points[p].weight[c] * dots[p].item[4 + c];
     }
   });
-  item.softmax(attention);
+  masked_softmax(item, points, attention);
   Real mean = 0;
   item.for_points([&](int p) { mean += attention[p] * grad_logits[p]; });
   mean = group_sum<Traits::kLanes>(mean);
@@ -229,7 +267,7 @@ __device__ __forceinline__ void differentiate_item(const Item<Traits>& item, Poi
     for (int c = 0; c < 4; ++c) {
       corners[c] = a * dots[p].item[4 + c] + grad_logit * dots[p].item[c];
     }
-    const auto axes = item.axes(p);
+    const auto axes = key_axes(item, p);
     const auto gradient = differentiate<Scalars<Real>>(axes.x, axes.y, corners);
     scratch.grad_x[p] = gradient.x;
     scratch.grad_y[p] = gradient.y;

@@ -4,8 +4,8 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
+from tests.conftest import FAMILIES
 
-FAMILIES = ["deformable", "deformable_refine", "deformable_two_stage", "dn_deformable", "dino"]
 STRIDES = (8, 16, 32, 64)
 
 

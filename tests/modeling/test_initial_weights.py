@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from tests.conftest import FAMILIES
 
-FAMILIES = ["deformable", "deformable_refine", "deformable_two_stage", "dn_deformable", "dino"]
 ENCODERS = ["DeformableDETR", "LiteDETR", "FocusDETR", "SparseDETR"]
 
 

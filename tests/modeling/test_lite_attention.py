@@ -65,6 +65,32 @@ def test_a_key_projection_equal_to_that_of_the_value_is_the_shared_key(tokens):
     torch.testing.assert_close(attend(projected, tokens), attend(shared, tokens))
 
 
+@pytest.mark.parametrize("projected_key", [False, True])
+def test_masked_weights_of_the_points_inside_sum_to_one(tokens, projected_key):
+    """With the value one everywhere the result is the weight of the points among the pixels."""
+    # In pixels, from the centre of the third pixel; three to the left is just outside.
+    offsets = torch.tensor([[0.0, 0.0], [-1.0, 0.3], [-3.0, 0.0]], dtype=torch.float64)
+    references = torch.tensor([[2.5 / 8, 2.5 / 8], [2.5 / 4, 2.5 / 4]], dtype=torch.float64)
+    references, offsets = references.expand(2, 7, 2, 2), offsets.expand(2, 7, 4, 2, 3, 2)
+    query = torch.randn(2, 7, 32).double()
+    for mask_outside in (True, False):
+        options = {"projected_key": projected_key, "mask_outside": mask_outside}
+        module = perturb(KeyAwareAttention(AttentionConfig(**options, **SIZE)))
+        projected = module.project(tokens.features.double(), tokens.padding_mask)
+        if not projected_key:
+            projected = projected._replace(key=projected.value)
+        projected = projected._replace(value=torch.ones_like(projected.value))
+        points = (tokens.spatial_shapes, references, offsets)
+        attended = module.attend(query, projected, points)
+        if mask_outside:
+            torch.testing.assert_close(attended, torch.ones_like(attended))
+        else:
+            assert (attended < 0.99).any()
+        weights = module.weights(query, projected, points).view(2, 7, 4, 2, 3)
+        torch.testing.assert_close(weights.sum((-2, -1)), torch.ones(2, 7, 4).double())
+        assert (weights[..., 2] == 0).all() == mask_outside
+
+
 @pytest.mark.parametrize("attention", [DeformableAttention, KeyAwareAttention])
 def test_offsets_shared_by_the_levels_equal_the_same_offsets_on_each(tokens, attention):
     shared = perturb(attention(AttentionConfig(shared_offsets=True, **SIZE)))

@@ -1,10 +1,9 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from tests.conftest import FAMILIES
 
 from lite_focus_detr import ops
-
-FAMILIES = ["deformable", "deformable_refine", "deformable_two_stage", "dn_deformable", "dino"]
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)])

@@ -104,11 +104,17 @@ def sample(level_map: list[list[list[float]]], x: float, y: float) -> list[float
     return result
 
 
+def touches_a_pixel(height: int, width: int, x: float, y: float) -> bool:
+    """Whether some pixel of the map is less than one away in x and in y; never for NaN."""
+    columns = any(abs(x - column) < 1 for column in range(width))
+    return columns and any(abs(y - row) < 1 for row in range(height))
+
+
 @pytest.fixture
 def plain_loops():
     """The operators as loops over scalars: attention(inputs, locations, weights or key)."""
 
-    def attention(inputs, locations, weights=None, key=None, scale=1.0):
+    def attention(inputs, locations, weights=None, key=None, scale=1.0, mask_outside=False):
         batch, queries, heads = locations.shape[:3]
         starts = np.cumsum([0, *(height * width for height, width in inputs.shapes)])
         output = torch.zeros(batch, queries, heads, inputs.value.shape[-1], dtype=torch.float64)
@@ -120,6 +126,19 @@ def plain_loops():
                 for x, y in locations[b, q, m, level].tolist():
                     yield sample(level_map, x * width - 0.5, y * height - 0.5)
 
+        def softmax(logits, b, q, m):
+            points = (
+                touches_a_pixel(height, width, x * width - 0.5, y * height - 0.5)
+                for level, (height, width) in enumerate(inputs.shapes)
+                for x, y in locations[b, q, m, level].tolist()
+            )
+            shares = [
+                math.exp(logit) if inside or not mask_outside else 0.0
+                for logit, inside in zip(logits.tolist(), points, strict=True)
+            ]
+            total = sum(shares) or 1.0
+            return torch.tensor([share / total for share in shares], dtype=torch.float64)
+
         for b in range(batch):
             for q in range(queries):
                 for m in range(heads):
@@ -130,8 +149,7 @@ def plain_loops():
                         attention = weights[b, q, m].flatten()
                     else:
                         keys = torch.tensor(list(samples_of(key, b, q, m)), dtype=torch.float64)
-                        exponents = (scale * keys @ inputs.query[b, q, m]).exp()
-                        attention = exponents / exponents.sum()
+                        attention = softmax(scale * keys @ inputs.query[b, q, m], b, q, m)
                     output[b, q, m] = attention @ values
         return output.flatten(2)
 

@@ -27,7 +27,7 @@ OPERATORS = (
     "key_aware_deform_attn",
     "key_aware_deform_attn_backward",
 )
-#: Public functions and the tensors that they take in order; "shapes" is a constant.
+#: Public functions and what they take in order; what is not a tensor is a constant.
 ARGUMENTS = {
     "multi_scale": ("multi_scale_deformable_attention", "value shapes locations weights"),
     "key_aware": ("key_aware_deformable_attention", "query key value shapes locations"),
@@ -41,8 +41,17 @@ ARGUMENTS = {
         "fused_key_aware_deformable_attention",
         "query none value shapes boxes offsets",
     ),
+    "masked": (
+        "key_aware_deformable_attention",
+        "query key value shapes locations scale mask_outside",
+    ),
+    "fused_masked_shared": (
+        "fused_key_aware_deformable_attention",
+        "query none value shapes references offsets scale mask_outside",
+    ),
 }
 NAMES = list(ARGUMENTS)
+CONSTANTS = {"none": None, "scale": None, "mask_outside": True}
 #: Four levels with 16 points in all, as the fast kernels want them, and what they do not take.
 FAST = {"shapes": ((10, 9), (3, 17), (2, 2), (1, 1)), "points": 4, "heads": 2}
 ODD = {"shapes": ((3, 7), (1, 4), (5, 1)), "points": 5}
@@ -93,7 +102,7 @@ def emulated(library):
 def run(module, name, inputs):
     """The output and the gradients by name of an operator of ``module``."""
     function, arguments = ARGUMENTS[name]
-    fields = {**inputs._asdict(), "none": None}
+    fields = {**inputs._asdict(), **CONSTANTS}
     leaves = {}
     for argument in arguments.split():
         if isinstance(fields[argument], torch.Tensor):
@@ -152,7 +161,9 @@ def test_float64_results_are_exact(make_inputs, name):
     assert_equals_reference(name, inputs, 1e-12)
 
 
-@pytest.mark.parametrize("name", ["fused", "fused_key_aware", "fused_shared_key"])
+@pytest.mark.parametrize(
+    "name", ["fused", "fused_key_aware", "fused_shared_key", "fused_masked_shared"]
+)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("queries", QUERIES)
 def test_half_precision_is_as_good_as_the_reference(make_inputs, name, dtype, queries):
@@ -195,6 +206,29 @@ def test_locations_that_are_no_numbers_show_in_their_head_only(make_inputs, quer
     assert output[0, 2, 0].isnan().all()
     assert output.isnan().sum() == 32
     assert not results["value"][:, :, 1].isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("queries", "sizes"),
+    [("all_pixels", FAST), ("no_pixels", FAST), ("no_pixels", {**ODD, "heads": 2})],
+    ids=["tile", "fast", "odd"],
+)
+def test_masked_points_have_no_weight_and_no_gradient(make_inputs, queries, sizes):
+    inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **sizes)
+    inputs = inputs.to(torch.float32)
+    inputs.locations[0, 1] = 7  # of all points of both heads
+    inputs.locations[0, 2, 0, :, 2] = 7
+    expected = run(ops, "masked", inputs)
+    inputs.locations[0, 1] = torch.nan
+    inputs.locations[0, 2, 0, :, 2, 1] = torch.nan
+    results = run(ops, "masked", inputs)
+    assert not results["output"][0, 1].any()
+    assert not results["locations"][0, 1].any()
+    assert not results["query"][0, 1].any()
+    assert not results["locations"][0, 2, 0, :, 2].any()
+    for name, tensor in results.items():
+        assert torch.equal(tensor, expected[name]), name
+    assert_equals_reference("masked", inputs, 1e-5)
 
 
 def lines_of_tiles(inputs, levels):

@@ -14,7 +14,7 @@ from lite_focus_detr.ops import reference
 
 pytestmark = pytest.mark.usefixtures("native")
 
-#: Which tensors each operator takes, in order; "shapes" is a constant.
+#: What each operator takes, in order; what is not a tensor is a constant.
 ARGUMENTS = {
     "multi_scale": ("multi_scale_deformable_attention", "value shapes locations weights"),
     "key_aware": ("key_aware_deformable_attention", "query key value shapes locations"),
@@ -29,8 +29,25 @@ ARGUMENTS = {
         "fused_key_aware_deformable_attention",
         "query none value shapes boxes offsets",
     ),
+    "masked": (
+        "key_aware_deformable_attention",
+        "query key value shapes locations scale mask_outside",
+    ),
+    "masked_shared": (
+        "key_aware_deformable_attention",
+        "query none value shapes locations scale mask_outside",
+    ),
+    "fused_masked": (
+        "fused_key_aware_deformable_attention",
+        "query key value shapes boxes offsets scale mask_outside",
+    ),
+    "fused_masked_shared": (
+        "fused_key_aware_deformable_attention",
+        "query none value shapes references offsets scale mask_outside",
+    ),
 }
 NAMES = list(ARGUMENTS)
+CONSTANTS = {"none": None, "scale": None, "mask_outside": True}
 #: Sizes with a fast path in some of the kernels, and sizes without.
 FAST = {"shapes": ((6, 5), (4, 3), (2, 2), (1, 1)), "points": 4}
 ODD = {"shapes": ((3, 7), (1, 4), (5, 1)), "points": 5}
@@ -40,7 +57,7 @@ FEW = {"shapes": ((3, 2), (1, 4)), "points": 1}
 def run(module, name, inputs):
     """The output and the gradients by name of an operator of ``module``."""
     function, arguments = ARGUMENTS[name]
-    fields = {**inputs._asdict(), "none": None}
+    fields = {**inputs._asdict(), **CONSTANTS}
     leaves = {}
     for argument in arguments.split():
         if isinstance(fields[argument], torch.Tensor):
@@ -158,8 +175,9 @@ def test_gradients_equal_finite_differences(make_inputs, name):
         offsets=inputs.offsets * 0.01 + 0.2,
     )
     function, arguments = ARGUMENTS[name]
-    fields = {**inputs._asdict(), "none": None}
-    names = [argument for argument in arguments.split() if argument not in ("shapes", "none")]
+    fields = {**inputs._asdict(), **CONSTANTS}
+    constants = {"shapes", *CONSTANTS}
+    names = [argument for argument in arguments.split() if argument not in constants]
 
     def call(*tensors):
         given = {**fields, **dict(zip(names, tensors, strict=True))}
@@ -234,6 +252,54 @@ def test_a_location_that_is_not_a_number_shows_in_its_head_only(make_inputs, cha
     assert output.view(2, 7, 3, channels)[1, 2, 0].isnan().all()
     assert output.isnan().sum() == channels
     assert torch.equal(output[0], expected[0])
+
+
+@pytest.mark.parametrize("module", [ops, reference], ids=["native", "reference"])
+@pytest.mark.parametrize("name", ["masked", "masked_shared"])
+@pytest.mark.parametrize(("channels", "sizes"), [(32, FAST), (5, FAST), (32, ODD)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("distance", [-math.inf, math.inf, 1e30, 7.0, math.nan])
+def test_a_head_without_a_point_inside_gives_zero_if_they_are_masked(
+    make_inputs, module, name, channels, sizes, dtype, distance
+):
+    inputs = make_inputs(channels=channels, **sizes).to(dtype)
+    output, grads = run(module, name, inputs)
+    expected = output.unflatten(-1, (3, channels)), grads["locations"], grads["query"]
+    inputs.locations[1, 2, 1] = distance
+    output, grads = run(module, name, inputs)
+    actual = output.unflatten(-1, (3, channels)), grads["locations"], grads["query"]
+    for tensor, with_points in zip(actual, expected, strict=True):
+        assert with_points[1, 2, 1].any()
+        with_points[1, 2, 1] = 0
+        torch.testing.assert_close(tensor, with_points)
+    inputs.locations[:] = distance
+    output, grads = run(module, name, inputs)
+    assert not output.any()
+    assert not any(gradient.any() for gradient in grads.values())
+
+
+@pytest.mark.parametrize("name", ["masked", "masked_shared"])
+@pytest.mark.parametrize("coordinate", [0, 1])
+@pytest.mark.parametrize(("channels", "sizes"), [(32, FAST), (5, ODD)])
+def test_masking_takes_a_location_that_is_not_a_number_for_one_outside(
+    make_inputs, name, coordinate, channels, sizes
+):
+    inputs = make_inputs(channels=channels, **sizes).to(torch.float32)
+    inputs.locations[1, 2, 0, 2, 1, coordinate] = 7
+    expected = run(ops, name, inputs)
+    inputs.locations[1, 2, 0, 2, 1, coordinate] = math.nan
+    assert_equal_results(run(ops, name, inputs), expected, 0)
+    assert_equal_results(run(reference, name, inputs), expected, 1e-5)
+
+
+@pytest.mark.parametrize("masked", ["masked", "masked_shared"])
+@pytest.mark.parametrize(("channels", "sizes"), [(32, FAST), (5, ODD)])
+def test_masking_changes_no_bit_where_all_points_are_inside(make_inputs, masked, channels, sizes):
+    inputs = make_inputs(channels=channels, **sizes).to(torch.float32)
+    inputs = inputs._replace(locations=inputs.locations.sigmoid())
+    plain = {"masked": "key_aware", "masked_shared": "key_aware_shared"}[masked]
+    for module in (ops, reference):
+        assert_equal_results(run(module, masked, inputs), run(module, plain, inputs), 0)
 
 
 @pytest.mark.parametrize("capability", ["default", "avx2"])

@@ -73,6 +73,46 @@ def test_key_aware_attention_equals_plain_loops(make_inputs, plain_loops, shared
     assert_close(output, plain_loops(inputs, inputs.locations, key=key, scale=0.3))
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_masked_attention_equals_plain_loops_over_the_points_inside(
+    make_inputs, plain_loops, shared
+):
+    inputs = make_inputs()
+    inputs.locations[0, 1, 2] += 3  # a query without any point inside
+    key = inputs.value if shared else inputs.key
+    arguments = (inputs.value, inputs.shapes, inputs.locations, 0.3)
+    output = reference.key_aware_deformable_attention(
+        inputs.query, None if shared else inputs.key, *arguments, mask_outside=True
+    )
+    masked = plain_loops(inputs, inputs.locations, key=key, scale=0.3, mask_outside=True)
+    assert_close(output, masked)
+    assert not output.view(2, 7, 3, 8)[0, 1, 2].any()
+    published = plain_loops(inputs, inputs.locations, key=key, scale=0.3)
+    assert (masked - published).abs().max() > 0.1
+
+
+def test_points_touch_their_map_up_to_one_pixel_beyond_the_centres_at_its_border():
+    inside = 2.0**-20
+    pixels = {
+        (-1.0, 1.0): True,
+        (-1.0 + inside, 1.0): False,
+        (8.0, 1.0): True,
+        (8.0 - inside, 1.0): False,
+        (3.0, -1.0): True,
+        (3.0, -1.0 + inside): False,
+        (3.0, 4.0): True,
+        (3.0, 4.0 - inside): False,
+        (math.nan, 1.0): True,
+        (3.0, math.nan): True,
+        (math.inf, 1.0): True,
+        (3.0, -math.inf): True,
+    }
+    sizes = torch.tensor((8.0, 4.0), dtype=torch.float64)
+    locations = (torch.tensor(list(pixels), dtype=torch.float64) + 0.5) / sizes
+    outside = reference.points_outside([(4, 8)], locations.view(1, 1, 1, 1, -1, 2))
+    assert outside.flatten().tolist() == list(pixels.values())
+
+
 def test_offsets_from_points_are_in_pixels_of_their_level(make_inputs, plain_loops):
     inputs = make_inputs()
     output = reference.fused_deformable_attention(
@@ -92,6 +132,17 @@ def test_offsets_from_boxes_are_fractions_of_half_the_box(make_inputs, plain_loo
     boxes = inputs.boxes[:, :, None, :, None]
     locations = boxes[..., :2] + inputs.offsets / 3 * boxes[..., 2:] / 2
     assert_close(output, plain_loops(inputs, locations, key=inputs.value, scale=8**-0.5))
+    masked = reference.fused_key_aware_deformable_attention(
+        inputs.query,
+        None,
+        inputs.value,
+        inputs.shapes,
+        inputs.boxes,
+        inputs.offsets,
+        mask_outside=True,
+    )
+    options = {"key": inputs.value, "scale": 8**-0.5, "mask_outside": True}
+    assert_close(masked, plain_loops(inputs, locations, **options))
 
 
 def test_offsets_of_one_level_hold_for_all(make_inputs):

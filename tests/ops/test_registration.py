@@ -20,7 +20,7 @@ def arguments_of(inputs, name, fused):
         forward = (inputs.value, SHAPES, reference, points, weights)
     else:
         key = None if fused else inputs.key
-        forward = (inputs.query, key, inputs.value, SHAPES, reference, points, 0.3)
+        forward = (inputs.query, key, inputs.value, SHAPES, reference, points, 0.3, fused)
     return forward, (inputs.grad_output, *forward, fused)
 
 
@@ -43,7 +43,10 @@ class Attention(torch.nn.Module):
         keyed = ops.fused_key_aware_deformable_attention(
             query, None, value, shapes, references, offsets
         )
-        return plain + keyed
+        masked = ops.fused_key_aware_deformable_attention(
+            query, query.new_ones(value.shape), value, shapes, references, offsets, None, True
+        )
+        return plain + keyed + masked
 
 
 def attention_inputs(inputs):
@@ -85,7 +88,7 @@ def test_tracing_keeps_the_operators(make_inputs):
 @pytest.mark.parametrize("name", FORWARD)
 def test_a_second_derivative_is_refused(make_inputs, name, fused):
     forward, _ = arguments_of(make_inputs(), name, fused)
-    points = forward[-2].requires_grad_()
+    points = forward[3 if name == "ms_deform_attn" else 5].requires_grad_()
     output = getattr(torch.ops.lite_focus_detr, name)(*forward)
     (gradient,) = torch.autograd.grad(output.square().sum(), points, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):

@@ -11,6 +11,13 @@ from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 
+def golden_files(*patterns):
+    """Names of the golden files of a kind: a new file of that kind is a new case."""
+    names = sorted(path.stem for pattern in patterns for path in GOLDEN.glob(f"{pattern}.npz"))
+    assert names, patterns
+    return names
+
+
 @BACKBONE_REGISTRY.register()
 class RecordedMaps(Backbone):
     """Gives the recorded feature ``maps`` for any image."""

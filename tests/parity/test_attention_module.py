@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from tests.parity.conftest import golden_files
 
 from lite_focus_detr.modeling.attention import (
     AttentionConfig,
@@ -10,18 +11,7 @@ from lite_focus_detr.modeling.attention import (
     KeyAwareAttention,
 )
 
-FILES = [
-    "msda_dino_ref2",
-    "msda_dino_ref4",
-    "msda_lite_keyaware0_sameloc0_ref2",
-    "msda_lite_keyaware0_sameloc0_ref4",
-    "msda_lite_keyaware0_sameloc1_ref2",
-    "msda_lite_keyaware0_sameloc1_ref4",
-    "kda_attn_projkey0_sameloc0_ref2",
-    "kda_attn_projkey0_sameloc0_ref4",
-    "kda_attn_projkey0_sameloc1_ref4",
-    "kda_attn_projkey1_sameloc1_ref2",
-]
+FILES = golden_files("kda_attn_*", "msda_*")
 
 
 def build(name):

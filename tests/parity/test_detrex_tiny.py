@@ -5,17 +5,16 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
+from tests.parity.conftest import golden_files
 
 from lite_focus_detr.converters import convert_state_dict
 from lite_focus_detr.modeling.denoising import Noise
 
 
-@pytest.fixture(
-    params=["deformable", "deformable_refine", "deformable_two_stage", "dn_deformable", "dino"]
-)
+@pytest.fixture(params=golden_files("detrex_*_tiny"))
 def case(request, golden, tiny_config):
-    data = golden(f"detrex_{request.param}_tiny")
-    cfg = tiny_config(request.param)
+    data = golden(request.param)
+    cfg = tiny_config(request.param.removeprefix("detrex_").removesuffix("_tiny"))
     cfg.MODEL.BACKBONE.NAME = "RecordedMaps"
     cfg.TEST.DETECTIONS_PER_IMAGE = 15
     model = build_model(cfg)

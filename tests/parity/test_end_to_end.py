@@ -13,15 +13,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
+from tests.parity.conftest import GOLDEN, golden_files
 
-from lite_focus_detr import add_lite_focus_detr_config
+from lite_focus_detr import model_zoo
 from lite_focus_detr.engine import DetrCheckpointer
 
-ROOT = Path(__file__).parents[2]
-GOLDEN = ROOT / "tests/golden"
 # Upstream's own deviation from float64 reaches a quarter of the first two.
 TOLERANCE = {"memory": 2e-5, "logits": 1e-4, "boxes": 1e-5}
 
@@ -35,43 +33,53 @@ class Case(NamedTuple):
 
 
 ALL_COCO_IDS = ["MODEL.DETR.NUM_CLASSES", 91, "MODEL.DETR.COCO_ID_ROWS", True]
-ORIGINAL = [
-    Case(
-        "e2e_deformable_detr_base",
-        "deformable_detr_base",
-        "deformable_detr_r50_50ep",
-        ALL_COCO_IDS,
-    ),
-    Case(
-        "e2e_deformable_detr_two_stage",
-        "deformable_detr_two_stage",
-        "deformable_detr_two_stage_r50_50ep",
-        ALL_COCO_IDS,
-    ),
-    Case(
-        "e2e_dino_4scale_ideaofficial",
-        "dino_4scale_ideaofficial",
-        "dino_r50_36ep",
-        ALL_COCO_IDS,
-    ),
-    Case(
-        "e2e_lite_dino_h3l1_2p1x3",
-        "lite_dino_h3l1_2p1x3",
-        "lite_dino_h3l1_2p1x3_r50_36ep",
-        ALL_COCO_IDS,
-    ),
-]
-DETREX = [
-    Case(
-        "detrex_e2e_deformable_r50",
-        "detrex_deformable_detr_r50",
-        "deformable_detr_r50_50ep",
-        ["MODEL.DETR.INVERSE_SIGMOID_EPS", 1e-3, "TEST.DETECTIONS_PER_IMAGE", 300],
-    ),
-    Case("detrex_e2e_dino_r50", "detrex_dino_r50_4scale", "dino_r50_12ep", []),
-    # Its boxes deviate from those of the same model in float64 by 3e-5.
-    Case("focus_e2e_r50", "focus_detr_r50_4scale", "focus_dino_r50_36ep", [], slack=4.0),
-]
+# By the manifest of the published file.
+ORIGINAL_LEAVES = {
+    "deformable_detr_base": "deformable_detr_r50_50ep",
+    "deformable_detr_refine": "deformable_detr_refine_r50_50ep",
+    "deformable_detr_two_stage": "deformable_detr_two_stage_r50_50ep",
+    "dino_4scale_ideaofficial": "dino_r50_36ep",
+    "lite_dino_h2l2_2p1x3": "lite_dino_h2l2_2p1x3_r50_36ep",
+    "lite_dino_h3l1_2p1x3": "lite_dino_h3l1_2p1x3_r50_36ep",
+    "lite_dino_h3l1_2p1x3_nokda": "lite_dino_h3l1_2p1x3_plain_r50_36ep",
+    "lite_dino_h3l1_3p1x2": "lite_dino_h3l1_3p1x2_r50_36ep",
+    "lite_dino_h3l1_6p1x1": "lite_dino_h3l1_6p1x1_r50_36ep",
+}
+# By the configuration that upstream ran.
+DETREX_LEAVES = {
+    "deformable_detr_r50_50ep": "deformable_detr_r50_50ep",
+    "deformable_detr_r50_two_stage_50ep": "deformable_detr_two_stage_r50_50ep",
+    "dn_deformable_detr_r50_50ep": "dn_deformable_detr_r50_50ep",
+    "dino_r50_4scale_12ep": "dino_r50_12ep",
+    "dino_r50_4scale_24ep": "dino_r50_24ep",
+    "focus_detr_r50_4scale_12ep": "focus_dino_r50_12ep",
+    "focus_detr_r50_4scale_24ep": "focus_dino_r50_24ep",
+    "focus_detr_r50_4scale_36ep": "focus_dino_r50_36ep",
+    "focus_detr_swin_tiny_224_4scale_12ep": "focus_dino_swin_tiny_12ep",
+}
+DETREX_SETTINGS = ["MODEL.DETR.INVERSE_SIGMOID_EPS", 1e-3, "TEST.DETECTIONS_PER_IMAGE", 300]
+
+
+def meta_of(name):
+    with np.load(GOLDEN / f"{name}.npz") as arrays:
+        return json.loads(str(arrays["meta"]))
+
+
+def original_case(name):
+    manifest = meta_of(name)["manifest"]
+    return Case(name, manifest, ORIGINAL_LEAVES[manifest], ALL_COCO_IDS)
+
+
+def detrex_case(name):
+    meta = meta_of(name)
+    leaf = DETREX_LEAVES[Path(meta["config"]).stem]
+    # The boxes of Focus-DETR deviate from those of the same model in float64 by 3e-5.
+    slack = 4.0 if name.startswith("focus") else 1.0
+    return Case(name, meta["manifest"], leaf, DETREX_SETTINGS, slack)
+
+
+ORIGINAL = [original_case(name) for name in golden_files("e2e_*")]
+DETREX = [detrex_case(name) for name in golden_files("detrex_e2e_*", "focus_e2e_*")]
 
 
 def stand_in_tensor(key, shape):
@@ -105,10 +113,8 @@ def load_published(case, checkpoint, folder):
     """The model of a configuration with the weights of a file, and its golden outputs."""
     path = folder / "published.pth"
     torch.save(checkpoint, path)
-    cfg = get_cfg()
-    add_lite_focus_detr_config(cfg)
-    cfg.merge_from_file(str(next(ROOT.glob(f"configs/*/{case.leaf}.yaml"))))
-    cfg.merge_from_list([*case.settings, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(path)])
+    settings = [*case.settings, "MODEL.DEVICE", "cpu", "MODEL.WEIGHTS", str(path)]
+    cfg = model_zoo.get_config(case.leaf, settings)
     model = build_model(cfg).eval()
     DetrCheckpointer(model, cfg=cfg).load(cfg.MODEL.WEIGHTS)
     path.unlink()
@@ -193,7 +199,7 @@ def test_detrex_release_predicts_as_upstream(case, tmp_path):
 
 
 def test_detections_of_a_published_file_are_those_of_upstream(tmp_path):
-    case = DETREX[0]
+    case = detrex_case("detrex_e2e_deformable_r50")
     checkpoint = {"model": stand_in_weights(case.manifest)}
     model, golden = load_published(case, checkpoint, tmp_path)
 

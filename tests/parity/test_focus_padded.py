@@ -10,14 +10,14 @@ import torch
 import torch.nn.functional as F
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
-from tests.parity.conftest import GOLDEN
+from tests.parity.conftest import golden_files
 from tests.parity.test_end_to_end import stand_in_weights
 
 from lite_focus_detr import model_zoo, ops
 from lite_focus_detr.converters import convert_state_dict
 from lite_focus_detr.modeling.proposals import token_anchors
 
-CASES = sorted(path.stem for path in GOLDEN.glob("focus_padded_batch*.npz"))
+CASES = golden_files("focus_padded_batch*")
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
+from tests.parity.conftest import golden_files
 from torch import nn
 from torchvision.ops import box_convert
 
@@ -200,9 +201,10 @@ def test_detections(model):
         close(boxes, data[f"out_eval/det{image}_boxes"], atol=2e-5 * 320)
 
 
-def test_losses_and_gradients(model, golden):
+@pytest.mark.parametrize("name", golden_files("focus_train_*"))
+def test_losses_and_gradients(model, golden, name):
     detector, _, report = model
-    data = golden("focus_train_a")
+    data = golden(name)
     batch = []
     for image, size in enumerate(SIZES):
         instances = Instances(size)

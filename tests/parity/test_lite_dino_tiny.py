@@ -8,20 +8,23 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
+from tests.parity.conftest import golden_files
 from torchvision.ops import box_convert
 
 from lite_focus_detr.converters import convert_state_dict
 from lite_focus_detr.modeling.denoising import Noise
 
-# NUM_BLOCKS, NUM_HIGH_LEVELS, ATTENTION.
-EVAL = {"h3l1_2p1x3": (3, 3, "key_aware")}
-TRAIN = ["h3l1_2p1x3"]
+EVAL = [name[: -len("_eval")] for name in golden_files("dino_tiny_*_eval")]
+TRAIN = [name[: -len("_train")] for name in golden_files("dino_tiny_*_train")]
 SIZES = [(96, 128), (72, 88)]
 
 
 @pytest.fixture
 def load(golden, tiny_config):
-    def make(layout):
+    def make(name):
+        data = golden(f"{name}_eval")
+        options = json.loads(str(data["meta"]))["options"]
+        attention = "key_aware" if options["key_aware"] else "deformable"
         changes = {
             "NORM_GROUPS": 32,
             "SHARE_HEADS": True,
@@ -30,21 +33,21 @@ def load(golden, tiny_config):
             "ENCODER.NUM_LAYERS": 6,
             "DECODER.NUM_LAYERS": 3,
             "DENOISING.NUM": 100,
-            "ENCODER.ATTENTION": EVAL[layout][2],
-            "DECODER.ATTENTION": EVAL[layout][2],
+            "ENCODER.ATTENTION": attention,
+            "DECODER.ATTENTION": attention,
         }
         cfg = tiny_config("dino", **changes)
         cfg.MODEL.META_ARCHITECTURE = "LiteDETR"
-        cfg.MODEL.LITE.NUM_BLOCKS, cfg.MODEL.LITE.NUM_HIGH_LEVELS = EVAL[layout][:2]
+        cfg.MODEL.LITE.NUM_BLOCKS = options["num_expansion"]
+        cfg.MODEL.LITE.NUM_HIGH_LEVELS = options["enc_scale"]
         cfg.MODEL.LITE.LOW_FFN_DIM = 32
         cfg.MODEL.BACKBONE.NAME = "RecordedSmallMaps"
         cfg.TEST.DETECTIONS_PER_IMAGE = 15
         model = build_model(cfg)
-        arrays = golden(f"dino_tiny_{layout}_weights")
+        arrays = golden(f"{name}_weights")
         weights = {k[2:]: torch.from_numpy(v) for k, v in arrays.items() if k.startswith("w.")}
         converted, report = convert_state_dict(weights, cfg)
         model.load_state_dict(converted)
-        data = golden(f"dino_tiny_{layout}_eval")
         maps = {f"res{i + 3}": torch.from_numpy(data[f"feat{i}"]) for i in range(3)}
         model.backbone.maps = maps
         return model, data, report
@@ -56,28 +59,23 @@ def close(ours, theirs, tolerance):
     np.testing.assert_allclose(ours.numpy(force=True), theirs, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("layout", EVAL)
-def test_every_prediction_equals_that_of_upstream(load, layout):
-    model, data, _ = load(layout)
+@pytest.mark.parametrize("name", EVAL)
+def test_every_prediction_equals_that_of_upstream(load, name):
+    model, data, _ = load(name)
     with torch.no_grad():
         outputs = model.eval().forward_outputs(ImageList(torch.zeros(2, 3, 96, 128), SIZES))
-    assert set(json.loads(str(data["meta"]))["options"]) == {
-        "num_expansion",
-        "enc_scale",
-        "key_aware",
-    }
     np.testing.assert_array_equal(outputs.proposal_indices, data["topk_proposals"])
     close(outputs.memory, data["memory"], 1e-5)
     named = {"pred": (outputs.pred_logits, outputs.pred_boxes), "interm": outputs.proposal_outputs}
     named |= {f"aux{i}": prediction for i, prediction in enumerate(outputs.aux_outputs)}
-    for name, (logits, boxes) in named.items():
-        close(logits, data[f"{name}_logits"], 1e-4)
-        close(boxes, data[f"{name}_boxes"], 1e-5)
+    for kind, (logits, boxes) in named.items():
+        close(logits, data[f"{kind}_logits"], 1e-4)
+        close(boxes, data[f"{kind}_boxes"], 1e-5)
 
 
-@pytest.mark.parametrize("layout", EVAL)
-def test_detections_equal_those_of_upstream(load, layout):
-    model, data, _ = load(layout)
+@pytest.mark.parametrize("name", EVAL)
+def test_detections_equal_those_of_upstream(load, name):
+    model, data, _ = load(name)
     batch = [
         {"image": torch.zeros(3, *size), "height": int(wanted[0]), "width": int(wanted[1])}
         for size, wanted in zip(SIZES, data["target_sizes"], strict=True)
@@ -115,10 +113,10 @@ def training_batch(data):
     return batch
 
 
-@pytest.mark.parametrize("layout", TRAIN)
-def test_losses_and_gradient_norms_equal_those_of_upstream(golden, load, layout):
-    model, _, report = load(layout)
-    data = golden(f"dino_tiny_{layout}_train")
+@pytest.mark.parametrize("name", TRAIN)
+def test_losses_and_gradient_norms_equal_those_of_upstream(golden, load, name):
+    model, _, report = load(name)
+    data = golden(f"{name}_train")
     noise = recorded_noise(data)
     model.denoising.sample_noise = lambda count, device: noise
     losses = model.train()(training_batch(data))

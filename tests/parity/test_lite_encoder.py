@@ -1,20 +1,15 @@
 """The interleaved encoder equals the published one; its layouts share inputs and weights."""
 
+import ast
+
 import pytest
 import torch
+from tests.parity.conftest import golden_files
 
 from lite_focus_detr.modeling.encoder import build_encoder
 from lite_focus_detr.modeling.structures import FeatureTokens
 
-# NUM_BLOCKS, NUM_HIGH_LEVELS, ATTENTION.
-LAYOUTS = {
-    "h2l2_2p1x3": (3, 2, "key_aware"),
-    "h3l1_2p1x3": (3, 3, "key_aware"),
-    "h3l1_2p1x3_nokda": (3, 3, "deformable"),
-    "h3l1_6p1x1": (1, 3, "key_aware"),
-    # What the options that the published README gives for H2L2 really are: one high level.
-    "readme_a3b1_H1L3": (3, 1, "key_aware"),
-}
+FILES = golden_files("encoder_*")
 
 
 class RecordedTokens(FeatureTokens):
@@ -44,19 +39,23 @@ def make_tokens(data, dtype):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_memory_equals_that_of_upstream(golden, tiny_config, layout, dtype, tolerance):
-    data = {key: torch.from_numpy(value) for key, value in golden("lite_encoder").items()}
-    blocks, high_levels, attention = LAYOUTS[layout]
+@pytest.mark.parametrize("name", FILES)
+def test_memory_equals_that_of_upstream(golden, tiny_config, name, dtype, tolerance):
+    arrays = golden(name)
+    # "readme_a3b1" is what the options that the published README gives for H2L2 really are.
+    options = ast.literal_eval(str(arrays.pop("options")))
+    data = {key: torch.from_numpy(value) for key, value in arrays.items()}
+    attention = "key_aware" if options["key_aware"] else "deformable"
     cfg = tiny_config("dino", **{"ENCODER.NUM_LAYERS": 6, "ENCODER.ATTENTION": attention})
-    cfg.MODEL.LITE.NUM_BLOCKS = blocks
-    cfg.MODEL.LITE.NUM_HIGH_LEVELS = high_levels
+    cfg.MODEL.LITE.NUM_BLOCKS = options["num_expansion"]
+    cfg.MODEL.LITE.NUM_HIGH_LEVELS = options["enc_scale"]
     cfg.MODEL.LITE.LOW_FFN_DIM = 32
     encoder = build_encoder("LiteEncoder", cfg)
     prefix = "w.transformer.encoder."
     weights = {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}
+    # The published plain mode has unused projections.
     encoder.load_state_dict({key: weights[key] for key in encoder.state_dict()})
     with torch.no_grad():
         memory = encoder.to(dtype)(make_tokens(data, dtype), None).memory
-    expected = data[f"memory_{layout}"].to(dtype)
-    torch.testing.assert_close(memory, expected, rtol=0, atol=tolerance)
+    expected = data["memory_f64" if dtype == torch.float64 else "memory_f32"]
+    torch.testing.assert_close(memory, expected.to(dtype), rtol=0, atol=tolerance)

@@ -21,13 +21,16 @@ KINDS = [
     DeformableAttention(AttentionConfig(shared_offsets=True, **SIZE)),
     KeyAwareAttention(AttentionConfig(**SIZE)),
     KeyAwareAttention(AttentionConfig(projected_key=True, **SIZE)),
+    KeyAwareAttention(AttentionConfig(mask_outside=True, **SIZE)),
 ]
 SHAPES = ((8, 8), (4, 4))
 # The image fills three quarters of the canvas.
 RATIOS = torch.tensor([[0.75, 1.0], [0.75, 1.0]])
 
 
-@pytest.fixture(params=KINDS, ids=["plain", "shared offsets", "key-aware", "projected key"])
+@pytest.fixture(
+    params=KINDS, ids=["plain", "shared offsets", "key-aware", "projected key", "masked"]
+)
 def attention(request):
     with torch.no_grad():
         for parameter in request.param.parameters():
@@ -72,6 +75,23 @@ def test_weights_times_sampled_values_are_what_the_attention_computes(
         projected, SHAPES, (samples.locations * RATIOS[:, None])[None], samples.weights[None]
     )
     torch.testing.assert_close(attention.output_proj(summed), output[:, [3, 1]])
+
+
+@torch.no_grad()
+def test_points_that_are_masked_are_drawn_without_weight(value):
+    attention = KeyAwareAttention(AttentionConfig(mask_outside=True, **SIZE))
+    # At the start of a training the points lie 1 to 3 pixels to the right, below, to the left and
+    # above, for one head each. The levels have 8 x 8 and 4 x 4 pixels.
+    places = torch.tensor([[0.01, 0.01], [0.5, 0.5]])
+    references = places[None, :, None].expand(1, 2, 2, 2)
+    with record_calls(attention) as calls:
+        attention(torch.randn(1, 2, 32), references, value, SHAPES)
+    corner, centre = nearest_samples(attention, calls, places, torch.ones(2, 2)).weights
+    expected = torch.tensor([1.0, 1.0, 0.0, 0.0])
+    torch.testing.assert_close(corner.sum((1, 2)), expected)
+    torch.testing.assert_close(centre.sum((1, 2)), torch.ones(4))
+    is_inside = torch.tensor([[True, True, True], [True, True, False]])
+    assert torch.equal(centre > 0, is_inside.expand(4, 2, 3))
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 Notation: B batch, S tokens of all levels, Q queries, M heads, D channels of a head, L levels,
 P points per level and head. A location (0, 0) is the top-left corner of a map and (1, 1) its
 bottom-right corner; the centre of pixel (i, j) lies at ((j + 0.5) / W, (i + 0.5) / H). Maps are
-interpolated bilinearly and are zero outside. Infinite locations lie outside, NaN gives NaN.
+interpolated bilinearly and are zero outside. Infinite locations lie outside, NaN gives NaN unless
+points outside are masked: then it is one of them.
 
 Half-precision values are computed in float32, locations are never rounded below float32, and
 the result has the dtype of ``value``.
@@ -53,11 +54,15 @@ def key_aware_deformable_attention(
     spatial_shapes: SpatialShapes,
     sampling_locations: Tensor,
     scale: float | None = None,
+    mask_outside: bool = False,
 ) -> Tensor:
     """Attention of each query to the keys sampled at its points (arXiv:2303.07335, section 3.4).
 
     The weights are the softmax over all L * P points of ``scale * query . sampled key``. A point
-    outside its map has a zero key, hence the logit 0, and a zero value.
+    outside of its map (:func:`points_outside`) has a zero key, hence the logit 0, and a zero value:
+    as published it still takes its share exp(0) of the softmax. ``mask_outside`` takes it out, so
+    that the weights of the others sum to one; a query without any other gives zero. The result
+    jumps where a point enters its map.
 
     Args:
         query: (B, Q, M, D).
@@ -66,18 +71,20 @@ def key_aware_deformable_attention(
         spatial_shapes: the (H, W) of the L levels.
         sampling_locations: (B, Q, M, L, P, 2), (x, y) in units of the map.
         scale: factor of the logits, by default D ** -0.5.
+        mask_outside: take points outside of their map out of the softmax.
 
     Returns:
         (B, Q, M * D) in the dtype of ``value``.
     """
     dtype = _compute_dtype(value, sampling_locations)
     locations = sampling_locations.to(dtype)
+    outside = points_outside(spatial_shapes, locations) if mask_outside else None
+    if outside is not None:
+        # A location that is not a number must not reach the sums: -1 is outside of every map.
+        locations = locations.masked_fill(outside[..., None], -1.0)
     values = _sample_levels(value.to(dtype), spatial_shapes, locations)
     keys = values if key is None else _sample_levels(key.to(dtype), spatial_shapes, locations)
-    scale = value.shape[-1] ** -0.5 if scale is None else scale
-    scaled_query = query.to(dtype).unsqueeze(-2) * scale  # (B, Q, M, 1, D)
-    logits = torch.cat([(scaled_query * sampled).sum(-1) for sampled in keys], dim=-1)
-    weights = logits.softmax(-1).chunk(len(spatial_shapes), dim=-1)
+    weights = _key_weights(query.to(dtype), keys, scale, outside).chunk(len(spatial_shapes), -1)
     output = torch.zeros((), dtype=dtype, device=value.device)
     for sampled, level_weights in zip(values, weights, strict=True):
         output = output + _weighted_sum(sampled, level_weights)
@@ -120,6 +127,7 @@ def fused_key_aware_deformable_attention(
     reference_points: Tensor,
     sampling_offsets: Tensor,
     scale: float | None = None,
+    mask_outside: bool = False,
 ) -> Tensor:
     """:func:`key_aware_deformable_attention` from reference points and raw offsets.
 
@@ -130,7 +138,9 @@ def fused_key_aware_deformable_attention(
         (B, Q, M * D) in the dtype of ``value``.
     """
     locations = sampling_locations(spatial_shapes, reference_points, sampling_offsets)
-    return key_aware_deformable_attention(query, key, value, spatial_shapes, locations, scale)
+    return key_aware_deformable_attention(
+        query, key, value, spatial_shapes, locations, scale, mask_outside
+    )
 
 
 def sampling_locations(
@@ -147,6 +157,44 @@ def sampling_locations(
         sizes = offsets.new_tensor([[width, height] for height, width in spatial_shapes])
         return reference + offsets / sizes[:, None]
     return reference[..., :2] + offsets / offsets.shape[-2] * reference[..., 2:] * 0.5
+
+
+def fused_key_aware_weights(
+    query: Tensor,
+    key: Tensor,
+    spatial_shapes: SpatialShapes,
+    reference_points: Tensor,
+    sampling_offsets: Tensor,
+    scale: float | None = None,
+    mask_outside: bool = False,
+) -> Tensor:
+    """The weights of :func:`fused_key_aware_deformable_attention`, (B, Q, M, L * P).
+
+    The arguments are the same; ``key`` is the value where that is the key.
+    """
+    locations = sampling_locations(spatial_shapes, reference_points, sampling_offsets)
+    locations = locations.to(_compute_dtype(key, locations))
+    keys = _sample_levels(key.to(locations.dtype), spatial_shapes, locations)
+    outside = points_outside(spatial_shapes, locations) if mask_outside else None
+    return _key_weights(query.to(locations.dtype), keys, scale, outside)
+
+
+def points_outside(spatial_shapes: SpatialShapes, sampling_locations: Tensor) -> Tensor:
+    """Which points touch no pixel of their map: bilinear interpolation there gives zero.
+
+    In pixels, with the centre of the first one at 0, these are the points with x <= -1, x >= W,
+    y <= -1 or y >= H, and those with a coordinate that is not a number.
+
+    Args:
+        spatial_shapes: the (H, W) of the L levels.
+        sampling_locations: (B, Q, M, L, P, 2), (x, y) in units of the map.
+
+    Returns:
+        (B, Q, M, L, P), of bool.
+    """
+    sizes = sampling_locations.new_tensor([[width, height] for height, width in spatial_shapes])
+    pixels = sampling_locations * sizes[:, None] - 0.5
+    return ~((pixels > -1) & (pixels < sizes[:, None])).all(-1)
 
 
 def _compute_dtype(first: Tensor, second: Tensor) -> torch.dtype:
@@ -168,6 +216,19 @@ def _sample_levels(value: Tensor, spatial_shapes: SpatialShapes, locations: Tens
         level_sampled = level_sampled.view(batch, heads, channels, *level_grid.shape[1:3])
         sampled.append(level_sampled.permute(0, 3, 1, 4, 2))
     return sampled
+
+
+def _key_weights(
+    query: Tensor, keys: Sequence[Tensor], scale: float | None, outside: Tensor | None
+) -> Tensor:
+    """Softmax over all points of the products of a query (B, Q, M, D) and its sampled keys."""
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    scaled_query = query.unsqueeze(-2) * scale  # (B, Q, M, 1, D)
+    logits = torch.cat([(scaled_query * sampled).sum(-1) for sampled in keys], dim=-1)
+    if outside is not None:
+        # Finite: without a point inside the softmax is not NaN, and the samples are zero.
+        logits = logits.masked_fill(outside.flatten(-2), torch.finfo(logits.dtype).min)
+    return logits.softmax(-1)
 
 
 def _weighted_sum(sampled: Tensor, weights: Tensor) -> Tensor:

@@ -87,6 +87,7 @@ def _key_aware_deform_attn_fake(
     reference_points: Tensor | None,
     sampling_points: Tensor,
     scale: float,
+    mask_outside: bool,
 ) -> Tensor:
     return _output_like(value, sampling_points)
 
@@ -100,6 +101,7 @@ def _key_aware_deform_attn_backward_fake(
     reference_points: Tensor | None,
     sampling_points: Tensor,
     scale: float,
+    mask_outside: bool,
     needs_reference: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return (
@@ -158,22 +160,12 @@ def _ms_deform_attn_grad(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, 
 
 
 def _key_aware_deform_attn_grad(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-    query, key, value, spatial_shapes, reference_points, sampling_points, scale = _restore_inputs(
-        ctx
-    )
+    query, key, value, *constants = _restore_inputs(ctx)
     _forbid_nondeterminism(value)
     needs_reference = ctx.needs_input_grad[4]
     grad_query, grad_key, grad_value, grad_reference, grad_sampling = (
         torch.ops.lite_focus_detr.key_aware_deform_attn_backward(
-            grad_output,
-            query,
-            key,
-            value,
-            spatial_shapes,
-            reference_points,
-            sampling_points,
-            scale,
-            needs_reference,
+            grad_output, query, key, value, *constants, needs_reference
         )
     )
     return (
@@ -183,6 +175,7 @@ def _key_aware_deform_attn_grad(ctx: Any, grad_output: Tensor) -> tuple[Tensor |
         None,
         grad_reference if needs_reference else None,
         grad_sampling,
+        None,
         None,
     )
 

@@ -4,6 +4,7 @@ from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 
 from lite_focus_detr import ops, validate_config
+from lite_focus_detr.modeling.attention import KeyAwareAttention
 
 STRIDES = (8, 16, 32, 64, 128)
 
@@ -184,13 +185,21 @@ def test_the_keys_of_the_attention_reach_encoder_and_decoder(lite_config):
     assert not any("attention_weights" in name for name in names)
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_mask_of_points_outside_is_that_of_encoder_and_decoder(lite_config, masked):
+    model = build_model(lite_config(**{"KEY_AWARE.MASK_OUTSIDE": masked}))
+    attentions = [x for x in model.modules() if isinstance(x, KeyAwareAttention)]
+    assert len(attentions) == len(model.encoder.layers) + len(model.decoder.layers)
+    assert {x.config.mask_outside for x in attentions} == {masked}
+
+
 def test_autocast_keeps_references_in_full_precision(lite_config, make_batch, monkeypatch):
     dtypes = set()
     original = ops.fused_key_aware_deformable_attention
 
-    def spy(query, key, value, spatial_shapes, reference_points, *rest):
+    def spy(query, key, value, spatial_shapes, reference_points, *rest, **options):
         dtypes.add((query.dtype, value.dtype, reference_points.dtype))
-        return original(query, key, value, spatial_shapes, reference_points, *rest)
+        return original(query, key, value, spatial_shapes, reference_points, *rest, **options)
 
     monkeypatch.setattr(ops, "fused_key_aware_deformable_attention", spy)
     model = build_model(lite_config()).train()

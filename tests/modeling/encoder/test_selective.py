@@ -7,10 +7,10 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
+from tests.conftest import FAMILIES
 
 from lite_focus_detr.modeling.structures import SelectionTrace, TokenQueries
 
-FAMILIES = ["deformable", "deformable_refine", "deformable_two_stage", "dn_deformable", "dino"]
 ARCHITECTURES = ["FocusDETR", "SparseDETR"]
 SIZES = [(64, 96), (96, 128)]
 
