@@ -4,6 +4,8 @@
 # make lint   ruff, mypy --strict, clang-format
 # Every target sets up what it needs, once. Another interpreter: make env PYTHON=python3.12
 
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
 DEMO_CONFIG ?= configs/quick_schedules/dino_shapes.yaml
@@ -22,7 +24,7 @@ demo: env
 	$(PY) -m lite_focus_detr.tools.check_env
 	$(PY) train_net.py --resume --config-file $(DEMO_CONFIG) OUTPUT_DIR $(DEMO_OUTPUT)
 	$(PY) -m lite_focus_detr.tools.visualize --config-file $(DEMO_CONFIG) \
-		--output $(DEMO_OUTPUT)/pictures MODEL.WEIGHTS $(DEMO_OUTPUT)/model_final.pth
+		--weights $(DEMO_OUTPUT)/model_final.pth --output $(DEMO_OUTPUT)/pictures
 
 test: env
 	$(PY) -m pytest
@@ -48,5 +50,6 @@ $(VENV)/.detectron2: requirements-detectron2.txt dev/install_detectron2.sh $(VEN
 	@touch $@
 
 $(VENV)/.installed: setup.py pyproject.toml $(KERNELS) $(VENV)/.detectron2
-	$(PY) -m pip install --no-build-isolation --no-deps --editable .
+	@mkdir -p build
+	$(PY) -m pip install -v --no-build-isolation --no-deps --editable . 2>&1 | tee build/nvcc.log
 	@touch $@

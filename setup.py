@@ -10,8 +10,6 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,6 @@ MINIMUM_TORCH = "2.10"
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
 COMPILE = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-g0", *STABLE_ABI]
 CUDA_ARCHITECTURES = "8.0;9.0+PTX"
-# What the CUDA compiler says of registers and spills; pip would swallow it.
-CUDA_LOG = ROOT / "build" / "nvcc.log"
 # A missing or broken compiler shows as any of these.
 BUILD_ERRORS = (RuntimeError, OSError, subprocess.SubprocessError)
 
@@ -45,22 +41,6 @@ def _find_cuda() -> None:
 def _sources(folder: str, *suffixes: str) -> list[str]:
     files = sorted(path for suffix in suffixes for path in (ROOT / folder).glob(f"*{suffix}"))
     return [str(path.relative_to(ROOT)) for path in files]
-
-
-@contextmanager
-def _output_to(path: Path) -> Iterator[None]:
-    """Send what this process and its children print to a file."""
-    path.parent.mkdir(exist_ok=True)
-    saved = [os.dup(descriptor) for descriptor in (1, 2)]
-    try:
-        with path.open("wb") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-        yield
-    finally:
-        for descriptor, copy in zip((1, 2), saved, strict=True):
-            os.dup2(copy, descriptor)
-            os.close(copy)
 
 
 def _extensions() -> list[Extension]:
@@ -119,10 +99,8 @@ def _native_build() -> dict[str, Any]:
             super().__init__(*args, no_python_abi_suffix=True, **kwargs)
 
         def build_extension(self, ext: Extension) -> None:
-            output = _output_to(CUDA_LOG) if ext.name.endswith("_cuda") else nullcontext()
             try:
-                with output:
-                    super().build_extension(ext)
+                super().build_extension(ext)
             except BUILD_ERRORS as error:
                 logger.warning("%s is not built, PyTorch code takes its place: %s", ext.name, error)
 

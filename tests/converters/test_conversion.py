@@ -70,8 +70,8 @@ def test_model_keys_are_learned_without_disturbing_the_random_state(published, c
 
 def test_own_weights_keep_their_names(config):
     own = {
-        "tokens.level_embed": torch.ones(4, 8),
-        "tokens.input_proj.0.0.weight": torch.ones(8, 3, 1, 1),
+        "neck.level_embed": torch.ones(4, 8),
+        "neck.input_proj.0.0.weight": torch.ones(8, 3, 1, 1),
     }
 
     converted, report = convert_state_dict(own, config(), expected=own)
@@ -83,13 +83,13 @@ def test_own_weights_keep_their_names(config):
 
 def test_tensor_without_place_in_the_model_is_reported_with_its_name(config):
     own = {
-        "tokens.level_embed": torch.ones(4, 8),
-        "tokens.input_proj.0.0.weight": torch.ones(8, 3, 1, 1),
+        "neck.level_embed": torch.ones(4, 8),
+        "neck.input_proj.0.0.weight": torch.ones(8, 3, 1, 1),
         "decoder.norm.weight": torch.ones(8),
     }
 
     converted, report = convert_state_dict(
-        own, config(), expected=["tokens.level_embed", "tokens.input_proj.0.0.weight", "other"]
+        own, config(), expected=["neck.level_embed", "neck.input_proj.0.0.weight", "other"]
     )
 
     assert "decoder.norm.weight" not in converted
@@ -116,6 +116,13 @@ def test_unknown_weights_are_refused_with_examples_and_the_known_formats():
 
     with pytest.raises(ValueError, match=r"proposal_generator.*detrex.*MODEL\.WEIGHTS"):
         detect_format(faster_rcnn)
+
+
+def test_weights_of_this_project_before_its_names_changed_are_refused_with_the_remedy():
+    before = ["tokens.level_embed", "tokens.input_proj.0.0.weight", "heads.class_embed.0.bias"]
+
+    with pytest.raises(ValueError, match=r"lite-focus-detr before 0\.2.*train again or convert"):
+        detect_format(before)
 
 
 @pytest.mark.parametrize("container", ["model", "ema_model", "state_dict"])

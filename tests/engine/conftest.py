@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,15 @@ import torch
 from detectron2.engine import default_argument_parser
 from detectron2.structures import Boxes, Instances
 
-from lite_focus_detr.engine import load_config
+from lite_focus_detr.config import load_config
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
+
+
+@pytest.fixture
+def setup():
+    """That of ``train_net.py``: from its arguments to a configuration and a prepared run."""
+    return runpy.run_path(str(Path(__file__).parents[2] / "train_net.py"))["setup"]
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
-from lite_focus_detr.engine import TrainStep, load_config
+from lite_focus_detr.config import load_config
+from lite_focus_detr.engine import TrainStep
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
 REFINE = ["MODEL.DETR.BOX_REFINE", "True"]

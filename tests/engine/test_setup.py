@@ -1,4 +1,5 @@
 import json
+import logging
 import re
 import subprocess
 import sys
@@ -8,21 +9,26 @@ import pytest
 import torch
 from detectron2.utils import comm
 
-from lite_focus_detr.engine import DetrTrainer, load_config, setup, user_errors
+from lite_focus_detr.engine import DetrTrainer, user_errors
 from lite_focus_detr.engine.setup import compute_threads
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
 
 
-def message_of(args) -> str:
-    """The line that ``train_net.py`` writes to stderr for these arguments."""
-    with pytest.raises(SystemExit) as exit_, user_errors():
-        DetrTrainer.load_model(setup(args))
-    message = exit_.value.code
-    assert isinstance(message, str)  # printed to stderr, exit status 1
-    assert "\n" not in message
-    return message
+@pytest.fixture
+def message_of(setup):
+    """The line that ``train_net.py`` writes to stderr for given arguments."""
+
+    def message_of(args) -> str:
+        with pytest.raises(SystemExit) as exit_, user_errors():
+            DetrTrainer.load_model(setup(args))
+        message = exit_.value.code
+        assert isinstance(message, str)  # printed to stderr, exit status 1
+        assert "\n" not in message
+        return message
+
+    return message_of
 
 
 @pytest.fixture
@@ -58,6 +64,8 @@ FAULTS = {
         ["MODEL.BACKBONE.NAME", "build_swin_backbon"],
         "MODEL.BACKBONE.NAME is 'build_swin_backbon', .* did you mean build_swin_backbone",
     ),
+    "unknown device": (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu': .*; set cuda or cpu"),
+    "value in place of a node": (["MODEL.DETR", "3"], "the command line: .*MODEL.DETR"),
     "impossible combination": (
         ["MODEL.DETR.LOOK_FORWARD_TWICE", "True"],
         "MODEL.DETR.LOOK_FORWARD_TWICE needs MODEL.DETR.BOX_REFINE",
@@ -83,7 +91,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_mistake_of_the_user_is_one_line_with_cause_place_and_remedy(make_args, options, fault):
+def test_a_mistake_of_the_user_is_one_line_with_cause_place_and_remedy(
+    message_of, make_args, options, fault
+):
     changes, pattern = FAULTS[fault]
     args = make_args("--eval-only")
     args.opts = [*options, *changes]
@@ -92,20 +102,20 @@ def test_a_mistake_of_the_user_is_one_line_with_cause_place_and_remedy(make_args
     assert re.search(pattern, message), message
 
 
-def test_a_missing_configuration_file_is_named(make_args):
+def test_a_missing_configuration_file_is_named(message_of, make_args):
     args = make_args("--eval-only")
     args.config_file = "no/such.yaml"
     assert "configuration file no/such.yaml does not exist" in message_of(args)
 
 
-def test_a_missing_base_file_is_named(make_args, tmp_path):
+def test_a_missing_base_file_is_named(message_of, make_args, tmp_path):
     args = make_args("--eval-only")
     args.config_file = str(tmp_path / "leaf.yaml")
     Path(args.config_file).write_text("_BASE_: gone.yaml\n")
     assert "gone.yaml does not exist; check --config-file and _BASE_" in message_of(args)
 
 
-def test_a_misspelt_key_in_a_file_is_named_with_the_file(make_args, tmp_path):
+def test_a_misspelt_key_in_a_file_is_named_with_the_file(message_of, make_args, tmp_path):
     args = make_args("--eval-only")
     args.config_file = str(tmp_path / "leaf.yaml")
     Path(args.config_file).write_text("MODEL:\n  DETR:\n    NUM_QUERYS: 3\n")
@@ -113,7 +123,7 @@ def test_a_misspelt_key_in_a_file_is_named_with_the_file(make_args, tmp_path):
     assert "leaf.yaml; did you mean MODEL.DETR.NUM_QUERIES" in message
 
 
-def test_a_malformed_configuration_file_is_named_with_the_line(make_args, tmp_path):
+def test_a_malformed_configuration_file_is_named_with_the_line(message_of, make_args, tmp_path):
     args = make_args("--eval-only")
     args.config_file = str(tmp_path / "leaf.yaml")
     Path(args.config_file).write_text("MODEL:\n  DETR: [1, 2\nSOLVER: {}\n")
@@ -124,7 +134,9 @@ def test_a_malformed_configuration_file_is_named_with_the_line(make_args, tmp_pa
 
 @pytest.mark.parametrize("content", ["", "# only a comment\n", "- MODEL\n- SOLVER\n", "MODEL\n"])
 @pytest.mark.parametrize("as_base", [False, True])
-def test_a_configuration_file_without_keys_is_named(make_args, tmp_path, content, as_base):
+def test_a_configuration_file_without_keys_is_named(
+    message_of, make_args, tmp_path, content, as_base
+):
     args = make_args("--eval-only")
     args.config_file = str(tmp_path / "leaf.yaml")
     Path(args.config_file).write_text("_BASE_: base.yaml\nMODEL: {}\n" if as_base else content)
@@ -132,12 +144,9 @@ def test_a_configuration_file_without_keys_is_named(make_args, tmp_path, content
     assert "leaf.yaml, or a file that it names in _BASE_, is empty or" in message_of(args)
 
 
-def test_an_empty_mapping_as_configuration_gives_the_defaults(tmp_path):
-    (tmp_path / "leaf.yaml").write_text("{}\n")
-    assert load_config(str(tmp_path / "leaf.yaml"), []) == load_config("", [])
-
-
-def test_several_cpu_processes_on_a_machine_with_a_gpu_are_refused(make_args, monkeypatch):
+def test_several_cpu_processes_on_a_machine_with_a_gpu_are_refused(
+    message_of, make_args, monkeypatch
+):
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     message = message_of(make_args("--eval-only"))
@@ -145,7 +154,9 @@ def test_several_cpu_processes_on_a_machine_with_a_gpu_are_refused(make_args, mo
     assert "set MODEL.DEVICE cuda, use one process, or hide the GPUs" in message
 
 
-def test_a_data_set_of_ones_own_with_other_classes_says_what_to_set(make_args, coco_json):
+def test_a_data_set_of_ones_own_with_other_classes_says_what_to_set(
+    message_of, make_args, coco_json
+):
     entry = f"[['two', '{coco_json}', '{coco_json.parent / 'images'}']]"
     args = make_args("--eval-only", "DATASETS.COCO", entry, "DATASETS.TEST", "('two',)")
     message = message_of(args)
@@ -153,14 +164,14 @@ def test_a_data_set_of_ones_own_with_other_classes_says_what_to_set(make_args, c
     assert "has 2 categories; set MODEL.DETR.NUM_CLASSES 2" in message
 
 
-def test_a_truncated_annotation_file_is_named(make_args, coco_json):
+def test_a_truncated_annotation_file_is_named(message_of, make_args, coco_json):
     coco_json.write_text(coco_json.read_text()[:100])
     entry = f"[['cut', '{coco_json}', '{coco_json.parent / 'images'}']]"
     args = make_args("--eval-only", "DATASETS.COCO", entry, "DATASETS.TEST", "('cut',)")
     assert "two.json is not valid JSON at byte" in message_of(args)
 
 
-def test_a_truncated_checkpoint_is_one_line(make_args, tmp_path):
+def test_a_truncated_checkpoint_is_one_line(message_of, make_args, tmp_path):
     path = tmp_path / "cut.pth"
     torch.save({"model": {"a": torch.zeros(1000)}}, path)
     path.write_bytes(path.read_bytes()[:1000])
@@ -168,22 +179,26 @@ def test_a_truncated_checkpoint_is_one_line(make_args, tmp_path):
     assert "cut.pth (1000 bytes) is truncated or not a checkpoint" in message
 
 
-def test_an_output_folder_that_cannot_be_written_is_named(make_args, tmp_path):
+def test_an_output_folder_that_cannot_be_written_is_named(message_of, make_args, tmp_path):
     (tmp_path / "file").write_text("")
     args = make_args("--eval-only")
     args.opts += ["OUTPUT_DIR", str(tmp_path / "file" / "out")]
     assert f"cannot write to OUTPUT_DIR {tmp_path}/file/out" in message_of(args)
 
 
-def test_options_override_the_file_and_the_file_the_defaults():
-    cfg = load_config(str(TINY), ["MODEL.DETR.NUM_QUERIES", "7"])
-    assert (cfg.MODEL.DETR.NUM_QUERIES, cfg.MODEL.DETR.EMBED_DIM) == (7, 16)
-    assert cfg.MODEL.DETR.LOSS.GIOU_WEIGHT == 2.0
+@pytest.mark.parametrize("error", [ZeroDivisionError, RuntimeError, AssertionError, KeyError])
+def test_an_error_of_the_program_keeps_its_traceback(error):
+    with pytest.raises(error), user_errors():
+        raise error("a bug")
 
 
-def test_an_error_of_the_training_keeps_its_traceback():
-    with pytest.raises(ZeroDivisionError), user_errors():
-        _ = 1 / 0
+@pytest.mark.parametrize("error", [ValueError, OSError])
+def test_a_mistake_is_one_line_and_its_details_are_logged(error, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
+    with pytest.raises(SystemExit) as exit_, user_errors():
+        raise error("a mistake\na table")
+    assert exit_.value.code == "error: a mistake"
+    assert caplog.messages == ["a table"]
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

@@ -4,11 +4,11 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
-from lite_focus_detr.engine import DetrTrainer, setup
+from lite_focus_detr.engine import DetrTrainer
 
 
 @pytest.fixture
-def trained(make_args, tmp_path):
+def trained(setup, make_args, tmp_path):
     """Train from the command line; returns the trainer and the metrics of its evaluation."""
 
     def train(*arguments):
@@ -29,7 +29,7 @@ EMA = ("MODEL.EMA.ENABLED", "True", "MODEL.EMA.DECAY", "0.5")
 
 @pytest.mark.parametrize("ema", [(), EMA])
 def test_evaluation_only_finds_what_the_evaluation_in_training_found(
-    trained, make_args, tmp_path, ema
+    setup, trained, make_args, tmp_path, ema
 ):
     trainer = trained(*ema)
     in_training = detections(tmp_path)
@@ -81,7 +81,7 @@ def test_a_resumed_training_continues_where_the_last_one_stopped(trained):
         assert torch.equal(restored["exp_avg"], state["exp_avg"])
 
 
-def test_the_length_in_epochs_becomes_iterations_of_the_real_data_set(make_args):
+def test_the_length_in_epochs_becomes_iterations_of_the_real_data_set(setup, make_args):
     # 4 images in 2 accumulated batches of 1 are 2 iterations per epoch.
     changes = ("SOLVER.EPOCHS", "3", "SOLVER.STEP_EPOCHS", "[2]", "SOLVER.IMS_PER_BATCH", "1")
     trainer = DetrTrainer(setup(make_args(*changes, "SOLVER.ACCUMULATION_STEPS", "2")))
@@ -89,7 +89,7 @@ def test_the_length_in_epochs_becomes_iterations_of_the_real_data_set(make_args)
     assert trainer.cfg.SOLVER.STEPS == (4,)
 
 
-def test_evaluation_refuses_weights_of_other_classes(make_args, make_cfg, tmp_path):
+def test_evaluation_refuses_weights_of_other_classes(setup, make_args, make_cfg, tmp_path):
     other = build_model(make_cfg("MODEL.DETR.NUM_CLASSES", 7))
     torch.save({"model": other.state_dict()}, tmp_path / "seven.pth")
     cfg = setup(make_args("--eval-only", "MODEL.WEIGHTS", str(tmp_path / "seven.pth")))

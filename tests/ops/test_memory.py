@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lite_focus_detr import ops
-from lite_focus_detr.tools import peak_memory
+from lite_focus_detr.tools.benchmark import peak_memory
 
 # The tokens of an image of 800 x 1333 pixels, each of which is a query.
 SHAPES = ((100, 167), (50, 84), (25, 42), (13, 21))

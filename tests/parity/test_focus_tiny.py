@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.ops import box_convert
 
 from lite_focus_detr.converters import convert_state_dict
-from lite_focus_detr.converters.focus_detr import FOCUS_DETR
+from lite_focus_detr.converters.formats.focus_detr import FOCUS_DETR
 from lite_focus_detr.modeling.denoising import Noise
 from lite_focus_detr.modeling.encoder.focus import FocusEncoder
 from lite_focus_detr.modeling.encoder.foreground import assign_foreground, foreground_loss

@@ -31,12 +31,6 @@ def test_bars_are_as_long_as_the_sum_of_their_parts():
     assert max(bar.get_x() + bar.get_width() for bar in bars) == pytest.approx(15)
 
 
-def test_all_layouts_of_the_model_zoo_are_in_the_default_plot():
-    names = {path.rsplit("/", 1)[-1].removesuffix(".yaml") for path in analyze_model._layouts()}
-    assert {"dino_r50_36ep", "lite_dino_h2l2_2p1x3_r50_36ep", "focus_dino_r50_36ep"} <= names
-    assert not any("swin" in name for name in names)
-
-
 def test_an_unknown_configuration_ends_with_one_line():
     with pytest.raises(SystemExit, match="not in the model zoo"):
         analyze_model.main(["--config-file", "no_such_model"])

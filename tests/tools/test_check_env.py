@@ -16,7 +16,7 @@ from lite_focus_detr.tools import check_env
 
 
 def finding(name):
-    return next(f for f in check_env.examine() if f.name == name)
+    return next(f for f in check_env.run_checks() if f.name == name)
 
 
 def test_this_environment_works(capsys):

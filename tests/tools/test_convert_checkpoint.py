@@ -39,12 +39,12 @@ def model_of(config_file, *overrides):
 def in_original_names(model):
     """The weights as the original release names and repeats them."""
     names = {
-        "tokens.input_proj.": "input_proj.",
-        "tokens.level_embed": "transformer.level_embed",
+        "neck.input_proj.": "input_proj.",
+        "neck.level_embed": "transformer.level_embed",
         "encoder.": "transformer.encoder.",
         "decoder.": "transformer.decoder.",
-        "queries.query_embed": "query_embed",
-        "queries.reference_points": "transformer.reference_points",
+        "query_selector.query_embed": "query_embed",
+        "query_selector.reference_points": "transformer.reference_points",
         "backbone.stem.conv1.norm": "backbone.0.body.bn1",
         "backbone.stem.": "backbone.0.body.",
     }
@@ -93,11 +93,11 @@ def test_file_that_does_not_fit_is_refused_in_one_line_and_nothing_is_written(
     files = [str(tmp_path / "own.pth"), str(tmp_path / "out.pth")]
 
     with pytest.raises(SystemExit) as stopped:
-        main([*files, "--config-file", config_file, "MODEL.DETR.NUM_QUERIES", "7"])
+        main([*files, "--config-file", config_file, "--opts", "MODEL.DETR.NUM_QUERIES", "7"])
 
     error = stopped.value.code
     assert "\n" not in error
-    assert "queries.query_embed.weight is (5, 64), the model has (7, 64)" in error
+    assert "query_selector.query_embed.weight is (5, 64), the model has (7, 64)" in error
     assert not (tmp_path / "out.pth").exists()
 
 
@@ -112,7 +112,7 @@ def test_mistakes_in_the_command_are_one_line(arguments, message, config_file):
     source, target, *opts = arguments
 
     with pytest.raises(SystemExit) as stopped:
-        main([source, target, "--config-file", config_file, *opts])
+        main([source, target, "--config-file", config_file, "--opts", *opts])
 
     assert "\n" not in stopped.value.code
     assert message in stopped.value.code

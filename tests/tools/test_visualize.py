@@ -17,7 +17,7 @@ def test_one_picture_per_image_shows_truth_and_prediction(
     torch.save({"model": build_model(small_config).state_dict()}, weights)
     output = tmp_path / "pictures"
     arguments = ["--config-file", small_config_file, "--output", str(output), "--num-images", "2"]
-    visualize.main([*arguments, "MODEL.WEIGHTS", str(weights)])
+    visualize.main([*arguments, "--weights", str(weights)])
     pictures = sorted(output.iterdir())
     assert [path.name for path in pictures] == ["0000_000000.png", "0001_000001.png"]
     with Image.open(pictures[0]) as picture:

@@ -23,7 +23,7 @@ def command(small_config, tmp_path, monkeypatch):
         torch.save({"model": build_model(small_config).state_dict()}, weights)
         output = tmp_path / "tokens"
         arguments = ["--config-file", str(config_file), "--output", str(output)]
-        arguments += ["--num-pictures", "1", "--num-images", "3", "MODEL.WEIGHTS", str(weights)]
+        arguments += ["--num-pictures", "1", "--num-images", "3", "--weights", str(weights)]
         visualize_tokens.main(arguments)
         return output
 

@@ -154,5 +154,5 @@ def _merge(cfg: CfgNode, keys: Sequence[str], place: str, merge: Callable[[], No
             raise ValueError(f"unknown configuration key {key} in {place}{hint}")
     try:
         merge()
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:  # yacs asserts some of its conditions
         raise ValueError(f"{place}: {error}") from error

@@ -2,6 +2,7 @@
 
 from .conversion import (
     BACKBONE_FORMATS,
+    NATIVE_FORMAT,
     Conversion,
     convert_state_dict,
     detect_format,
@@ -12,6 +13,7 @@ from .report import ConversionReport
 
 __all__ = [
     "BACKBONE_FORMATS",
+    "NATIVE_FORMAT",
     "Conversion",
     "ConversionReport",
     "convert_state_dict",

@@ -14,46 +14,27 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from .classes import fit_class_rows
-from .deformable_detr import DEFORMABLE_DETR
-from .detrex import DETREX
-from .dino import DINO
-from .draft import Draft
-from .focus_detr import FOCUS_DETR
-from .formats import CheckpointFormat, has_keys
-from .heads import share_heads, split_proposal_head
-from .lite_dino import LITE_DINO
+from .checkpoint_format import CheckpointFormat, has_keys
+from .class_rows import fit_class_rows
+from .formats import PUBLISHED_FORMATS
+from .head_layout import share_heads, split_encoder_heads
+from .renamed_weights import RenamedWeights
 from .report import ConversionReport
-from .resnet import CAFFE2_RESNET, DETECTRON2_RESNET, TORCHVISION_RESNET
-from .sparse_detr import SPARSE_DETR
-from .swin import SWIN, TORCHVISION_SWIN
 
 logger = logging.getLogger(__name__)
 
-NATIVE = CheckpointFormat(
-    name="lite_focus_detr",
-    recognises=has_keys("tokens.level_embed", "tokens.input_proj.0.0.weight"),
+NATIVE_FORMAT = "lite_focus_detr"
+_NATIVE = CheckpointFormat(
+    name=NATIVE_FORMAT,
+    recognises=has_keys("neck.level_embed", "neck.input_proj.0.0.weight"),
     rename=str,
 )
-
-# The first that recognises a file converts it: special before general.
-FORMATS: tuple[CheckpointFormat, ...] = (
-    NATIVE,
-    FOCUS_DETR,
-    SPARSE_DETR,
-    DETREX,
-    LITE_DINO,
-    DINO,
-    DEFORMABLE_DETR,
-    TORCHVISION_RESNET,
-    DETECTRON2_RESNET,
-    CAFFE2_RESNET,
-    TORCHVISION_SWIN,
-    SWIN,
-)
+FORMATS = (_NATIVE, *PUBLISHED_FORMATS)
 BACKBONE_FORMATS: frozenset[str] = frozenset(f.name for f in FORMATS if f.backbone_only)
 
 _CONTAINERS = ("model", "ema_model", "state_dict")
+# A name that this project gave up.
+_RENAMED = "tokens.level_embed"
 # Buffers that a model computes itself and that releases store in different layouts.
 _CONSTANTS = ("relative_position_index", "attn_mask")
 
@@ -109,12 +90,17 @@ def detect_format(state_dict: Collection[str]) -> str:
     """Name of the format of a state dict (or of its keys).
 
     Raises:
-        ValueError: no known format.
+        ValueError: no known format, or names that this project no longer uses.
     """
     return _find_format(state_dict).name
 
 
 def _find_format(keys: Collection[str]) -> CheckpointFormat:
+    if _RENAMED in keys:
+        raise ValueError(
+            "the weights were written by lite-focus-detr before 0.2, whose names changed; train "
+            "again or convert the published file"
+        )
     for checkpoint_format in FORMATS:
         if checkpoint_format.recognises(keys):
             return checkpoint_format
@@ -148,48 +134,48 @@ def convert_state_dict(
             and the file does not.
     """
     source = _find_format(state_dict)
-    draft = Draft.renamed(state_dict, source.rename)
+    weights = RenamedWeights.from_state_dict(state_dict, source.rename)
     detr = cfg.MODEL.DETR
-    split_proposal_head(draft)
-    share_heads(draft, share=detr.SHARE_HEADS, num_layers=detr.DECODER.NUM_LAYERS)
+    split_encoder_heads(weights, source.encoder_heads)
+    share_heads(weights, share=detr.SHARE_HEADS, num_layers=detr.DECODER.NUM_LAYERS)
     fit_class_rows(
-        draft,
+        weights,
         num_classes=detr.NUM_CLASSES,
         agnostic_proposals=detr.CLASS_AGNOSTIC_PROPOSALS,
         unknown_label=detr.DENOISING.TYPE == "plain",
     )
     names = _model_keys(cfg) if expected is None else expected
-    unplaced = _drop_what_the_model_lacks(draft, names)
-    missing = [n for n in names if n not in draft.tensors and not n.endswith(_CONSTANTS)]
+    unplaced = _drop_what_the_model_lacks(weights, names)
+    missing = [n for n in names if n not in weights.tensors and not n.endswith(_CONSTANTS)]
     settings = source.settings(state_dict, options or {})
-    notes = draft.notes + source.notes(state_dict, options or {}, cfg)
+    notes = weights.notes + source.notes(state_dict, options or {}, cfg)
     hidden = [key for key in source.hidden if key not in settings]
     if hidden:
         notes.append(
             f"Cannot be known from this file, no tensor depends on it: {', '.join(hidden)}."
         )
-    used = draft.used()
+    used = weights.used()
     # A source of several names is used as long as one of them is.
-    unused = {key: reason for key, reason in draft.unused.items() if key not in used}
+    unused = {key: reason for key, reason in weights.unused.items() if key not in used}
     report = ConversionReport(
         source.name, used, unused, missing, unplaced, _differences(settings, cfg), notes
     )
-    return Conversion(draft.tensors, report)
+    return Conversion(weights.tensors, report)
 
 
-def _drop_what_the_model_lacks(draft: Draft, names: Collection[str]) -> list[str]:
+def _drop_what_the_model_lacks(weights: RenamedWeights, names: Collection[str]) -> list[str]:
     """Leave out what the model has no name for; the names of what was trained."""
     unplaced = []
-    for name in list(draft.tensors):
-        weights = name.replace(".query_proj.", ".attention_weights.")
+    for name in list(weights.tensors):
+        plain_name = name.replace(".query_proj.", ".attention_weights.")
         if name.endswith(_CONSTANTS):
-            draft.drop(name, "constant that the model computes")
+            weights.drop(name, "constant that the model computes")
         elif name in names:
             continue
-        elif weights != name and weights in draft.tensors:
-            draft.drop(name, "plain attention was trained without it")
+        elif plain_name != name and plain_name in weights.tensors:
+            weights.drop(name, "plain attention was trained without it")
         else:
-            draft.drop(name, f"the configured model has no {name}")
+            weights.drop(name, f"the configured model has no {name}")
             unplaced.append(name)
     return unplaced
 

@@ -95,7 +95,7 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
 
 
 def clean_coco(dataset: Mapping[str, Any], json_file: str) -> CleanedCoco:
-    """Leave out annotations whose box cannot be one, and fill the keys the evaluation needs.
+    """Leave out annotations with invalid boxes, and fill the keys the evaluation needs.
 
     Args:
         dataset: content of a COCO file, not modified.

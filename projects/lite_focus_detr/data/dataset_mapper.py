@@ -27,8 +27,8 @@ class DetrDatasetMapper(DatasetMapper):
     """detectron2's mapper with the augmentation of DETR (https://arxiv.org/abs/2005.12872).
 
     Built as ``DetrDatasetMapper(cfg, is_train)``. Annotations are transformed and filtered by
-    detectron2: crowds and boxes that a crop has emptied are left out. So are, before that, boxes
-    that cannot be one, which data sets registered by code may have; each reason is logged once.
+    detectron2: crowds and boxes that a crop has emptied are left out. So are, before that, invalid
+    boxes, which data sets registered by code may have; each reason is logged once.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -74,7 +74,7 @@ class DetrDatasetMapper(DatasetMapper):
         return record
 
     def _valid_annotations(self, record: dict[str, Any]) -> list[dict[str, Any]]:
-        """Annotations whose box can be one: transforming it would swap its sides and hide that."""
+        """Without invalid boxes: the transform would swap their sides and hide the error."""
         valid = []
         for annotation in record["annotations"]:
             bbox, mode = annotation["bbox"], annotation["bbox_mode"]

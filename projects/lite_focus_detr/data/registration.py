@@ -56,7 +56,7 @@ def register_datasets(cfg: CfgNode) -> None:
 
 @dataclass(frozen=True)
 class CocoSource:
-    """Loads one entry of ``DATASETS.COCO``, without boxes that cannot be one."""
+    """Loads one entry of ``DATASETS.COCO``, without invalid boxes."""
 
     name: str
     json_file: str

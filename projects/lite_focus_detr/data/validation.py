@@ -6,12 +6,10 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
-from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 
 from ..config.suggestions import did_you_mean
+from ..modeling.postprocess import COCO_IDS
 from .registration import ShapesSource
-
-_COCO_IDS = {category["id"] for category in COCO_CATEGORIES if category["isthing"]}
 
 
 def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
@@ -89,4 +87,4 @@ def _loaded_metadata(name: str) -> Metadata:
 
 
 def _has_coco_categories(metadata: Metadata) -> bool:
-    return set(metadata.get("thing_dataset_id_to_contiguous_id", ())) == _COCO_IDS
+    return set(metadata.get("thing_dataset_id_to_contiguous_id", ())) == set(COCO_IDS)

@@ -1,6 +1,6 @@
 """Training, evaluation and checkpoints on detectron2's engine."""
 
-from .checkpoint import DetrCheckpointer
+from .checkpointer import DetrCheckpointer
 from .hooks import EMAHook
 from .optimizer import build_optimizer
 from .schedule import resolve_epochs

@@ -1,4 +1,4 @@
-"""From the command line to a checked configuration, and from a user's mistake to one line."""
+"""Preparation of a run and its processes, and a user's mistake in one line."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from ..data.validation import check_datasets
 
 logger = logging.getLogger(__name__)
 
-# detectron2 asserts much of what the user gives.
-_USER_ERRORS = (ValueError, RuntimeError, OSError, AssertionError)
 # Names the file in which the first process of a machine notes that it has reported an error.
 _REPORT_FILE = "LITE_FOCUS_DETR_REPORT_FILE"
 
@@ -45,6 +43,7 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         ValueError: what is wrong, where, and what to do about it.
     """
     require_registered(cfg)
+    _check_device(cfg)
     _check_processes(cfg, eval_only=args.eval_only)
     # The default of detectron2 is a GPU.
     no_gpu = torch.device(cfg.MODEL.DEVICE).type == "cuda" and not torch.cuda.is_available()
@@ -105,14 +104,15 @@ def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> 
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn an error of the set-up into one line on stderr and the exit status 1.
+    """Turn a mistake of the user into one line on stderr and the exit status 1.
 
-    Further lines of its message, such as tables, are logged. Meant for code that only reads what
-    the user gave: an error of the training keeps its traceback, as do all with ``python -X dev``.
+    A mistake is a ``ValueError`` or an ``OSError``; further lines of its message, such as tables,
+    are logged. To be put around what reads the user's files and configuration, and nothing else:
+    other errors, and all errors under ``python -X dev``, keep their traceback.
     """
     try:
         yield
-    except _USER_ERRORS as error:
+    except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
         line, _, details = str(error).partition("\n")
@@ -141,6 +141,16 @@ def _report_once(line: str) -> str | int:
 def _silence(name: str) -> None:
     """Keep warnings of a PyTorch module, about what is reported here anyway, off stderr."""
     logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _check_device(cfg: CfgNode) -> None:
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        line = str(error).splitlines()[0]
+        raise ValueError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}: {line}; set cuda or cpu"
+        ) from error
 
 
 def _check_processes(cfg: CfgNode, *, eval_only: bool) -> None:

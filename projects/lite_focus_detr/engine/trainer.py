@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from ..data import DetrDatasetMapper
-from .checkpoint import DetrCheckpointer
+from .checkpointer import DetrCheckpointer
 from .hooks import EMAHook
 from .optimizer import FULL_MODEL, build_optimizer
 from .schedule import resolve_epochs
@@ -114,9 +114,15 @@ class DetrTrainer(DefaultTrainer):
         Args:
             cfg: complete configuration.
             dataset: records of ``DATASETS.TRAIN``; None reads them.
+
+        Raises:
+            ValueError: the data sets have no image to train with, or the batch size does not fit.
         """
         mapper = DetrDatasetMapper(cfg, is_train=True)
-        return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+        try:
+            return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
+        except AssertionError as error:  # detectron2 asserts what the user gives
+            raise ValueError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {error}") from error
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:

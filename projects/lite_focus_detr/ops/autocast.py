@@ -1,13 +1,15 @@
 """Automatic mixed precision for what PyTorch does not cast by itself."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 
 
 def autocast_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype in which autocast wants a floating-point tensor; its own one outside of it.
+    """The dtype that autocast gives a floating-point tensor; outside of autocast its own.
 
-    As for PyTorch's matrix products, double precision stays.
+    Double precision stays, as in PyTorch's matrix products.
     """
     device = tensor.device.type
     # PyTorch knows no autocast for tensors without data.

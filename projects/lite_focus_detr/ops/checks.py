@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lite_focus_detr.ops.reference import SpatialShapes
+from .reference import SpatialShapes
 
 
 def check_maps(value: Tensor, spatial_shapes: SpatialShapes, name: str = "value") -> None:
@@ -34,13 +34,13 @@ def check_shape(
     An entry of ``expected`` that is a string is the name of a size that may be anything.
     """
     matches = tensor.dim() == len(expected) and all(
-        isinstance(want, str) or size == want
-        for size, want in zip(tensor.shape, expected, strict=True)
+        isinstance(length, str) or size == length
+        for size, length in zip(tensor.shape, expected, strict=True)
     )
     if not matches or not tensor.is_floating_point():
-        wanted = ", ".join(str(size) for size in expected)
+        shape = ", ".join(str(size) for size in expected)
         raise ValueError(
-            f"{name} must be a floating-point tensor of shape ({wanted}) to go with value "
+            f"{name} must be a floating-point tensor of shape ({shape}) to go with value "
             f"{tuple(value.shape)} and {levels} levels, got {tuple(tensor.shape)} of {tensor.dtype}"
         )
     if tensor.device != value.device:

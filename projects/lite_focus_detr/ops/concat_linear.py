@@ -1,5 +1,7 @@
 """A linear layer for a sequence that comes in parts, without joining the parts."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,9 +35,17 @@ class _ConcatLinear(torch.autograd.Function):
 
 
 def concat_linear(linear: nn.Linear, parts: Sequence[Tensor]) -> Tensor:
-    """``linear(torch.cat(parts, 1))``, (B, S, D), of parts (B, S_i, C).
+    """``linear(torch.cat(parts, 1))`` without the copies of the parts that ``cat`` makes.
 
-    The parts are projected into one tensor, so that neither they nor their projections are copied.
+    Every part is projected into its place in the result. Under autocast the dtype is that of
+    PyTorch's linear layers.
+
+    Args:
+        linear: from C to D channels, with a bias.
+        parts: of the sequence, each (B, S_i, C).
+
+    Returns:
+        (B, S, D), S the sum of all S_i.
     """
     arguments = [x.to(autocast_dtype(x)) for x in (linear.weight, linear.bias, *parts)]
     projected: Tensor = _ConcatLinear.apply(*arguments)  # type: ignore[no-untyped-call]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lite_focus_detr.ops import registration
+from . import registration
 
 ENVIRONMENT_VARIABLE = "LITE_FOCUS_DETR_OPS"
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -1,9 +1,9 @@
 """Parameters, GFLOPs and activation memory of detectors by part, as tables and as a plot.
 
-    python -m lite_focus_detr.tools.analyze_model --config-file FILE [KEY VALUE ...]
+    python -m lite_focus_detr.tools.analyze_model --config-file NAME_OR_PATH [--opts KEY VALUE ...]
     python -m lite_focus_detr.tools.analyze_model --plot layouts.png
 
-``--config-file`` takes a path or a name of the model zoo and may be repeated; without it the plot
+``--config-file`` takes a file or a name of the model zoo and may be repeated; without it the plot
 shows all encoders on DINO with ResNet-50.
 """
 
@@ -20,21 +20,19 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from .. import model_zoo, ops
-from ..config import load_config
+from ..analysis.activation_memory import measure_activation_memory
+from ..analysis.complexity import measure_complexity
 from ..engine import user_errors
-from ..evaluation.activation_memory import measure_activation_memory
-from ..evaluation.complexity import measure_complexity
-from .predictor import picture_file
+from .command_line import add_opts_argument, encoder_configs, picture_file
 
 #: Rows of the table: what users call a part -> modules of the detector.
 ROWS: dict[str, tuple[str, ...]] = {
     "backbone": ("backbone",),
-    "neck": ("tokens",),
+    "neck": ("neck",),
     "encoder": ("encoder",),
-    "query selection": ("proposal_head", "queries"),
+    "query selection": ("proposal_head", "query_selector"),
     "decoder": ("decoder", "heads"),
 }
-_LAYOUTS = ("dino_r50_36ep", "lite_dino_*_r50_36ep", "focus_dino_r50_36ep*", "sparse_dino_r50_36ep")
 
 
 class Analysis(NamedTuple):
@@ -47,10 +45,10 @@ class Analysis(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if a configuration is wrong."""
-    args = _parser().parse_intermixed_args(arguments)
-    files = args.config_file or (_layouts() if args.plot else None)
+    args = _parser().parse_args(arguments)
+    files = args.config_file or (encoder_configs() if args.plot else None)
     if files is None:
-        raise SystemExit("error: give --config-file FILE, or --plot FILE for all layouts")
+        raise SystemExit("error: give --config-file, or --plot for all encoders")
     with user_errors():
         picture = picture_file(args.plot) if args.plot else None
     analyses = {}
@@ -72,14 +70,14 @@ def analyze(
     """Build a detector with random weights and measure it.
 
     Args:
-        config_file: path, or name in the model zoo.
+        config_file: a file, or a name in the model zoo.
         options: ``KEY VALUE ...``, applied after the file.
         height: of the image in pixels.
         width: of the image in pixels.
         with_activations: also run it as in training, which takes memory.
     """
     with user_errors():
-        cfg = load_config(model_zoo.find_config_file(config_file), options)
+        cfg = model_zoo.get_config(config_file, options)
         cfg.MODEL.DEVICE = "cpu"
         model = build_model(cfg)
     with warnings.catch_warnings():
@@ -126,18 +124,15 @@ def plot(flops: Mapping[str, Mapping[str, float]]) -> Figure:
     return figure
 
 
-def _layouts() -> list[str]:
-    root = Path(model_zoo.get_config_file("deformable_detr/dino_r50_36ep")).parents[1]
-    return [str(path) for name in _LAYOUTS for path in sorted(root.glob(f"*/{name}.yaml"))]
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lite_focus_detr.tools.analyze_model",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", action="append", help="path or name, may be repeated")
+    parser.add_argument(
+        "--config-file", action="append", metavar="NAME_OR_PATH", help="may be repeated"
+    )
     parser.add_argument("--plot", metavar="FILE", help="write GFLOPs as a picture")
     parser.add_argument(
         "--image-size",
@@ -148,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         help="850 1040 stands for the mean of COCO's validation set",
     )
     parser.add_argument("--fast", action="store_true", help="do not measure activation memory")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    add_opts_argument(parser)
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Says what is installed, which path the attention operators take, and how to mend what is wrong.
+"""Says what is installed, which path the attention operators take, and how to fix it.
 
     python -m lite_focus_detr.tools.check_env
     python projects/lite_focus_detr/tools/check_env.py    where the package does not even import
@@ -54,7 +54,7 @@ def main() -> int:
     # The report has its own lines for what these would say.
     logging.getLogger("lite_focus_detr").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")
-    findings = list(examine())
+    findings = list(run_checks())
     width = max(len(finding.name) for finding in findings)
     for finding in findings:
         print(f"{finding.name:{width}}  {finding.value}")
@@ -66,7 +66,7 @@ def main() -> int:
     return int(fatal)
 
 
-def examine() -> Iterator[Finding]:
+def run_checks() -> Iterator[Finding]:
     """Everything that is checked, in the order of the report."""
     yield Finding("python", sys.version.split()[0])
     yield _imports("torch", "make env, or: pip install torch torchvision")
@@ -105,14 +105,14 @@ def _imports(name: str, fix: str, *submodules: str) -> Finding:
 
 def _torchvision() -> Finding:
     finding = _imports("torchvision", "install the release made for this torch")
-    wanted, found = _torch_of_torchvision(), _version("torch")
-    if wanted is None or found is None or found.split("+")[0] == wanted:
+    needed, found = _torch_of_torchvision(), _version("torch")
+    if needed is None or found is None or found.split("+")[0] == needed:
         return finding
     return Finding(
         finding.name,
         finding.value,
-        f"torchvision {_version('torchvision')} is made for torch {wanted}, not {found}",
-        f"pip install torch=={wanted}, or the torchvision release of torch {found}",
+        f"torchvision {_version('torchvision')} is made for torch {needed}, not {found}",
+        f"pip install torch=={needed}, or the torchvision release of torch {found}",
         fatal=True,
     )
 
@@ -158,7 +158,7 @@ def _devices() -> Iterator[Finding]:
         from lite_focus_detr import ops
     except IMPORT_ERRORS as error:
         problem = f"lite_focus_detr does not import: {error}"
-        yield Finding("operators", "not checked", problem, "mend the above first", fatal=True)
+        yield Finding("operators", "not checked", problem, "fix the errors above first", fatal=True)
         return
     available = torch.cuda.is_available()
     yield Finding("CUDA", torch.cuda.get_device_name() if available else "no device")

@@ -1,6 +1,7 @@
 """Convert a published checkpoint to the names and shapes of a configured model.
 
-    python -m lite_focus_detr.tools.convert_checkpoint IN OUT --config-file FILE [KEY VALUE ...]
+    python -m lite_focus_detr.tools.convert_checkpoint IN OUT --config-file NAME_OR_PATH \
+        [--opts KEY VALUE ...]
 
 ``MODEL.WEIGHTS`` takes published files as they are; this writes the result down for other programs.
 """
@@ -15,10 +16,11 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
 
-from ..config import load_config
+from .. import model_zoo
 from ..converters import convert_state_dict, training_options, unwrap
 from ..engine import user_errors
-from ..engine.checkpoint_file import read_checkpoint, write_atomically
+from ..engine.checkpoint_io import read_checkpoint, write_atomically
+from .command_line import add_config_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -26,11 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Convert a published checkpoint.")
     parser.add_argument("input", metavar="IN", help="published .pth or .pkl file")
     parser.add_argument("output", metavar="OUT", help="detectron2 .pth file to write")
-    parser.add_argument("--config-file", required=True, help="configuration of the model")
-    parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help="further configuration")
-    args = parser.parse_intermixed_args(arguments)
+    add_config_arguments(parser, weights=False)
+    args = parser.parse_args(arguments)
     with user_errors():
-        cfg = load_config(args.config_file, args.opts)
+        cfg = model_zoo.get_config(args.config_file, args.opts)
         cfg.MODEL.DEVICE = "cpu"
         convert_file(args.input, args.output, cfg)
 

@@ -1,6 +1,6 @@
 """Detects objects in images of one's own; writes pictures and ``predictions.json``.
 
-    python -m lite_focus_detr.tools.demo --config-file FILE --weights CHECKPOINT \
+    python -m lite_focus_detr.tools.demo --config-file NAME_OR_PATH --weights PATH \
         --input IMAGE_OR_FOLDER ... --output FOLDER [--opts KEY VALUE ...]
 """
 
@@ -20,8 +20,9 @@ from PIL import Image
 
 from ..data import read_image
 from ..engine import user_errors
-from ..visualization import draw_predictions
-from .predictor import Predictor, load_inference_config, load_metadata
+from ..predictor import Predictor, load_inference_config, load_metadata
+from ..visualization.detections import draw_predictions
+from .command_line import add_config_arguments, options_with_weights
 
 # Under ``python -m`` the name of this module is not its own.
 logger = logging.getLogger("lite_focus_detr.tools.demo")
@@ -31,9 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, 1 if an image could not be read."""
     args = _parser().parse_args(arguments)
     setup_logger(name="lite_focus_detr")
-    weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
     with user_errors():
-        cfg = load_inference_config(args.config_file, [*args.opts, *weights])
+        cfg = load_inference_config(args.config_file, options_with_weights(args))
         metadata = load_metadata(cfg)
         paths = find_images(args.input)
         predictor = Predictor(cfg)
@@ -112,18 +112,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lite_focus_detr.tools.demo", description=__doc__
     )
-    parser.add_argument("--config-file", required=True, help="configuration of the model")
-    parser.add_argument("--weights", help="checkpoint; by default MODEL.WEIGHTS")
     parser.add_argument("--input", nargs="+", required=True, help="images or folders of images")
     parser.add_argument("--output", required=True, help="folder for pictures and predictions.json")
     parser.add_argument("--confidence-threshold", type=float, default=0.5)
-    parser.add_argument(
-        "--opts",
-        nargs=argparse.REMAINDER,
-        default=[],
-        metavar="KEY VALUE",
-        help="changes of the configuration",
-    )
+    add_config_arguments(parser)
     return parser
 
 

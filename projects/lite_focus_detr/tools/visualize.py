@@ -1,7 +1,7 @@
 """Writes pictures of a data set: ground truth on the left, predictions on the right.
 
-    python -m lite_focus_detr.tools.visualize --config-file FILE --output FOLDER \
-        [--dataset NAME] [--num-images 16] [MODEL.WEIGHTS CHECKPOINT ...]
+    python -m lite_focus_detr.tools.visualize --config-file NAME_OR_PATH --weights PATH \
+        --output FOLDER [--dataset NAME] [--num-images 16] [--opts KEY VALUE ...]
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from PIL import Image
 
 from ..data import read_image
 from ..engine import user_errors
-from ..visualization import draw_ground_truth, draw_predictions, side_by_side
-from .predictor import Predictor, load_inference_config, load_records
+from ..predictor import Predictor, load_inference_config
+from ..visualization.detections import draw_ground_truth, draw_predictions, side_by_side
+from .command_line import add_config_arguments, load_records, options_with_weights
 
 # Under ``python -m`` the name of this module is not its own.
 logger = logging.getLogger("lite_focus_detr.tools.visualize")
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     setup_logger(name="lite_focus_detr")
     with user_errors():
-        cfg = load_inference_config(args.config_file, args.opts)
+        cfg = load_inference_config(args.config_file, options_with_weights(args))
         name, records = load_records(cfg, args.dataset, args.num_images)
         predictor = Predictor(cfg)
     draw(predictor, records, Path(args.output), name, args.confidence_threshold)
@@ -71,12 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lite_focus_detr.tools.visualize", description=__doc__
     )
-    parser.add_argument("--config-file", required=True, help="configuration of the model")
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--dataset", help="by default the first of DATASETS.TEST")
     parser.add_argument("--num-images", type=int, default=16)
     parser.add_argument("--confidence-threshold", type=float, default=0.5)
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    add_config_arguments(parser)
     return parser
 
 

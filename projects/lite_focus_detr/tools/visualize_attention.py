@@ -1,8 +1,8 @@
 """Draws the points that attention samples, with their weights on each level, for some queries.
 
     python -m lite_focus_detr.tools.visualize_attention IMAGE --output PICTURE \
-        --config-file FILE --weights CHECKPOINT [--config-file FILE --weights CHECKPOINT] \
-        [--attention encoder|decoder] [--layer -1] [--point X Y]
+        --config-file NAME_OR_PATH --weights PATH [--config-file NAME_OR_PATH --weights PATH] \
+        [--attention encoder|decoder] [--layer -1] [--point X Y] [--opts KEY VALUE ...]
 
 Several models are drawn below each other, for example key-aware and plain attention. The queries
 are those nearest to the given points, or to the centres of the first model's best detections.
@@ -15,42 +15,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2.structures import Instances
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..data import read_image
 from ..engine import user_errors
-from ..modeling import DetectionTransformer
+from ..modeling import DetectionTransformer, DetectorOutputs
 from ..modeling.attention import SampledAttention
-from ..visualization_attention import Samples, draw_samples, nearest_samples, record_calls
-from .predictor import Predictor, load_inference_config, picture_file
+from ..predictor import Predictor, load_inference_config
+from ..visualization.attention import Samples, draw_samples, nearest_samples, record_calls
+from .command_line import add_opts_argument, open_image, picture_file
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if a configuration or a file is wrong."""
     args = _parser().parse_args(arguments)
+    models = []
     with user_errors():
-        image = read_image(args.image, "RGB")
-        if len(args.config_file) != len(args.weights):
-            raise ValueError("give one --weights for each --config-file")
+        image = open_image(args.image)
         picture = picture_file(args.output)
         height, width = image.shape[:2]
-        for x, y in args.point or []:
-            if not (0 <= x < width and 0 <= y < height):
-                raise ValueError(f"--point {x:g} {y:g} is outside of the {width}x{height} image")
-        points = torch.tensor(args.point or []).reshape(-1, 2) / torch.tensor([width, height])
-        samples: dict[str, Samples] = {}
+        points = _relative_points(args.point or [], width, height)
+        if len(args.config_file) != len(args.weights):
+            raise ValueError("give one --weights for each --config-file")
         for config_file, weights in zip(args.config_file, args.weights, strict=True):
-            options = ["MODEL.WEIGHTS", weights]
+            options = [*args.opts, "MODEL.WEIGHTS", weights]
             predictor = Predictor(load_inference_config(config_file, options))
-            attention = find_attention(predictor.model, args.attention, args.layer)
-            with record_calls(attention) as calls:
-                instances = predictor(args.image)
-            if not len(points):
-                points = _centers(instances, args.num_queries)
-            with torch.inference_mode():
-                name = f"{len(samples) + 1} {Path(config_file).stem}"
-                samples[name] = nearest_samples(attention, calls, points)
+            models.append((predictor, find_attention(predictor.model, args.attention, args.layer)))
+    samples: dict[str, Samples] = {}
+    for config_file, (predictor, attention) in zip(args.config_file, models, strict=True):
+        with record_calls(attention) as calls:
+            outputs = predict(predictor, args.image)
+        if not len(points):
+            points = _best_centers(outputs, args.num_queries)
+        name = f"{len(samples) + 1} {Path(config_file).stem}"
+        ratios = outputs.tokens.valid_ratios[0]
+        samples[name] = nearest_samples(attention, calls, points, ratios)
     draw_samples(image, samples).savefig(picture)
 
 
@@ -60,20 +58,34 @@ def find_attention(model: DetectionTransformer, part: str, layer: int) -> Sample
     Raises:
         ValueError: there is no such layer.
     """
-    layers = model.get_submodule(f"{part}.layers")
-    assert isinstance(layers, nn.ModuleList)
+    layers = [x for x in getattr(model, part).modules() if isinstance(x, SampledAttention)]
     if not -len(layers) <= layer < len(layers):
         raise ValueError(f"--layer {layer}: the {part} has {len(layers)} layers, 0 is the first")
-    attention = layers[layer].get_submodule("self_attn" if part == "encoder" else "cross_attn")
-    assert isinstance(attention, SampledAttention)
-    return attention
+    return layers[layer]
 
 
-def _centers(instances: Instances, count: int) -> Tensor:
-    """Centres of the best detections, in [0, 1]; the middle of the image if there are none."""
-    height, width = instances.image_size
-    centers = instances.pred_boxes.get_centers()[:count] / torch.tensor([width, height])
-    return centers if len(centers) else torch.full((1, 2), 0.5)
+@torch.inference_mode()
+def predict(predictor: Predictor, path: str) -> DetectorOutputs:
+    """What a detector predicts for an image file, before the selection of detections."""
+    inputs = predictor.mapper({"file_name": path})
+    outputs: DetectorOutputs = predictor.model.forward_outputs(
+        predictor.model.preprocess_image([inputs])
+    )
+    return outputs
+
+
+def _best_centers(outputs: DetectorOutputs, count: int) -> Tensor:
+    """Centres (x, y) of the boxes with the highest scores, in [0, 1]."""
+    best = outputs.pred_logits[0].amax(-1).topk(count).indices
+    return outputs.pred_boxes[0, best, :2].cpu()
+
+
+def _relative_points(points: Sequence[Sequence[float]], width: int, height: int) -> Tensor:
+    """Pixels (x, y) of an image as points (N, 2) in [0, 1]."""
+    for x, y in points:
+        if not (0 <= x < width and 0 <= y < height):
+            raise ValueError(f"--point {x:g} {y:g} is outside of the {width}x{height} image")
+    return torch.tensor(points).reshape(-1, 2) / torch.tensor([width, height])
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,14 +96,23 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("image", help="image file")
     parser.add_argument("--output", required=True, help="picture to write")
-    parser.add_argument("--config-file", action="append", required=True, help="of a model")
-    parser.add_argument("--weights", action="append", required=True, help="its checkpoint")
+    parser.add_argument(
+        "--config-file",
+        action="append",
+        required=True,
+        metavar="NAME_OR_PATH",
+        help="of a model, may be repeated",
+    )
+    parser.add_argument(
+        "--weights", action="append", required=True, metavar="PATH", help="its checkpoint"
+    )
     parser.add_argument("--attention", choices=("encoder", "decoder"), default="encoder")
     parser.add_argument("--layer", type=int, default=-1, help="by default the last")
     parser.add_argument(
         "--point", type=float, nargs=2, action="append", metavar=("X", "Y"), help="pixel"
     )
     parser.add_argument("--num-queries", type=int, default=3, help="where no point is given")
+    add_opts_argument(parser)
     return parser
 
 

@@ -1,7 +1,8 @@
-"""Shows which tokens the encoder of Focus-DETR or Sparse DETR keeps.
+"""Shows which tokens a selective encoder keeps.
 
-    python -m lite_focus_detr.tools.visualize_tokens --config-file FILE --output FOLDER \
-        [--dataset NAME] [--num-pictures 4] [--num-images 100] [MODEL.WEIGHTS CHECKPOINT ...]
+    python -m lite_focus_detr.tools.visualize_tokens --config-file NAME_OR_PATH --weights PATH \
+        --output FOLDER [--dataset NAME] [--num-pictures 4] [--num-images 100] \
+        [--opts KEY VALUE ...]
 
 Writes one picture for each of the first images of a data set (the ground truth, foreground scores,
 and the tokens of each level and layer), and selection.md with the share of objects that keep a
@@ -20,12 +21,18 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from ..analysis.token_selection import (
+    SelectionSummary,
+    relative_boxes,
+    require_selection,
+    trace_selection,
+)
 from ..data import read_image
 from ..engine import user_errors
-from ..evaluation.token_selection import SelectionSummary, relative_boxes, trace_selection
-from ..token_pictures import draw_selection
-from ..visualization import draw_ground_truth
-from .predictor import Predictor, load_inference_config, load_records
+from ..predictor import Predictor, load_inference_config
+from ..visualization.detections import draw_ground_truth
+from ..visualization.token_selection import draw_selection
+from .command_line import add_config_arguments, load_records, options_with_weights
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -33,29 +40,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     setup_logger(name="lite_focus_detr")
     with user_errors():
-        cfg = load_inference_config(args.config_file, args.opts)
+        cfg = load_inference_config(args.config_file, options_with_weights(args))
         count = max(args.num_images, args.num_pictures)
         name, records = load_records(cfg, args.dataset, count)
         output = Path(args.output)
         output.mkdir(parents=True, exist_ok=True)
-        summary = examine(Predictor(cfg), records, output, name, args.num_pictures)
+        predictor = Predictor(cfg)
+        require_selection(predictor.model)
+    summary = summarize(predictor, records, output, name, args.num_pictures)
     table = summary_table(summary)
     (output / "selection.md").write_text(table + "\n")
     print(f"{len(records)} images of {name}. {table}\n\nThe pictures are in {output}")
 
 
-def examine(
+def summarize(
     predictor: Predictor,
     records: Sequence[dict[str, Any]],
     output: Path,
     dataset: str,
     num_pictures: int,
 ) -> SelectionSummary:
-    """Trace all records of a data set, and draw the first of them to the folder ``output``.
-
-    Raises:
-        ValueError: the model has no selective encoder.
-    """
+    """Trace all records of a data set, and draw the first of them to the folder ``output``."""
     metadata = MetadataCatalog.get(dataset)
     summary = SelectionSummary()
     for index, record in enumerate(records):
@@ -92,12 +97,11 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--config-file", required=True, help="configuration of the model")
     parser.add_argument("--output", required=True, help="folder for pictures and table")
     parser.add_argument("--dataset", help="by default the first of DATASETS.TEST")
     parser.add_argument("--num-pictures", type=int, default=4)
     parser.add_argument("--num-images", type=int, default=100, help="images of the table")
-    parser.add_argument("opts", nargs="*", metavar="KEY VALUE", help="changes of the configuration")
+    add_config_arguments(parser)
     return parser
 
 

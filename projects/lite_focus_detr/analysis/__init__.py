@@ -1,0 +1,1 @@
+"""What a detector costs, and which tokens it looks at."""

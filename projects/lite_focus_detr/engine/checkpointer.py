@@ -1,0 +1,248 @@
+"""Checkpoints: published formats, refusal of files that do not fit, resuming, atomic writing."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from http.client import HTTPException
+from typing import Any
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.config import CfgNode
+from torch import Tensor, nn
+
+from ..converters import NATIVE_FORMAT, convert_state_dict, training_options, unwrap
+from .checkpoint_checks import (
+    FileWeights,
+    require_all,
+    require_finite,
+    require_match,
+    same_shapes,
+)
+from .checkpoint_io import read_checkpoint, write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+class DetrCheckpointer(DetectionCheckpointer):
+    """A ``DetectionCheckpointer`` that knows the published formats and trusts no file.
+
+    ``load`` takes files of this project, detectron2 ``.pth`` and ``.pkl``, and the files that
+    Deformable DETR, DINO, detrex and torchvision publish, as they were downloaded.
+
+    Of a file that also holds averaged weights the model gets these with ``MODEL.EMA.ENABLED``,
+    and with a warning the others without it. A checkpointer with a checkpointable ``ema`` (that
+    of a training) always gives the model the others: resuming restores the average as well, a
+    training that starts from the file begins a new average.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        save_dir: str = "",
+        *,
+        cfg: CfgNode,
+        for_inference: bool = False,
+        save_to_disk: bool | None = None,
+        **checkpointables: Any,
+    ) -> None:
+        """Set up loading into a model and saving to a folder.
+
+        Args:
+            model: detector built from ``cfg``, possibly wrapped for several processes.
+            save_dir: folder of the checkpoints; empty to save nothing.
+            cfg: decides how published weights are fitted (classes, shared heads, averaging).
+            for_inference: the model will not be trained: refuse files that leave any of its
+                parameters random, except those that only a training uses.
+            save_to_disk: None saves on the main process only.
+            checkpointables: objects with ``state_dict`` and ``load_state_dict`` to save as well.
+        """
+        super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self.cfg = cfg
+        self.for_inference = for_inference
+
+    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
+        """Load weights, and the states of checkpointables that the file holds.
+
+        Args:
+            path: file or URL; empty loads nothing.
+            checkpointables: names to restore; None restores all.
+
+        Returns:
+            what else the file holds.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file cannot be downloaded, is truncated, unsafe, of an unknown format,
+                has weights that are not finite, or matches less than half of the model (for
+                inference: not all of it). The model is unchanged.
+        """
+        local = path.split("?")[0]
+        if "://" in path:
+            local = self._download(local)
+        elif path and not os.path.isfile(local):
+            raise FileNotFoundError(f"the checkpoint {local} does not exist; check MODEL.WEIGHTS")
+        elif not path and self.for_inference:
+            logger.warning("MODEL.WEIGHTS is empty: the weights of the model are random")
+        try:
+            extra: dict[str, Any] = super().load(local, checkpointables)
+        finally:
+            # The base class leaves it set after an error and would refuse the next load.
+            self._parsed_url_during_load = None
+        return extra
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Resume from the newest readable checkpoint of ``save_dir``, else load ``path``."""
+        if resume and not self.has_checkpoint():
+            logger.warning(
+                "Nothing to resume in %s: starting at iteration 0 with MODEL.WEIGHTS '%s'",
+                self.save_dir,
+                path,
+            )
+        extra: dict[str, Any] = super().resume_or_load(path, resume=resume)
+        return extra
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        """Write ``name.pth``: the model, the checkpointables and ``kwargs``.
+
+        Raises:
+            OSError: it could not be written. No partial file is left, earlier ones are intact.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        contents = {"model": self.model.state_dict()}
+        contents |= {key: value.state_dict() for key, value in self.checkpointables.items()}
+        contents |= kwargs
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        logger.info("Saving checkpoint to %s", path)
+        write_atomically(path, lambda file: torch.save(contents, file))
+        self.tag_last_checkpoint(f"{name}.pth")
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Record the name of the newest checkpoint in the file ``last_checkpoint``."""
+        tag = os.path.join(self.save_dir, "last_checkpoint")
+        write_atomically(tag, lambda file: file.write(last_filename_basename.encode()))
+
+    def has_checkpoint(self) -> bool:
+        """Whether a training has saved anything in ``save_dir``, readable or not."""
+        return bool(super().has_checkpoint() or self._saved("model_"))
+
+    def get_checkpoint_file(self) -> str:
+        """Path of the checkpoint that ``last_checkpoint`` names, if it can be read.
+
+        Otherwise of the readable one of the latest iteration.
+
+        Raises:
+            ValueError: there is none; the message names the files that were tried.
+        """
+        tag, saved = super().get_checkpoint_file(), self._saved()
+        path, skipped = _latest(path for path in saved if path == tag)
+        if path is None:
+            path, reasons = _latest(path for path in saved if path != tag)
+            skipped += reasons
+        if path is not None:
+            if skipped:
+                logger.warning("Skipped %s: resuming from %s", "; ".join(skipped), path)
+            return path
+        tried = "; ".join(skipped) or "it holds no .pth file"
+        raise ValueError(
+            f"cannot resume in {self.save_dir}: {tried}. Remove the folder or train without "
+            "--resume"
+        )
+
+    def _saved(self, prefix: str = "") -> list[str]:
+        """Checkpoint files, the last written first."""
+        if not os.path.isdir(self.save_dir):
+            return []
+        files = [entry for entry in os.scandir(self.save_dir) if entry.name.endswith(".pth")]
+        files.sort(key=lambda entry: (entry.stat().st_mtime_ns, entry.name), reverse=True)
+        return [entry.path for entry in files if entry.name.startswith(prefix)]
+
+    def _download(self, url: str) -> str:
+        try:
+            return str(self.path_manager.get_local_path(url))
+        except (OSError, HTTPException) as error:
+            raise ValueError(
+                f"cannot download {url} (MODEL.WEIGHTS): {error}; download it elsewhere and give "
+                "the local file, or set MODEL.WEIGHTS ''"
+            ) from error
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        contents = read_checkpoint(filename)
+        average = contents.get("ema")
+        if average and not self.cfg.MODEL.EMA.ENABLED:
+            logger.warning(
+                "%s also holds averaged weights, which are not used; MODEL.EMA.ENABLED True "
+                "takes them",
+                filename,
+            )
+        elif average and "ema" not in self.checkpointables:
+            logger.info("Taking the averaged weights of %s", filename)
+            contents["model"] = _without_wrapper(average)
+        try:
+            weights = self._convert(filename, unwrap(contents), training_options(contents))
+        except ValueError as error:
+            raise ValueError(f"{filename}: {error}") from error
+        require_match(weights, self.model, self.cfg)
+        if self.for_inference:
+            require_all(weights, self.model, self.cfg)
+        require_finite(weights)
+        extra = {
+            key: value
+            for key, value in contents.items()
+            # This one would make the base class guess names.
+            if key != "matching_heuristics" and not isinstance(value, Tensor)
+        }
+        return {**extra, "model": weights.tensors}
+
+    def _convert(
+        self, filename: str, tensors: dict[str, Tensor], options: dict[str, object]
+    ) -> FileWeights:
+        expected = self.model.state_dict()
+        if same_shapes(tensors, expected):
+            logger.info("All %d tensors of the model are in the file", len(tensors))
+            return FileWeights(filename, tensors, NATIVE_FORMAT)
+        converted, report = convert_state_dict(tensors, self.cfg, expected, options)
+        logger.info("%s", report.summary())
+        for difference in report.differences:
+            logger.warning("%s", difference)
+        logger.info("Where every tensor went:\n%s", report.table())
+        classes = {
+            tensors[key].shape[0] for key in report.unused if key.endswith("class_embed.0.bias")
+        }
+        other = classes - {self.cfg.MODEL.DETR.NUM_CLASSES}
+        return FileWeights(
+            filename, converted, report.format, other.pop() if other else None, report.unplaced
+        )
+
+
+def _latest(paths: Iterable[str]) -> tuple[str | None, list[str]]:
+    """The checkpoint of the latest iteration, and why others cannot be resumed from.
+
+    Args:
+        paths: files that may be truncated or hold weights only.
+
+    Returns:
+        the first path among those of the latest iteration, None if there is none, and a reason
+        for each file that was skipped.
+    """
+    iterations, reasons = {}, []
+    for path in paths:
+        try:
+            iteration = read_checkpoint(path, mmap=True).get("iteration")
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        if isinstance(iteration, int):
+            iterations[path] = iteration
+        else:
+            reasons.append(f"{path} holds weights only")
+    return max(iterations, key=iterations.__getitem__, default=None), reasons
+
+
+def _without_wrapper(average: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the model inside an ``AveragedModel``'s state."""
+    prefix = "module."
+    return {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)}

@@ -1,1 +1,0 @@
-"""What a detector costs and what it gets wrong."""

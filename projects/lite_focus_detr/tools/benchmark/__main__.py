@@ -1,0 +1,51 @@
+"""Measurements of speed and memory.
+
+python -m lite_focus_detr.tools.benchmark op        the attention operators and their peers
+python -m lite_focus_detr.tools.benchmark encoder   the encoders
+python -m lite_focus_detr.tools.benchmark model     an encoder layer and a whole detector
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+import torch
+
+from . import detector, encoders, operators
+from .measure import processor
+
+_COMMANDS = {"op": operators, "encoder": encoders, "model": detector}
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command that ``arguments``, or the command line, name."""
+    parser = argparse.ArgumentParser(
+        prog="python -m lite_focus_detr.tools.benchmark",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, module in _COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            description=module.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument(
+            "--rounds", type=int, default=5, help="timed runs of each; default %(default)s"
+        )
+        command.add_argument(
+            "--threads", type=int, help="of the CPU; default: as many as PyTorch chooses"
+        )
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    args = parser.parse_args(arguments)
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    print(f"{processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}")
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

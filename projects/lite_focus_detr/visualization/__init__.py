@@ -1,0 +1,1 @@
+"""Pictures of images, detections, attention and chosen tokens; no display is needed."""

@@ -1,0 +1,99 @@
+import math
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
+
+from lite_focus_detr.analysis.token_selection import (
+    ImageTrace,
+    SelectionSummary,
+    attention_correlation,
+    covered_objects,
+    relative_boxes,
+    trace_selection,
+)
+from lite_focus_detr.modeling.structures import FeatureTokens
+
+
+def grid_trace(kept, foreground, attention):
+    """Of an image with 4 x 5 tokens on one level."""
+    y, x = torch.meshgrid(torch.arange(4), torch.arange(5), indexing="ij")
+    centers = torch.stack(((x + 0.5) / 5, (y + 0.5) / 4), -1).view(1, 20, 2)
+    tokens = FeatureTokens(*[torch.empty(0)] * 3, centers, torch.ones(1, 1, 2), ((4, 5),), (20,))
+    return ImageTrace(tokens, foreground, kept, torch.zeros_like(kept), attention)
+
+
+def test_an_object_is_covered_if_a_kept_token_lies_in_its_box():
+    kept = torch.zeros(2, 20, dtype=torch.bool)
+    kept[0, [0, 12]] = True  # Centres (0.1, 0.125) and (0.5, 0.625).
+    kept[1, 12] = True
+    trace = grid_trace(kept, torch.zeros(20), torch.zeros(20))
+    boxes = torch.tensor([[0.0, 0.0, 0.2, 0.2], [0.45, 0.6, 0.55, 0.7], [0.6, 0.0, 1.0, 1.0]])
+    assert covered_objects(trace, boxes).tolist() == [[True, True, False], [False, True, False]]
+
+
+def test_correlation_is_the_found_part_of_the_greatest_attention():
+    attention = torch.zeros(20)
+    attention[[3, 4, 5]] = torch.tensor([4.0, 3.0, 2.0])
+    foreground = torch.zeros(20)
+    foreground[[4, 9]] = torch.tensor([2.0, 1.0])
+    trace = grid_trace(torch.zeros(1, 20, dtype=torch.bool), foreground, attention)
+    assert attention_correlation(trace) == pytest.approx(3 / 7)  # 10 % are two tokens.
+    assert attention_correlation(trace, 1.0) == pytest.approx(1.0)
+
+
+def test_coverage_is_counted_by_the_area_of_the_objects():
+    kept = torch.zeros(1, 20, dtype=torch.bool)
+    kept[0, 0] = True
+    trace = grid_trace(kept, torch.zeros(20), torch.ones(20))
+    summary = SelectionSummary()
+    boxes = torch.tensor([[0.0, 0.0, 0.2, 0.2], [0.6, 0.6, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    summary.add(trace, boxes, torch.tensor([1023.0, 1023.0, 1024.0]))
+    (shares,) = summary.coverage()
+    assert shares["small"] == 0.5
+    assert shares["medium"] == 1.0
+    assert math.isnan(shares["large"])
+    assert shares["all"] == pytest.approx(2 / 3)
+
+
+def test_boxes_become_relative_to_the_image():
+    annotations = [{"bbox": [10, 20, 30, 40], "bbox_mode": BoxMode.XYWH_ABS}]
+    assert torch.allclose(
+        relative_boxes(annotations, 100, 80), torch.tensor([[0.1, 0.25, 0.4, 0.75]])
+    )
+    assert relative_boxes([], 100, 80).shape == (0, 4)
+
+
+@pytest.fixture
+def config(tiny_config):
+    cfg = tiny_config("dino")
+    cfg.MODEL.META_ARCHITECTURE = "FocusDETR"
+    cfg.MODEL.FOCUS.KEEP_RATIOS = [0.5, 0.3]
+    cfg.MODEL.FOCUS.OBJECT_TOKENS = 10
+    return cfg
+
+
+@pytest.mark.parametrize("architecture", ["FocusDETR", "SparseDETR"])
+def test_trace_holds_what_each_layer_kept(config, make_batch, architecture):
+    config.MODEL.META_ARCHITECTURE = architecture
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    trace = trace_selection(model, make_batch((1, 1))[0])
+    ratios = [0.5, 0.3] if architecture == "FocusDETR" else [0.3, 0.3]
+    size = trace.foreground.numel()
+    assert trace.kept[0].sum() == int(size * ratios[0]) + 1
+    assert trace.kept[1].sum() <= trace.kept[0].sum()
+    assert torch.equal(trace.kept[1] & trace.kept[0], trace.kept[1])
+    assert trace.objects.sum(1).tolist() == ([10, 10] if architecture == "FocusDETR" else [0, 0])
+    assert not (trace.objects & ~trace.kept).any()
+    best = trace.foreground.topk(int(trace.kept[0].sum())).indices
+    assert trace.kept[0][best].all()
+    # Every query of both layers shares out a weight of one per head and sample.
+    assert 0 < trace.attention.sum() <= 2 * 4 * 20 + 1e-3
+
+
+def test_a_dense_encoder_has_no_selection(config, make_batch):
+    config.MODEL.META_ARCHITECTURE = "DeformableDETR"
+    with pytest.raises(ValueError, match="FocusDETR"):
+        trace_selection(build_model(config).eval(), make_batch((1, 1))[0])

@@ -1,0 +1,372 @@
+import logging
+import os
+import re
+
+import pytest
+import torch
+import torchvision
+from detectron2.modeling import build_model
+
+from lite_focus_detr.engine import DetrCheckpointer, EMAHook
+
+
+@pytest.fixture(autouse=True)
+def captured_logs(monkeypatch, caplog):
+    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
+    caplog.set_level(logging.INFO, "lite_focus_detr")
+
+
+def build(cfg, seed=0):
+    torch.manual_seed(seed)
+    return build_model(cfg)
+
+
+def same_weights(a, b):
+    a, b = a.state_dict(), b.state_dict()
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def saved(cfg, tmp_path, names, seed=0):
+    """A model, with checkpoints of these names in this order of age."""
+    model = build(cfg, seed)
+    checkpointer = DetrCheckpointer(model, str(tmp_path), cfg=cfg)
+    for age, name in enumerate(names):
+        checkpointer.save(name, iteration=age)
+        os.utime(tmp_path / f"{name}.pth", (1000 + age, 1000 + age))
+    return model
+
+
+def resume(cfg, tmp_path, path=""):
+    model = build(cfg, seed=99)
+    checkpointer = DetrCheckpointer(model, str(tmp_path), cfg=cfg)
+    return model, checkpointer.resume_or_load(path, resume=True)
+
+
+def test_a_saved_model_is_loaded_again_with_the_extra_data(make_cfg, tmp_path):
+    cfg = make_cfg()
+    model = saved(cfg, tmp_path, ["model_0000009"])
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000009.pth"
+    other = build(cfg, seed=1)
+    path = str(tmp_path / "model_0000009.pth")
+    extra = DetrCheckpointer(other, cfg=cfg).load(path)
+    assert same_weights(model, other)
+    assert extra["iteration"] == 0
+
+
+@pytest.mark.parametrize("fault", ["truncated", "empty", "tag empty", "tag missing", "tag wrong"])
+def test_resume_takes_the_newest_readable_file(make_cfg, tmp_path, caplog, fault):
+    cfg = make_cfg()
+    model = saved(cfg, tmp_path, ["model_0000009", "model_0000019"])
+    newest, tag = tmp_path / "model_0000019.pth", tmp_path / "last_checkpoint"
+    if fault == "truncated":
+        newest.write_bytes(newest.read_bytes()[:-1000])
+    elif fault == "empty":
+        newest.write_bytes(b"")
+    elif fault == "tag missing":
+        tag.unlink()
+    else:
+        tag.write_text("" if fault == "tag empty" else "model_0000029.pth")
+    resumed, extra = resume(cfg, tmp_path)
+    assert same_weights(model, resumed)
+    damaged = fault in ("truncated", "empty")
+    assert extra["iteration"] == (0 if damaged else 1)
+    assert any("Skipped" in m and "model_0000019.pth" in m for m in caplog.messages) == damaged
+
+
+def test_resume_skips_files_that_are_not_from_a_training(make_cfg, tmp_path, caplog):
+    cfg = make_cfg()
+    saved(cfg, tmp_path, ["model_0000009"])
+    torch.save({"model": build(cfg, seed=5).state_dict()}, tmp_path / "pretrained.pth")
+    (tmp_path / "last_checkpoint").unlink()
+    assert resume(cfg, tmp_path)[1]["iteration"] == 0
+    assert "pretrained.pth holds weights only" in caplog.text
+
+
+def test_resume_takes_the_tagged_file_whatever_the_times_of_the_files(make_cfg, tmp_path):
+    cfg = make_cfg()
+    model = saved(cfg, tmp_path, ["first", "second", "third"])
+    (tmp_path / "last_checkpoint").write_text("second.pth")
+    resumed, extra = resume(cfg, tmp_path)
+    assert same_weights(model, resumed)
+    assert extra["iteration"] == 1
+
+
+@pytest.mark.parametrize("fault", ["tag missing", "tagged file truncated"])
+def test_resume_without_the_tagged_file_takes_the_latest_iteration(make_cfg, tmp_path, fault):
+    cfg = make_cfg()
+    saved(cfg, tmp_path, ["model_a", "model_b", "model_c"])
+    for age, name in enumerate(["model_c", "model_b", "model_a"]):  # as after a copy
+        os.utime(tmp_path / f"{name}.pth", (1000 + age, 1000 + age))
+    if fault == "tag missing":
+        (tmp_path / "last_checkpoint").unlink()
+    else:
+        (tmp_path / "model_c.pth").write_bytes(b"")
+    assert resume(cfg, tmp_path)[1]["iteration"] == (2 if fault == "tag missing" else 1)
+
+
+def test_among_files_of_one_iteration_resume_takes_the_last_written(make_cfg, tmp_path):
+    cfg = make_cfg()
+    for age, name in enumerate(["b", "c", "a"]):
+        path = tmp_path / f"{name}.pth"
+        torch.save({"model": {}, "iteration": 7}, path)
+        os.utime(path, (1000 + age, 1000 + age))
+    checkpointer = DetrCheckpointer(build(cfg), str(tmp_path), cfg=cfg)
+    assert checkpointer.get_checkpoint_file() == str(tmp_path / "a.pth")
+
+
+def test_resume_without_any_readable_file_names_those_it_tried(make_cfg, tmp_path):
+    cfg = make_cfg()
+    saved(cfg, tmp_path, ["model_0000009"])
+    (tmp_path / "model_0000009.pth").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cannot resume in .*model_0000009\.pth \(0 bytes\)"):
+        resume(cfg, tmp_path)
+
+
+def test_resume_with_nothing_to_resume_warns_and_loads_the_weights(make_cfg, tmp_path, caplog):
+    cfg = make_cfg()
+    model = saved(cfg, tmp_path, ["weights"])
+    started, _ = resume(cfg, tmp_path / "new", str(tmp_path / "weights.pth"))
+    assert same_weights(model, started)
+    assert "Nothing to resume" in caplog.text
+
+
+def test_a_missing_file_is_named(make_cfg):
+    cfg = make_cfg()
+    with pytest.raises(FileNotFoundError, match=r"no/such\.pth does not exist; check MODEL\.WEIGH"):
+        DetrCheckpointer(build(cfg), cfg=cfg).load("no/such.pth")
+
+
+def test_a_failed_download_is_named_with_the_remedy(make_cfg, tmp_path, monkeypatch):
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    cfg, url = make_cfg(), "http://127.0.0.1:1/w.pth"  # nothing listens there
+    pattern = rf"cannot download {url} \(MODEL\.WEIGHTS\): .*refused.*; download it elsewhere"
+    with pytest.raises(ValueError, match=pattern):
+        DetrCheckpointer(build(cfg), cfg=cfg).load(url)
+
+
+def test_weights_of_another_architecture_are_refused_with_a_table(make_cfg, tmp_path):
+    saved(make_cfg(), tmp_path, ["other"])
+    cfg = make_cfg("MODEL.DETR.EMBED_DIM", 24)
+    model, before = build(cfg), build(cfg)
+    checkpointer = DetrCheckpointer(model, cfg=cfg)
+    with pytest.raises(ValueError, match=r"other\.pth .*fits only \d+ of \d+ tensors") as error:
+        checkpointer.load(str(tmp_path / "other.pth"))
+    line, *table = str(error.value).splitlines()
+    assert "DeformableDETR" in line
+    assert any("encoder.layers" in row for row in table)
+    assert any("neck.level_embed" in r and "(4, 16)" in r and "(4, 24)" in r for r in table)
+    assert same_weights(model, before)
+    # The failure leaves the checkpointer usable.
+    saved(cfg, tmp_path, ["right"], seed=3)
+    checkpointer.load(str(tmp_path / "right.pth"))
+
+
+def test_a_few_missing_tensors_are_reported_but_accepted(make_cfg, tmp_path, caplog):
+    cfg = make_cfg()
+    state = build(cfg, seed=1).state_dict()
+    del state["neck.level_embed"], state["encoder.layers.0.norm1.weight"]
+    state["neck.level_embed"] = torch.zeros(4, 8)
+    torch.save({"model": state}, tmp_path / "a.pth")
+    model = build(cfg)
+    DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "a.pth"))
+    assert torch.equal(model.heads.class_embed[0].weight, state["heads.class_embed.0.weight"])
+    assert "encoder.layers.0.norm1.weight" in caplog.text
+
+
+def test_an_unknown_model_is_refused(make_cfg, tmp_path):
+    torch.save({"model": {"a": torch.zeros(2), "b": torch.zeros(3)}}, tmp_path / "a.pth")
+    cfg = make_cfg()
+    with pytest.raises(ValueError, match=r"a\.pth: .*unknown model"):
+        DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "a.pth"))
+
+
+def test_weights_of_this_project_with_its_former_names_are_refused_with_the_file(
+    make_cfg, tmp_path
+):
+    cfg = make_cfg()
+    state = {k.replace("neck.", "tokens."): v for k, v in build(cfg).state_dict().items()}
+    torch.save({"model": state, "iteration": 3}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth: .* written by lite-focus-detr before 0\.2"):
+        DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "a.pth"))
+
+
+def test_names_are_not_guessed_from_their_endings(make_cfg, tmp_path):
+    cfg = make_cfg()
+    state = {f"other.{name}": tensor for name, tensor in build(cfg).state_dict().items()}
+    torch.save({"model": state, "matching_heuristics": True}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth"):
+        DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "a.pth"))
+
+
+def test_tensors_that_are_not_finite_are_named(make_cfg, tmp_path):
+    cfg = make_cfg()
+    model, before = build(cfg), build(cfg)
+    state = build(cfg, seed=1).state_dict()
+    state["neck.level_embed"][0, 0] = float("nan")
+    torch.save({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"a\.pth has NaN .* in 1 tensors: neck\.level_embed;"):
+        DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "a.pth"))
+    assert same_weights(model, before)
+
+
+def test_an_imagenet_backbone_is_recognised_and_fills_the_backbone(make_cfg, tmp_path):
+    cfg = make_cfg(
+        *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.STEM_OUT_CHANNELS", 64),
+        *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
+    )
+    torch.manual_seed(1)
+    state = torchvision.models.resnet18().state_dict()
+    torch.save(state, tmp_path / "resnet18.pth")
+    model, before = build(cfg), build(cfg)
+    DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "resnet18.pth"))
+    assert torch.equal(model.backbone.stem.conv1.weight, state["conv1.weight"])
+    assert torch.equal(model.backbone.res5[1].conv2.weight, state["layer4.1.conv2.weight"])
+    assert torch.equal(model.neck.level_embed, before.neck.level_embed)
+
+
+def test_an_imagenet_backbone_of_another_size_is_refused(make_cfg, tmp_path):
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    cfg = make_cfg()
+    with pytest.raises(ValueError, match=r"of the weights of the backbone of this DeformableDETR"):
+        DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "resnet18.pth"))
+
+
+def load_for_inference(model, cfg, path):
+    DetrCheckpointer(model, cfg=cfg, for_inference=True).load(str(path))
+
+
+def test_inference_refuses_a_file_of_other_classes_and_names_their_number(make_cfg, tmp_path):
+    seven = make_cfg("MODEL.DETR.NUM_CLASSES", 7)
+    model = saved(seven, tmp_path, ["seven"])
+    cfg = make_cfg()
+    with pytest.raises(
+        ValueError, match=r"has 7 classes, .* is 3 .*; set MODEL.DETR.NUM_CLASSES 7"
+    ):
+        load_for_inference(build(cfg), cfg, tmp_path / "seven.pth")
+    followed = build(seven, seed=1)
+    load_for_inference(followed, seven, tmp_path / "seven.pth")
+    assert same_weights(followed, model)
+    # A training replaces the class heads.
+    DetrCheckpointer(build(cfg), cfg=cfg).load(str(tmp_path / "seven.pth"))
+
+
+def test_inference_refuses_a_file_that_leaves_parameters_random(make_cfg, tmp_path):
+    cfg = make_cfg()
+    state = build(cfg, seed=1).state_dict()
+    del state["encoder.layers.0.linear1.weight"], state["decoder.layers.1.norm3.bias"]
+    state["neck.level_embed"] = torch.zeros(4, 8)
+    torch.save({"model": state}, tmp_path / "a.pth")
+    model, before = build(cfg), build(cfg)
+    with pytest.raises(ValueError, match="leaves 3 parameters of this model random") as error:
+        load_for_inference(model, cfg, tmp_path / "a.pth")
+    message = str(error.value)
+    for name in ("encoder.layers.0.linear1.weight", "norm3.bias", "neck.level_embed"):
+        assert name in message
+    assert message.endswith("give the --config-file it was trained with")
+    assert same_weights(model, before)
+
+
+def test_inference_refuses_a_file_with_trained_parts_that_the_model_lacks(make_cfg, tmp_path):
+    cfg = make_cfg()
+    state = build(cfg, seed=1).state_dict()
+    state["encoder.layers.0.object_norm.weight"] = torch.ones(8)
+    torch.save({"model": state}, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"is of another detector: .*object_norm\.weight"):
+        load_for_inference(build(cfg), cfg, tmp_path / "a.pth")
+
+
+def as_published(state):
+    """Names of the original Sparse DETR for a state dict of ours."""
+    rules = (
+        (r"^encoder\.scorer", "transformer.enc_mask_predictor"),
+        (r"^encoder\.aux_heads", "transformer.encoder"),
+        (r"^(encoder|decoder)", r"transformer.\1"),
+        (r"^neck\.level_embed", "transformer.level_embed"),
+        (r"^proposal_head\.enc", "transformer.enc"),
+        (r"^(neck|heads)\.", ""),
+        (r"^backbone\.", "backbone.0."),
+    )
+
+    def rename(key):
+        return next((re.sub(*rule, key) for rule in rules if re.search(rule[0], key)), key)
+
+    return {rename(key): value for key, value in state.items()}
+
+
+def test_inference_refuses_a_published_file_of_another_encoder(make_cfg, tmp_path, caplog):
+    cfg = make_cfg("MODEL.META_ARCHITECTURE", "SparseDETR")
+    state = build(cfg, seed=1).state_dict()
+    torch.save({"model": as_published(state)}, tmp_path / "a.pth")
+    cfg.MODEL.SPARSE.AUX_HEADS = False  # They only train.
+    load_for_inference(build(cfg), cfg, tmp_path / "a.pth")
+    assert any("format sparse_detr" in message for message in caplog.messages)
+    cfg.MODEL.META_ARCHITECTURE = "DeformableDETR"
+    with pytest.raises(ValueError, match=r"is of another detector: .*encoder\.scorer\."):
+        load_for_inference(build(cfg), cfg, tmp_path / "a.pth")
+    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("set MODEL.META_ARCHITECTURE SparseDETR" in message for message in warnings)
+
+
+def test_inference_does_not_need_the_weights_of_denoising(make_cfg, tmp_path):
+    cfg = make_cfg(
+        *("MODEL.DETR.BOX_REFINE", True, "MODEL.DETR.QUERY_SELECTION", "mixed"),
+        *("MODEL.DETR.DENOISING.TYPE", "contrastive"),
+    )
+    state = build(cfg, seed=1).state_dict()
+    del state["denoising.label_enc.weight"]
+    torch.save({"model": state}, tmp_path / "a.pth")
+    model = build(cfg)
+    load_for_inference(model, cfg, tmp_path / "a.pth")
+    assert torch.equal(model.neck.level_embed, state["neck.level_embed"])
+
+
+def test_inference_takes_the_80_coco_classes_of_a_file_with_a_row_per_coco_id(make_cfg, tmp_path):
+    model = saved(make_cfg("MODEL.DETR.NUM_CLASSES", 91), tmp_path, ["published"])
+    cfg = make_cfg("MODEL.DETR.NUM_CLASSES", 80)
+    mapped = build(cfg, seed=1)
+    load_for_inference(mapped, cfg, tmp_path / "published.pth")
+    person, toothbrush = mapped.heads.class_embed[0].weight[[0, -1]]
+    assert torch.equal(person, model.heads.class_embed[0].weight[1])
+    assert torch.equal(toothbrush, model.heads.class_embed[0].weight[90])
+
+
+def test_inference_refuses_a_backbone_without_a_detector(make_cfg, tmp_path):
+    cfg = make_cfg(
+        *("MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.STEM_OUT_CHANNELS", 64),
+        *("MODEL.RESNETS.RES2_OUT_CHANNELS", 64),
+    )
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "resnet18.pth")
+    with pytest.raises(ValueError, match=r"resnet18\.pth holds only a backbone .*trained detector"):
+        load_for_inference(build(cfg), cfg, tmp_path / "resnet18.pth")
+
+
+def test_inference_without_weights_warns_that_they_are_random(make_cfg, caplog):
+    cfg = make_cfg()
+    load_for_inference(build(cfg), cfg, "")
+    assert "MODEL.WEIGHTS is empty: the weights of the model are random" in caplog.text
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_evaluation_takes_the_averaged_weights_if_ema_is_enabled(
+    make_cfg, tmp_path, caplog, enabled
+):
+    cfg = make_cfg("MODEL.EMA.ENABLED", enabled)
+    model, average = build(cfg, seed=1), EMAHook(model=build(cfg, seed=2), decay=0.5).average
+    DetrCheckpointer(model, str(tmp_path), cfg=cfg, ema=average).save("a", iteration=3)
+    evaluated = build(cfg)
+    DetrCheckpointer(evaluated, cfg=cfg).load(str(tmp_path / "a.pth"))
+    assert same_weights(evaluated, average.module if enabled else model)
+    unused = "a.pth also holds averaged weights, which are not used; MODEL.EMA.ENABLED True"
+    assert (unused in caplog.text) == (not enabled)
+
+
+def test_a_resumed_training_gets_its_weights_and_its_average(make_cfg, tmp_path):
+    cfg = make_cfg("MODEL.EMA.ENABLED", True)
+    model, average = build(cfg, seed=1), EMAHook(model=build(cfg, seed=2), decay=0.5).average
+    DetrCheckpointer(model, str(tmp_path), cfg=cfg, ema=average).save("a", iteration=3)
+    resumed = build(cfg)
+    resumed_average = EMAHook(model=resumed, decay=0.5).average
+    checkpointer = DetrCheckpointer(resumed, str(tmp_path), cfg=cfg, ema=resumed_average)
+    checkpointer.resume_or_load("", resume=True)
+    assert same_weights(resumed, model)
+    assert same_weights(resumed_average.module, average.module)

@@ -1,0 +1,41 @@
+import numpy as np
+import torch
+
+from lite_focus_detr.analysis.token_selection import ImageTrace
+from lite_focus_detr.modeling.structures import FeatureTokens
+from lite_focus_detr.visualization.token_selection import draw_selection
+
+
+def test_a_kept_token_is_bright_and_a_dropped_one_dark():
+    # An image of 40 x 60 pixels seen at half size: 3 x 4 tokens of 8 and 2 x 2 of 16 pixels.
+    tokens = FeatureTokens(
+        *[torch.empty(0)] * 5,
+        spatial_shapes=((3, 4), (2, 2)),
+        num_valid=(16,),
+        image_sizes=((20, 30),),
+        strides=(8, 16),
+    )
+    kept = torch.zeros(1, 16, dtype=torch.bool)
+    kept[0, [5, 15]] = True  # Row 1, column 1 of the fine level; the last of the coarse one.
+    objects = torch.zeros_like(kept)
+    objects[0, 15] = True
+    trace = ImageTrace(tokens, torch.randn(16), kept, objects, torch.rand(16))
+    image = np.full((40, 60, 3), 255, dtype=np.uint8)
+    figure = draw_selection(image, image, trace)
+    assert [axis.get_title() for axis in figure.axes] == [
+        "ground truth",
+        "foreground 3x4",
+        "foreground 2x2",
+        "layer 1: 2 tokens",
+        "1 kept, 0 objects",
+        "1 kept, 1 objects",
+    ]
+    fine, coarse = (np.asarray(axis.images[0].get_array()) for axis in figure.axes[4:])
+    bright = np.zeros((40, 60), dtype=bool)
+    bright[16:32, 16:32] = True
+    np.testing.assert_array_equal(fine.sum(-1) > 1.5, bright)
+    bright = np.zeros((40, 60), dtype=bool)
+    bright[32:, 32:] = True
+    np.testing.assert_array_equal(coarse.sum(-1) > 1.5, bright)
+    assert coarse[-1, -1, 0] > coarse[-1, -1, 2]  # An object token is red,
+    assert fine[20, 20, 2] > fine[20, 20, 0]  # another one blue.
