@@ -1,4 +1,4 @@
-"""``python dev/generate_model_zoo.py`` measures every configuration and writes MODEL_ZOO.md's tables.
+"""``python dev/generate_model_zoo.py`` measures every configuration and writes MODEL_ZOO.md.
 
 It takes about a quarter of an hour on two CPU cores; ``--only NAME`` prints single rows.
 """

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -153,10 +154,10 @@ def test_the_source_distribution_can_build_the_kernels(distributions):
 def test_the_wheel_has_every_module_and_every_configuration(distributions):
     with zipfile.ZipFile(distributions[1]) as wheel:
         names = set(wheel.namelist())
-    for folder, pattern in (("projects/lite_focus_detr", "*.py"), ("configs", "*.yaml")):
-        prefix = "lite_focus_detr/configs/" if folder == "configs" else "lite_focus_detr/"
-        for path in (ROOT / folder).rglob(pattern):
-            assert prefix + path.relative_to(ROOT / folder).as_posix() in names
+    package, configs = ROOT / "projects" / "lite_focus_detr", ROOT / "configs"
+    modules = {f"lite_focus_detr/{path.relative_to(package)}" for path in package.rglob("*.py")}
+    files = [path for pattern in ("*.yaml", "*.py") for path in configs.rglob(pattern)]
+    assert modules | {f"lite_focus_detr/configs/{x.relative_to(configs)}" for x in files} <= names
 
 
 def project_table():
@@ -204,3 +205,17 @@ def test_pinned_requirements_cover_what_is_declared():
 def test_pinned_requirements_are_exact(name):
     for line in requirements_file(name):
         assert re.fullmatch(r"==[^,*]+", str(Requirement(line).specifier)), line
+
+
+def test_changelog_and_citation_are_of_this_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", changelog, re.MULTILINE)
+    assert released[0] == lite_focus_detr.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == lite_focus_detr.__version__
+    assert citation["license"] == "Apache-2.0"
+    papers = {
+        identifier["value"] for x in citation["references"] for identifier in x["identifiers"]
+    }
+    numbers = ("2303.07335", "2307.12612", "2111.14330", "2010.04159", "2203.01305", "2203.03605")
+    assert papers == {f"arXiv:{number}" for number in numbers}
