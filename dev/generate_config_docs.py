@@ -106,14 +106,14 @@ def _assigned(statement: ast.Assign, nodes: Names, comment: str) -> Iterator[Set
         for group in statement.targets
         for target in (group.elts if isinstance(group, ast.Tuple) else [group])
     ]
-    keys = [key for target in targets if (key := _dotted(target, nodes))]
-    value = _dotted(statement.value, nodes)
-    for target in targets:
-        # ``solver = cfg.SOLVER`` and ``cfg.MODEL.LITE = lite = CN()`` name a node.
-        if isinstance(target, ast.Name) and (keys or value):
-            nodes[target.id] = keys[0] if keys else str(value)
-    for index, key in enumerate(keys):
-        yield Setting(key, comment if index == 0 else "")
+    attributes = [target for target in targets if isinstance(target, ast.Attribute)]
+    keys = [key for target in attributes if (key := _dotted(target, nodes))]
+    # ``solver = cfg.SOLVER`` and ``cfg.MODEL.LITE = lite = CN()`` name a node.
+    node = keys[0] if keys else _dotted(statement.value, nodes)
+    if node:
+        nodes.update({target.id: node for target in targets if isinstance(target, ast.Name)})
+    comments = [comment, *[""] * len(keys)]
+    yield from map(Setting, keys, comments)
 
 
 def _dotted(node: ast.AST, nodes: Names) -> str | None:
