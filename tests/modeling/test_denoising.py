@@ -128,3 +128,24 @@ def test_a_batch_without_boxes_has_no_queries_but_a_gradient(contrastive):
     assert not queries.blocked.any()
     queries.content.sum().backward()
     assert module.label_enc.weight.grad is not None
+
+
+@pytest.mark.parametrize("contrastive", [True, False])
+def test_noise_is_uniform_in_all_labels_and_in_both_directions(contrastive):
+    torch.manual_seed(0)
+    noise = denoising(contrastive).sample_noise(10_000, torch.device("cpu"))
+    labels = 5 if contrastive else 6  # Plain denoising has one for "no label", too.
+    shares = noise.new_label.bincount() / 10_000
+    assert shares.tolist() == pytest.approx([1 / labels] * labels, abs=0.02)
+    for draw in (noise.label_chance, noise.box_shift):
+        assert draw.min() >= 0
+        assert draw.max() < 1
+        for bound in (0.25, 0.5, 0.75):
+            assert (draw < bound).float().mean().item() == pytest.approx(bound, abs=0.02)
+    # All four sides move by themselves.
+    assert set(noise.box_sign.unique().tolist()) == {-1.0, 1.0}
+    assert noise.box_shift.shape == noise.box_sign.shape == (10_000, 4)
+    expected = torch.eye(4)
+    torch.testing.assert_close(noise.box_sign.T @ noise.box_sign / 1e4, expected, rtol=0, atol=0.05)
+    assert noise.box_sign.mean(0).tolist() == pytest.approx([0.0] * 4, abs=0.05)
+    torch.testing.assert_close(noise.box_shift.T.corrcoef(), expected, rtol=0, atol=0.05)
