@@ -90,6 +90,18 @@ def test_a_box_that_cannot_be_one_never_becomes_one(cfg, record, caplog, mode, b
     assert record["file_name"] in message
 
 
+@pytest.mark.parametrize(
+    ("bbox", "classes"), [([50, 5, 8, 8], [0, 1]), ([5, 45, 8, 8], [1]), ([65, 5, 8, 8], [1])]
+)
+def test_a_box_to_the_right_of_the_height_is_inside_and_one_below_it_is_not(
+    cfg, record, caplog, bbox, classes
+):
+    record["annotations"][0]["bbox"] = bbox
+    mapped = DetrDatasetMapper(cfg, is_train=True)(record)
+    assert mapped["instances"].gt_classes.tolist() == classes
+    assert ("outside" in caplog.text) == (classes == [1])
+
+
 def test_an_image_whose_boxes_all_cannot_be_one_has_no_objects(cfg, record):
     for annotation in record["annotations"]:
         annotation["bbox"] = [30, 30, -10, -10]
@@ -158,6 +170,7 @@ SIZES = [
     ((480, 640, 480, 1333), (480, 640)),
     ((400, 650, 850, 1333), (820, 1332)),
     ((30, 3000, 800, 1333), (13, 1300)),
+    ((428, 640, 800, 1000), (669, 1000)),  # The short side is 668.75.
 ]
 
 
