@@ -2,8 +2,17 @@
 
 import pytest
 import torch
+from detectron2.structures import ImageList
 
-from lite_focus_detr.modeling.queries import LearnedBoxQueries, LearnedPointQueries
+from lite_focus_detr.modeling.heads import ProposalHead, token_anchors
+from lite_focus_detr.modeling.queries import (
+    PROPOSAL_QUERIES,
+    LearnedBoxQueries,
+    LearnedPointQueries,
+    MixedQueries,
+    TokenContentQueries,
+)
+from lite_focus_detr.modeling.tokens import TokenBuilder
 
 
 def sigmoid(x):
@@ -48,3 +57,115 @@ def test_learned_boxes_are_the_sigmoid_of_their_anchors(memory, autocast, indica
     assert torch.equal(queries.content[1, :, :learned], selector.tgt_embed.weight)
     assert (queries.content[..., learned:] == 0).all()
     assert queries.position is None
+
+
+SIZES = [(64, 96), (40, 64)]
+LEVELS = [(8, 12), (4, 6), (2, 3), (1, 2)]
+
+
+@pytest.fixture
+def propose():
+    """Queries of a selector for random tokens of two images, of which the second is padded."""
+
+    def run(selector, indices=None):
+        torch.manual_seed(0)
+        builder = TokenBuilder(
+            in_channels=[1] * 3,
+            num_levels=4,
+            embed_dim=16,
+            norm_groups=4,
+            temperature=20.0,
+            offset=0.0,
+        )
+        maps = [torch.randn(2, 16, *shape) for shape in LEVELS]
+        tokens = builder(maps, ImageList(torch.empty(2, 3, 64, 96), SIZES))
+        head = ProposalHead(embed_dim=16, num_classes=5)
+        for parameter in head.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        memory = torch.randn(2, 128, 16, requires_grad=True)
+        anchors, valid = token_anchors(tokens)
+        projected = head.project(memory, valid)
+        logits, boxes = head.class_embed(projected), head.box_logits(projected, anchors).sigmoid()
+        return selector(memory, tokens, head, indices), memory, tokens, logits, boxes
+
+    return run
+
+
+def selection(num_queries, class_agnostic=False, all_boxes=False, train_all=False):
+    return {
+        "num_queries": num_queries,
+        "embed_dim": 16,
+        "class_agnostic": class_agnostic,
+        "all_boxes": all_boxes,
+        "train_all": train_all,
+    }
+
+
+SELECTORS = list(PROPOSAL_QUERIES.values())
+
+
+@pytest.mark.parametrize("class_agnostic", [False, True])
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_proposals_are_the_tokens_of_the_best_scores_without_padding(
+    propose, selector, class_agnostic
+):
+    queries, _, tokens, logits, boxes = propose(selector(**selection(30, class_agnostic)))
+    scores = logits[..., 0] if class_agnostic else logits.max(-1).values
+    for image in range(2):
+        inside = [i for i in range(128) if not tokens.padding_mask[image, i]]
+        best = sorted(inside, key=lambda i: -scores[image, i].item())[:30]
+        assert queries.indices[image].tolist() == best
+        torch.testing.assert_close(queries.reference[image], boxes[image, best])
+    assert queries.padding_mask is None
+    assert not queries.reference.requires_grad
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_slots_beyond_the_tokens_of_an_image_are_padding(propose, selector):
+    queries, _, tokens, *_ = propose(selector(**selection(500)))
+    inside = (~tokens.padding_mask).sum(1)
+    # As many slots as the larger image has tokens.
+    assert queries.indices.shape == (2, 128)
+    expected = torch.arange(128) >= inside[:, None]
+    assert torch.equal(queries.padding_mask, expected)
+    assert queries.reference[~queries.padding_mask].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "count"),
+    [
+        ({}, 30),
+        ({"all_boxes": True}, 30),
+        ({"train_all": True}, 128),
+        ({"class_agnostic": True}, 128),
+    ],
+)
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_all_tokens_are_trained_if_asked_for_or_of_one_class(propose, selector, options, count):
+    queries, _, _, logits, boxes = propose(selector(**selection(30, **options)))
+    prediction = queries.proposals
+    if count == 30:
+        rows = queries.indices[..., None]
+        logits, boxes = logits.take_along_dim(rows, 1), boxes.take_along_dim(rows, 1)
+    torch.testing.assert_close(prediction.logits, logits)
+    torch.testing.assert_close(prediction.boxes, boxes)
+
+
+def test_content_is_the_token_with_its_gradient_or_learned_for_each_rank(propose):
+    queries, memory, *_ = propose(TokenContentQueries(**selection(30)))
+    rows = queries.indices[..., None].expand(-1, -1, 16)
+    assert torch.equal(queries.content, memory.gather(1, rows))
+    (gradient,) = torch.autograd.grad(queries.content.sum(), memory)
+    assert torch.equal(gradient, torch.zeros_like(memory).scatter(1, rows, 1.0))
+    selector = MixedQueries(**selection(500))
+    queries, *_ = propose(selector)
+    assert torch.equal(queries.content, selector.tgt_embed.weight[:128].expand(2, -1, -1))
+    assert queries.position is None
+
+
+@pytest.mark.parametrize("selector", SELECTORS)
+def test_given_tokens_are_taken_instead_of_the_best(propose, selector):
+    indices = torch.tensor([[5, 3, 100], [7, 0, 2]])
+    queries, _, _, _, boxes = propose(selector(**selection(30)), indices)
+    assert torch.equal(queries.indices, indices)
+    torch.testing.assert_close(queries.reference, boxes.take_along_dim(indices[..., None], 1))

@@ -31,6 +31,7 @@ def tokens():
 def test_levels_follow_each_other_from_fine_to_coarse(tokens):
     assert tokens.spatial_shapes == tuple(LEVELS)
     assert tokens.features.shape == (2, 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2, 16)
+    assert tokens.image_sizes == tuple(SIZES)
 
 
 def test_a_token_is_padded_when_its_nearest_pixel_lies_outside_the_image(tokens):

@@ -53,6 +53,18 @@ def test_a_recomputed_layer_runs_again_in_the_backward_pass(make_layer, recomput
     assert len(count) == runs
 
 
+def test_a_recomputed_layer_drops_the_same_again(make_layer):
+    layer = make_layer(recompute=True).train()
+    torch.nn.init.constant_(layer.linear2.bias, 1.0)
+    x = torch.zeros(100, 4, requires_grad=True)
+    torch.manual_seed(0)
+    output = layer(x)
+    torch.manual_seed(1)  # As other layers draw in between.
+    output.sum().backward()
+    # The gradient of the output bias is 2 for each output that stays.
+    assert torch.equal(layer.linear2.bias.grad, 2.0 * (output != 0).sum(0))
+
+
 def test_without_gradients_nothing_is_recomputed(make_layer):
     layer, count = make_layer(recompute=True), []
     layer.linear1.register_forward_hook(lambda *_: count.append(1))

@@ -1,5 +1,7 @@
 """The public operators: what they pass to the native kernels or to the reference."""
 
+import math
+
 import pytest
 import torch
 
@@ -57,6 +59,36 @@ def test_references_and_locations_are_never_rounded_to_half(dtype, kind, place):
     assert sampled.dtype == dtype
     # The result is rounded, relative to its own small size.
     torch.testing.assert_close(sampled.float(), torch.full((1, 1, 8), pixels), rtol=0.02, atol=0)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["plain", "key-aware"])
+def test_offsets_in_single_precision_are_not_rounded_to_half(dtype, kind):
+    # Half precision has steps of a sixteenth of a pixel and more at so large an offset.
+    offset = torch.tensor([100.05, 0.0]).view(1, 1, 1, 1, 1, 2)
+    reference = torch.tensor([0.5 - 100 / WIDTH, 0.5]).view(1, 1, 1, 2)
+    sampled = sample(kind, ramp(dtype), reference, offset)
+    torch.testing.assert_close(sampled.float(), torch.full((1, 1, 8), 0.05), rtol=0.02, atol=0)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_in_single_precision_are_not_rounded_to_half(dtype):
+    # Two samples half a pixel to the left and to the right of the middle.
+    offsets = torch.tensor([[-0.5, 0.0], [0.5, 0.0]]).view(1, 1, 1, 1, 2, 2)
+    logits = torch.tensor([2000.0, 2000.3]).view(1, 1, 1, 2)
+    reference = torch.full((1, 1, 1, 2), 0.5)
+    value, shapes = ramp(dtype), [(1, WIDTH)]
+    sampled = ops.fused_deformable_attention(value, shapes, reference, offsets, logits)
+    # The difference of the weights is tanh of half the difference of the logits.
+    expected = torch.full((1, 1, 8), 0.5 * math.tanh(0.15))
+    torch.testing.assert_close(sampled.float(), expected, rtol=0.02, atol=0)
+    locations = reference[:, :, None, :, None] + offsets / WIDTH
+    weights = torch.tensor([-100.0, 100.3]).view(1, 1, 1, 1, 2)
+    sampled = ops.multi_scale_deformable_attention(value, shapes, locations, weights)
+    expected = torch.full((1, 1, 8), 0.5 * 200.3)
+    torch.testing.assert_close(sampled.float(), expected, rtol=2**-9, atol=0)
 
 
 @pytest.mark.usefixtures("path")
