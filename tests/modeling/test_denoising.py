@@ -2,6 +2,8 @@ import pytest
 import torch
 
 from lite_focus_detr.modeling.denoising import Denoising, Noise
+from lite_focus_detr.modeling.heads import Prediction
+from lite_focus_detr.modeling.queries import Queries
 from lite_focus_detr.modeling.targets import Targets
 
 
@@ -128,6 +130,25 @@ def test_a_batch_without_boxes_has_no_queries_but_a_gradient(contrastive):
     assert not queries.blocked.any()
     queries.content.sum().backward()
     assert module.label_enc.weight.grad is not None
+
+
+@pytest.mark.parametrize("contrastive", [True, False])
+def test_they_come_before_the_other_queries_and_are_never_padding(contrastive):
+    noised = denoising(contrastive)(targets(2, 3), num_queries=4)
+    count = noised.content.shape[1]
+    mask = torch.tensor([[False, False, False, True], [False] * 4])
+    others = Queries(torch.randn(2, 4, 8), None, torch.rand(2, 4, 4), mask)
+    joined = noised.prepend_to(others)
+    for name in ("content", "reference"):
+        assert torch.equal(getattr(joined, name)[:, :count], getattr(noised, name))
+        assert torch.equal(getattr(joined, name)[:, count:], getattr(others, name))
+    assert not joined.padding_mask[:, :count].any()
+    assert torch.equal(joined.padding_mask[:, count:], mask)
+    layer = Prediction(torch.randn(2, count + 4, 5), torch.rand(2, count + 4, 4))
+    (first,), (rest,) = noised.split([layer])
+    for part, rows in ((first, slice(count)), (rest, slice(count, None))):
+        assert torch.equal(part.logits, layer.logits[:, rows])
+        assert torch.equal(part.boxes, layer.boxes[:, rows])
 
 
 @pytest.mark.parametrize("contrastive", [True, False])
