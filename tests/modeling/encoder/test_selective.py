@@ -200,6 +200,22 @@ def test_objects_have_the_highest_product_of_class_and_foreground(config):
         assert torch.equal(objects.indices.sort().values, expected.sort().values)
 
 
+def test_padding_that_competes_to_be_an_object_has_the_lowest_score_of_the_batch(config):
+    model = build(config("FocusDETR", OBJECT_SCORE="logit", OBJECT_TOKENS=40)).train()
+    model.encoder.scorer.layer2[-1].bias.data += 1  # Of either sign.
+    # The first image has 29 tokens, which are fewer than half of those of the second.
+    tokens = tokens_of(model, [(32, 40), (128, 128)])
+    output = model.encoder(tokens, model.proposal_head)
+    kept, objects = output.aux["kept"][0], output.aux["objects"][0]
+    assert tokens.padding_mask.gather(1, kept.indices)[0].any()
+    foreground = output.aux["foreground"].clone()
+    assert foreground.min() < 0 < foreground.max()
+    foreground[tokens.padding_mask] = foreground.min()
+    logits = model.proposal_head.class_embed(kept.gather(tokens.features)).amax(-1)
+    expected = (logits * foreground.gather(1, kept.indices)).topk(40).indices
+    assert torch.equal(objects.indices.sort().values, expected.sort().values)
+
+
 def test_dual_attention_changes_the_object_tokens_only_by_self_attention(config):
     model = build(config("FocusDETR"))
     attention = model.encoder.object_attention[0]
