@@ -1,8 +1,13 @@
+import contextlib
 import math
 
+import pytest
 import torch
+from detectron2.structures import ImageList
 
-from lite_focus_detr.modeling.attention_map import Sampling, attention_map
+from lite_focus_detr.modeling.attention import DeformableAttention
+from lite_focus_detr.modeling.attention_map import Sampling, attention_map, record_sampling
+from lite_focus_detr.modeling.tokens import TokenBuilder
 
 LEVELS = ((3, 4), (2, 2))
 
@@ -51,3 +56,20 @@ def test_samples_inside_share_out_all_of_their_weight():
     assert torch.allclose(
         attention_map([Sampling(locations, weights)], LEVELS).sum(1), torch.tensor(7.0)
     )
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("out of memory")])
+def test_nothing_is_recorded_after_the_block(error):
+    attention = DeformableAttention(embed_dim=8, num_heads=2, num_levels=2, num_points=2)
+    builder = TokenBuilder(
+        in_channels=[1, 1], num_levels=2, embed_dim=8, norm_groups=4, temperature=20.0, offset=0.0
+    )
+    images = ImageList(torch.empty(1, 3, 24, 32), [(24, 32)])
+    tokens = builder([torch.randn(1, 8, *shape) for shape in LEVELS], images)
+    arguments = (torch.randn(1, 5, 8), torch.rand(1, 5, 2, 2), tokens.features, tokens)
+    with contextlib.suppress(RuntimeError), record_sampling([attention]) as recorded:
+        attention(*arguments)
+        if error is not None:
+            raise error
+    attention(*arguments)
+    assert [x.weights.shape for x in recorded] == [(1, 5, 2, 2, 2)]

@@ -65,3 +65,19 @@ def test_dropout_is_for_training_only_and_not_that_of_the_encoder(make_model):
     other = make_model(dropout=0.0, encoder_dropout=1.0).train()
     torch.testing.assert_close(predict(model)[0], predict(other)[0])
     assert not torch.allclose(predict(model)[0], predict(model.train())[0], atol=0.1)
+
+
+@pytest.mark.parametrize(("recompute", "runs"), [(False, 1), (True, 2)])
+def test_layers_run_again_in_the_backward_pass_if_asked_to(
+    tiny_config, make_batch, recompute, runs
+):
+    model = build_model(tiny_config("dino", GRADIENT_CHECKPOINTING=recompute)).train()
+    count = [0, 0]
+    for index, layer in enumerate(model.decoder.layers):
+
+        def add(*_, index=index):
+            count[index] += 1
+
+        layer.linear1.register_forward_hook(add)
+    sum(model(make_batch((3, 1))).values()).backward()
+    assert count == [runs, runs]

@@ -66,3 +66,23 @@ def test_dropout_is_for_training_only_and_not_that_of_the_decoder(make_model, ar
     torch.testing.assert_close(evaluated, trained)
     dropped = model.train().encoder(tokens, model.proposal_head).memory
     assert not torch.allclose(evaluated, dropped, atol=0.1)
+
+
+@pytest.mark.parametrize(("recompute", "runs"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize("architecture", ["DeformableDETR", "LiteDETR", "FocusDETR", "SparseDETR"])
+def test_layers_run_again_in_the_backward_pass_if_asked_to(
+    tiny_config, make_batch, architecture, recompute, runs
+):
+    cfg = tiny_config("dino", GRADIENT_CHECKPOINTING=recompute)
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    cfg.MODEL.FOCUS.KEEP_RATIOS = [0.5, 0.3]
+    model = build_model(cfg).train()
+    count = [0, 0]
+    for index, layer in enumerate(model.encoder.layers):
+
+        def add(*_, index=index):
+            count[index] += 1
+
+        layer.linear1.register_forward_hook(add)
+    sum(model(make_batch((3, 1))).values()).backward()
+    assert count == [runs, runs]

@@ -64,6 +64,20 @@ def test_loss_names_do_not_depend_on_the_ground_truth(config, make_batch, archit
     assert model(make_batch((3, 1))).keys() == model(make_batch((0, 0))).keys()
 
 
+@pytest.mark.parametrize(
+    ("architecture", "section", "name"),
+    [("FocusDETR", "FOCUS", "loss_foreground"), ("SparseDETR", "SPARSE", "loss_dam")],
+)
+def test_the_loss_of_the_scores_has_its_weight(config, make_batch, architecture, section, name):
+    losses = []
+    for weight in (1.0, 2.5):
+        cfg = config(architecture)
+        cfg.MODEL[section].LOSS_WEIGHT = weight
+        torch.manual_seed(2)
+        losses.append(build(cfg).train()(make_batch((3, 1)))[name].item())
+    assert losses[1] == pytest.approx(2.5 * losses[0], rel=1e-5)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_keep_ratio_one_equals_the_dense_encoder(config, architecture):
     cfg = config(architecture, VALUE="updated", OBJECT_TOKENS=0, KEEP_RATIOS=[1.0, 1.0])
@@ -202,17 +216,20 @@ def test_objects_have_the_highest_product_of_class_and_foreground(config):
 
 def test_padding_that_competes_to_be_an_object_has_the_lowest_score_of_the_batch(config):
     model = build(config("FocusDETR", OBJECT_SCORE="logit", OBJECT_TOKENS=40)).train()
-    model.encoder.scorer.layer2[-1].bias.data += 1  # Of either sign.
+    head = model.proposal_head.class_embed
+    head.weight.data, head.bias.data = 10 * head.weight.data, torch.zeros(7)  # Of either sign.
     # The first image has 29 tokens, which are fewer than half of those of the second.
     tokens = tokens_of(model, [(32, 40), (128, 128)])
     output = model.encoder(tokens, model.proposal_head)
     kept, objects = output.aux["kept"][0], output.aux["objects"][0]
     assert tokens.padding_mask.gather(1, kept.indices)[0].any()
     foreground = output.aux["foreground"].clone()
-    assert foreground.min() < 0 < foreground.max()
     foreground[tokens.padding_mask] = foreground.min()
-    logits = model.proposal_head.class_embed(kept.gather(tokens.features)).amax(-1)
+    logits = head(kept.gather(tokens.features)).amax(-1)
     expected = (logits * foreground.gather(1, kept.indices)).topk(40).indices
+    padded = tokens.padding_mask.gather(1, kept.indices.gather(1, expected))[0]
+    assert padded.any()
+    assert not padded.all()
     assert torch.equal(objects.indices.sort().values, expected.sort().values)
 
 
