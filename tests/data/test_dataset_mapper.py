@@ -53,6 +53,21 @@ def test_boxes_are_scaled_with_the_image(cfg, record):
     assert mapped["instances"].gt_classes.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(("is_train", "size"), [(True, (60, 90)), (False, (50, 75))])
+def test_training_and_inference_have_their_own_greatest_size(cfg, record, is_train, size):
+    cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST = 90, 75
+    image = DetrDatasetMapper(cfg, is_train=is_train)(record)["image"]
+    assert image.shape == (3, *size)
+
+
+@pytest.mark.parametrize(("image_format", "channel"), [("RGB", 0), ("BGR", 2)])
+def test_the_image_has_the_configured_order_of_channels(cfg, record, image_format, channel):
+    cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST = image_format, 40
+    image = DetrDatasetMapper(cfg, is_train=False)(record)["image"]
+    # The column is red and the row is green.
+    assert image[:, 7, 31].tolist() == [31, 7, 0][:: 1 if channel == 0 else -1]
+
+
 def test_the_record_is_not_modified(cfg, record):
     DetrDatasetMapper(cfg, is_train=True)(record)
     assert "image" not in record
