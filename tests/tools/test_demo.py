@@ -33,7 +33,8 @@ def images(tmp_path):
 
 
 def test_folders_give_their_images_in_order(images):
-    assert [p.name for p in demo.find_images([str(images)])] == ["a.jpg", "b.png"]
+    (images / "c.PNG").write_bytes((images / "b.png").read_bytes())  # As cameras name them.
+    assert [p.name for p in demo.find_images([str(images)])] == ["a.jpg", "b.png", "c.PNG"]
 
 
 @pytest.mark.parametrize("path", ["missing", "empty"])
