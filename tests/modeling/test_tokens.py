@@ -34,6 +34,7 @@ def flatten(levels, images):
 def test_levels_follow_each_other_from_fine_to_coarse(tokens):
     assert tokens.spatial_shapes == tuple(LEVELS)
     assert tokens.features.shape == (2, 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2, 16)
+    assert tokens.image_sizes == tuple(SIZES)
 
 
 def test_a_token_is_padded_when_its_nearest_pixel_lies_outside_the_image(tokens):
@@ -95,3 +96,22 @@ def test_the_sine_position_is_that_of_the_formula(temperature, offset):
                     phase = angle / temperature ** (2 * pair / 4)
                     expected += [math.sin(phase), math.cos(phase)]
             assert embedding[0, y, x].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num_levels", "strides"), [(3, (8, 16, 32)), (4, (8, 16, 32, 64)), (5, (8, 16, 32, 64, 128))]
+)
+def test_each_level_beyond_the_maps_doubles_the_stride(num_levels, strides):
+    builder = TokenBuilder(
+        in_channels=[4, 5, 6],
+        num_levels=num_levels,
+        embed_dim=8,
+        norm_groups=4,
+        temperature=20.0,
+        offset=0.0,
+    )
+    maps = [torch.zeros(1, c, 128 // s, 256 // s) for c, s in ((4, 8), (5, 16), (6, 32))]
+    levels = builder.project(maps)
+    tokens = builder(levels, ImageList(torch.zeros(1, 3, 128, 256), [(128, 256)]))
+    assert tokens.strides == strides
+    assert tokens.spatial_shapes == tuple((128 // s, 256 // s) for s in strides)
