@@ -155,7 +155,9 @@ def test_several_cpu_processes_on_a_machine_with_a_gpu_are_refused(
     assert "set MODEL.DEVICE cuda, use one process, or hide the GPUs" in message
 
 
-def test_only_a_training_divides_its_batch_among_the_processes(message_of, make_args, monkeypatch):
+def test_only_a_training_divides_its_batch_among_the_processes(
+    setup, message_of, make_args, monkeypatch
+):
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     message = message_of(make_args("SOLVER.IMS_PER_BATCH", "3"))
@@ -166,7 +168,7 @@ def test_only_a_training_divides_its_batch_among_the_processes(message_of, make_
 
 @pytest.mark.parametrize(("chosen", "threads"), [(None, 6), ("5", 5)])
 def test_the_number_of_threads_is_left_to_who_has_chosen_it(
-    make_args, monkeypatch, chosen, threads
+    setup, make_args, monkeypatch, chosen, threads
 ):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if chosen:

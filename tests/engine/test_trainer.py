@@ -101,7 +101,7 @@ def test_evaluation_refuses_weights_of_other_classes(setup, make_args, make_cfg,
     ("clip_type", "enabled", "max_norm"),
     [("full_model", "True", 0.25), ("full_model", "False", None), ("value", "True", None)],
 )
-def test_the_step_is_that_of_the_configuration(make_args, clip_type, enabled, max_norm):
+def test_the_step_is_that_of_the_configuration(setup, make_args, clip_type, enabled, max_norm):
     clip = "SOLVER.CLIP_GRADIENTS"
     args = make_args(
         *(f"{clip}.CLIP_TYPE", clip_type, f"{clip}.ENABLED", enabled),
@@ -114,14 +114,14 @@ def test_the_step_is_that_of_the_configuration(make_args, clip_type, enabled, ma
     assert (step.accumulation_steps, step.amp_dtype) == (2, torch.bfloat16)
 
 
-def test_without_amp_the_step_is_in_full_precision(make_args):
+def test_without_amp_the_step_is_in_full_precision(setup, make_args):
     args = make_args("SOLVER.AMP.ENABLED", "False", "SOLVER.AMP.DTYPE", "bfloat16")
     assert DetrTrainer(setup(args))._trainer.amp_dtype is None
 
 
 @pytest.mark.parametrize(("filtered", "iterations"), [("True", 2), ("False", 6)])
 def test_images_without_boxes_count_only_if_they_are_trained_on(
-    make_args, tmp_path, filtered, iterations
+    setup, make_args, tmp_path, filtered, iterations
 ):
     images = [
         {"id": number, "file_name": f"{number}.png", "height": 8, "width": 8}

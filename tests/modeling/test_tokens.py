@@ -24,10 +24,10 @@ def tokens():
     return flatten(levels, ImageList(torch.zeros(2, 3, 64, 96), SIZES))
 
 
-def flatten(levels, images):
+def flatten(levels, images, strides=(8, 16, 32, 64)):
     level_embed = torch.zeros(len(levels), levels[0].shape[1])
     return flatten_levels(
-        levels, level_embed, images, strides=(8, 16, 32, 64), temperature=20.0, offset=0.0
+        levels, level_embed, images, strides=strides, temperature=20.0, offset=0.0
     )
 
 
@@ -102,16 +102,15 @@ def test_the_sine_position_is_that_of_the_formula(temperature, offset):
     ("num_levels", "strides"), [(3, (8, 16, 32)), (4, (8, 16, 32, 64)), (5, (8, 16, 32, 64, 128))]
 )
 def test_each_level_beyond_the_maps_doubles_the_stride(num_levels, strides):
-    builder = TokenBuilder(
+    neck = Neck(
         in_channels=[4, 5, 6],
+        in_strides=[8, 16, 32],
         num_levels=num_levels,
         embed_dim=8,
         norm_groups=4,
-        temperature=20.0,
-        offset=0.0,
     )
-    maps = [torch.zeros(1, c, 128 // s, 256 // s) for c, s in ((4, 8), (5, 16), (6, 32))]
-    levels = builder.project(maps)
-    tokens = builder(levels, ImageList(torch.zeros(1, 3, 128, 256), [(128, 256)]))
+    levels = neck([torch.zeros(1, c, 128 // s, 256 // s) for c, s in ((4, 8), (5, 16), (6, 32))])
+    images = ImageList(torch.zeros(1, 3, 128, 256), [(128, 256)])
+    tokens = flatten(levels, images, neck.strides)
     assert tokens.strides == strides
     assert tokens.spatial_shapes == tuple((128 // s, 256 // s) for s in strides)

@@ -52,7 +52,7 @@ def test_rows_and_columns_are_resized_each_by_its_own_factor():
     )
     kept = torch.zeros(1, 16, dtype=torch.bool)
     kept[0, 1 * 4 + 2] = True
-    trace = SelectionTrace(tokens, torch.zeros(16), kept, torch.zeros_like(kept), torch.zeros(16))
+    trace = ImageTrace(tokens, torch.zeros(16), kept, torch.zeros_like(kept), torch.zeros(16))
     image = np.full((40, 80, 3), 255, dtype=np.uint8)
     picture = np.asarray(draw_selection(image, image, trace).axes[3].images[0].get_array())
     bright = np.zeros((40, 80), dtype=bool)

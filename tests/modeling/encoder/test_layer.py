@@ -32,7 +32,7 @@ def make_model(tiny_config):
 def make_tokens(model):
     random = torch.Generator().manual_seed(1)
     levels = [torch.randn(2, 32, *shape, generator=random) for shape in LEVELS]
-    return model.tokens(levels, ImageList(torch.empty(2, 3, 64, 96), SIZES))
+    return model.flatten_levels(levels, ImageList(torch.empty(2, 3, 64, 96), SIZES))
 
 
 def normalise(x, norm):
