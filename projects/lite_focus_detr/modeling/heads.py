@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
@@ -43,8 +44,7 @@ def box_head(embed_dim: int, size_bias: float) -> MLP:
     head = MLP(embed_dim, embed_dim, embed_dim, 4)
     *_, weight, bias = head.parameters()
     nn.init.zeros_(weight)
-    nn.init.zeros_(bias)
-    nn.init.constant_(bias[2:], size_bias)
+    bias.data.copy_(torch.tensor([0.0, 0.0, size_bias, size_bias]))
     return head
 
 
@@ -99,16 +99,8 @@ class DetectionHeads(nn.Module):
         return to_float32(self.class_embed[0 if self.share_heads else layer](hidden))
 
     def predict_boxes(self, layer: int, hidden: Tensor, reference_points: Tensor) -> Tensor:
-        """Boxes of a decoder layer.
-
-        Args:
-            layer: its index.
-            hidden: (B, Q, C) its hidden states.
-            reference_points: (B, Q, 2 or 4) in [0, 1] that the boxes are relative to.
-
-        Returns:
-            (B, Q, 4) cxcywh in [0, 1].
-        """
+        """Boxes (B, Q, 4) of the hidden states (B, Q, C) of a decoder layer, predicted relative to
+        ``reference_points`` (B, Q, 2 or 4) in [0, 1]."""
         shift = self.bbox_embed[0 if self.share_heads else layer](hidden)
         anchors = inverse_sigmoid(reference_points, self.inverse_sigmoid_eps)
         return shift_logits(shift, anchors).sigmoid()

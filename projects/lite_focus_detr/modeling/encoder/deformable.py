@@ -6,7 +6,7 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from torch import nn
 
-from ..proposals import TokenClassifier
+from ..proposals import TokenHead
 from ..structures import EncoderOutput, FeatureTokens, TokenQueries
 from ..transformer_layer import run_layer
 from .base import ENCODER_REGISTRY, Encoder
@@ -37,9 +37,7 @@ class DeformableEncoder(Encoder):
             "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING,
         }
 
-    def forward(
-        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
-    ) -> EncoderOutput:
+    def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` is not used."""
         queries = TokenQueries.all_of(tokens)
         for layer in self.layers:

@@ -45,15 +45,7 @@ class TokenScorer(nn.Module):
             self.alpha = nn.Parameter(torch.empty(num_levels - 1).uniform_(-0.3, 0.3))
 
     def forward(self, projected: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
-        """Score all tokens, padded ones included.
-
-        Args:
-            projected: (B, S, C) tokens as the proposal head projects them.
-            spatial_shapes: (height, width) of each level.
-
-        Returns:
-            Logits (B, S).
-        """
+        """Logits (B, S) of tokens (B, S, C) as the proposal head projects them, padded ones too."""
         if self.modulation == "joint":
             return self._score(projected)
         levels = torch.split(projected, [height * width for height, width in spatial_shapes], 1)
