@@ -15,8 +15,7 @@ from .structures import ProjectedTokens, SamplingPoints, SpatialShapes
 
 #: Spatial shapes, reference points (B, Q, L, 2 or 4) and offsets (B, Q, M, L or 1, P, 2).
 Points = tuple[SpatialShapes, Tensor, Tensor]
-#: Tokens (B, S, C) to sample, or what :meth:`SampledAttention.project` made of them.
-Value = Tensor | ProjectedTokens
+Value = Tensor | ProjectedTokens  #: tokens (B, S, C) to sample, projected or not
 #: Tokens (B, S, C), or consecutive parts (B, S_i, C) of them, which are not joined.
 Parts = Tensor | Sequence[Tensor]
 

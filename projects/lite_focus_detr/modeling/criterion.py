@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .losses import box_losses, focal_loss
 from .matcher import HungarianMatcher
-from .structures import DenoisingQueries, MatchIndices, Prediction, Predictions, Targets
+from .structures import DetectorOutputs, MatchIndices, Prediction, Targets
 
 
 def average_num_boxes(counts: Sequence[int], device: torch.device, steps: int = 1) -> Tensor:
@@ -40,44 +40,34 @@ class Criterion:
     class_agnostic_proposals: bool  #: proposals know one class, 0, for all objects
 
     def __call__(
-        self,
-        layers: Predictions,
-        proposals: Prediction | None,
-        targets: Targets,
-        num_boxes: Tensor,
-        encoder_layers: Predictions = (),
+        self, outputs: DetectorOutputs, targets: Targets, num_boxes: Tensor
     ) -> dict[str, Tensor]:
-        """Losses of all predictions but those of denoising queries, by name.
+        """Weighted losses by name, normalised by ``num_boxes``, see :func:`average_num_boxes`.
 
-        The suffixes are ``_0`` … and none for the last of the decoder's ``layers``, ``_enc`` for
-        proposals, ``_enc_0`` … inside the encoder. For ``num_boxes`` see :func:`average_num_boxes`.
+        The suffixes are ``_0`` … and none for the decoder's layers, the same after ``_dn`` for
+        their denoising queries, ``_enc`` for proposals, ``_enc_0`` … inside the encoder.
         """
-        names = layer_suffixes(len(layers))
-        names += [f"_enc_{index}" for index in range(len(encoder_layers))]
-        predictions = [*layers, *encoder_layers]
+        losses: dict[str, Tensor] = {}
+        denoising = outputs.denoising
+        if denoising is not None:
+            count = num_boxes * denoising.num_groups
+            suffixes = layer_suffixes(len(outputs.denoising_outputs))
+            for suffix, layer in zip(suffixes, outputs.denoising_outputs, strict=True):
+                arguments = (f"_dn{suffix}", layer, targets, denoising.matches, count)
+                losses.update(self.weighted_losses(*arguments))
+        predictions = [*outputs.layers, *outputs.encoder.predictions]
+        suffixes = layer_suffixes(len(outputs.layers))
+        suffixes += [f"_enc_{index}" for index in range(len(outputs.encoder.predictions))]
         all_targets = [targets] * len(predictions)
-        if proposals is not None:
-            names.append("_enc")
-            predictions.append(proposals)
+        if outputs.proposal_outputs is not None:
+            suffixes.append("_enc")
+            predictions.append(outputs.proposal_outputs)
             if self.class_agnostic_proposals:
                 targets = targets._replace(labels=torch.zeros_like(targets.labels))
             all_targets.append(targets)
         matches = self.matcher(predictions, all_targets)
-        losses: dict[str, Tensor] = {}
-        for arguments in zip(names, predictions, all_targets, matches, strict=True):
+        for arguments in zip(suffixes, predictions, all_targets, matches, strict=True):
             losses.update(self.weighted_losses(*arguments, num_boxes))
-        return losses
-
-    def denoising(
-        self, layers: Predictions, queries: DenoisingQueries, targets: Targets, num_boxes: Tensor
-    ) -> dict[str, Tensor]:
-        """Losses of what all decoder ``layers`` predict for denoising queries, whose boxes are
-        known; suffix ``_dn``. See :meth:`__call__`."""
-        num_boxes = num_boxes * queries.num_groups
-        losses: dict[str, Tensor] = {}
-        for suffix, layer in zip(layer_suffixes(len(layers)), layers, strict=True):
-            arguments = (f"_dn{suffix}", layer, targets, queries.matches, num_boxes)
-            losses.update(self.weighted_losses(*arguments))
         return losses
 
     def weighted_losses(

@@ -107,9 +107,7 @@ class Denoising(nn.Module):
         groups = self.config.num // max(slots, 1) if self.config.contrastive else self.config.num
         return slots, max(1, min(groups, self.config.max_queries // max(slots * self.num_parts, 1)))
 
-    def _noised_boxes(
-        self, targets: Targets, counts: list[int], times: int
-    ) -> tuple[Tensor, Tensor]:
+    def _noised(self, targets: Targets, counts: list[int], times: int) -> tuple[Tensor, Tensor]:
         """Content (N, C) and box logits (N, 4) of ``counts`` boxes of each image, all repeated."""
         labels = torch.cat([x[:n] for x, n in zip(targets.labels, counts, strict=True)])
         boxes = torch.cat([x[:n] for x, n in zip(targets.boxes, counts, strict=True)])

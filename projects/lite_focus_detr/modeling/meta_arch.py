@@ -256,14 +256,8 @@ class DetectionTransformer(nn.Module):
         """Weighted losses by name of what :meth:`forward_outputs` predicts with ``targets``."""
         if num_boxes is None:
             num_boxes = average_num_boxes(targets.counts, self.device)
-        losses = {}
-        if outputs.denoising is not None:
-            layers = outputs.denoising_outputs
-            losses.update(self.criterion.denoising(layers, outputs.denoising, targets, num_boxes))
-        layers, encoded, proposals = outputs.layers, outputs.encoder, outputs.proposal_outputs
-        losses.update(self.criterion(layers, proposals, targets, num_boxes, encoded.predictions))
-        losses.update(self.encoder.losses(encoded, outputs.tokens, targets, outputs.sampling))
-        return losses
+        arguments = (outputs.encoder, outputs.tokens, targets, outputs.sampling)
+        return self.criterion(outputs, targets, num_boxes) | self.encoder.losses(*arguments)
 
     def select_detections(self, outputs: DetectorOutputs, images: ImageList) -> list[Instances]:
         """The best detections of each image, in pixels of its preprocessed size."""

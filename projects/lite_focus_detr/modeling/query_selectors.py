@@ -204,13 +204,10 @@ def build_query_selector(cfg: CfgNode) -> nn.Module:
     """The selector of ``MODEL.DETR.QUERY_SELECTION`` and, if learned, ``REFERENCE``."""
     detr = cfg.MODEL.DETR
     if detr.QUERY_SELECTION == "learned":
-        num_queries, embed_dim = detr.NUM_QUERIES, detr.EMBED_DIM
+        sizes = {"num_queries": detr.NUM_QUERIES, "embed_dim": detr.EMBED_DIM}
         if detr.REFERENCE == "point":
-            return LearnedPointQuerySelector(num_queries=num_queries, embed_dim=embed_dim)
-        indicator = detr.DENOISING.TYPE == "plain"
-        return LearnedBoxQuerySelector(
-            num_queries=num_queries, embed_dim=embed_dim, indicator=indicator
-        )
+            return LearnedPointQuerySelector(**sizes)
+        return LearnedBoxQuerySelector(**sizes, indicator=detr.DENOISING.TYPE == "plain")
     config = ProposalConfig(
         embed_dim=detr.EMBED_DIM,
         num_queries=detr.NUM_QUERIES,

@@ -90,10 +90,7 @@ class Prediction(NamedTuple):
     boxes: Tensor  #: (B, Q, 4)
 
 
-#: Of decoder or encoder layers, in order.
-Predictions = Sequence[Prediction]
-#: Of the cross-attention in each decoder layer.
-Sampling = Sequence[SamplingPoints]
+Sampling = Sequence[SamplingPoints]  #: of the cross-attention in each decoder layer
 
 
 class Queries(NamedTuple):

@@ -31,11 +31,7 @@ class Encoder(nn.Module):
 
     @staticmethod
     def validate_config(cfg: CfgNode) -> None:
-        """Refuse keys that the encoder cannot be built or trained with; by default none.
-
-        Raises:
-            ValueError: names the keys, their values and the remedy.
-        """
+        """Raise a ValueError for keys that the encoder cannot be built or trained with."""
 
     def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """Encode the feature levels of a batch.
@@ -50,14 +46,8 @@ class Encoder(nn.Module):
     def losses(
         self, output: EncoderOutput, tokens: FeatureTokens, targets: Targets, sampling: Sampling
     ) -> dict[str, Tensor]:
-        """Weighted losses beyond those of the detector, by name; none by default.
-
-        Args:
-            output: of this encoder for ``tokens``.
-            tokens: what it was given.
-            targets: ground truth of the batch.
-            sampling: of the queries in each decoder layer if ``needs_sampling``, else empty.
-        """
+        """Weighted losses beyond those of the detector, by name, of the ``output`` for ``tokens``;
+        none by default. ``sampling`` is empty unless ``needs_sampling``."""
         return {}
 
 

@@ -63,9 +63,8 @@ class SparseEncoder(SelectiveEncoder):
         )
         sparse, attention = cfg.MODEL.SPARSE, cfg.MODEL.DETR.DECODER.ATTENTION
         if not 0 < sparse.KEEP_RATIO <= 1:
-            raise ValueError(
-                f"MODEL.SPARSE.KEEP_RATIO is {sparse.KEEP_RATIO}; it must lie in (0, 1]"
-            )
+            ratio = sparse.KEEP_RATIO
+            raise ValueError(f"MODEL.SPARSE.KEEP_RATIO is {ratio}; it must lie in (0, 1]")
         if attention != "deformable":
             raise ValueError(
                 f"SparseDETR learns from MODEL.DETR.DECODER.ATTENTION deformable, not {attention}"
