@@ -5,11 +5,8 @@ from torch import Tensor, nn
 
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
-    """Logit of x of any shape, clamped to [0, 1], that is finite at 0 and 1.
-
-    Unlike ``torch.logit`` it clamps numerator and denominator to ``eps`` apart, as all published
-    DETRs do.
-    """
+    """Logit of x of any shape, finite at 0 and 1. Unlike ``torch.logit`` it clamps numerator and
+    denominator to ``eps`` apart, as all published DETRs do."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 

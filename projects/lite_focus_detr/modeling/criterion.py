@@ -53,8 +53,8 @@ class Criterion:
             count = num_boxes * denoising.num_groups
             suffixes = layer_suffixes(len(outputs.denoising_outputs))
             for suffix, layer in zip(suffixes, outputs.denoising_outputs, strict=True):
-                arguments = (f"_dn{suffix}", layer, targets, denoising.matches, count)
-                losses.update(self.weighted_losses(*arguments))
+                pairs = denoising.matches
+                losses |= self.weighted_losses(f"_dn{suffix}", layer, targets, pairs, count)
         predictions = [*outputs.layers, *outputs.encoder.predictions]
         suffixes = layer_suffixes(len(outputs.layers))
         suffixes += [f"_enc_{index}" for index in range(len(outputs.encoder.predictions))]
@@ -67,7 +67,7 @@ class Criterion:
             all_targets.append(targets)
         matches = self.matcher(predictions, all_targets)
         for arguments in zip(suffixes, predictions, all_targets, matches, strict=True):
-            losses.update(self.weighted_losses(*arguments, num_boxes))
+            losses |= self.weighted_losses(*arguments, num_boxes)
         return losses
 
     def weighted_losses(

@@ -23,9 +23,8 @@ class DecoderLayer(TransformerLayer):
         """
         Args:
             cross_attn: attention to the memory; the self-attention has as many channels and heads.
-            ffn_dim: hidden channels of the feed-forward part.
-            dropout: probability, on every residual branch, the hidden channels and the weights of
-                the self-attention.
+            ffn_dim: see :class:`TransformerLayer`.
+            dropout: as there, and of the weights of the self-attention.
         """
         embed_dim, num_heads = cross_attn.config.embed_dim, cross_attn.config.num_heads
         super().__init__(embed_dim=embed_dim, ffn_dim=ffn_dim, dropout=dropout)
@@ -149,7 +148,7 @@ class Decoder(nn.Module):
         # Boxes are predicted relative to `anchors`, layers look at `reference_points`: the same
         # numbers, but with look-forward-twice the anchors keep their gradient.
         anchors = reference_points
-        attn_mask = self.attention_mask(queries)
+        attn_mask, checkpointing = self.attention_mask(queries), self.config.gradient_checkpointing
         for index, layer in enumerate(self.layers):
             reference_points_per_level = tokens.scale_to_levels(reference_points)
             position = queries.position
@@ -158,9 +157,7 @@ class Decoder(nn.Module):
                 boxes = reference_points_per_level[:, :, 0] if padded else reference_points
                 position = self.embed_boxes(index, content, boxes)
             arguments = (content, position, reference_points_per_level, memory, tokens, attn_mask)
-            content, sampling = run_layer(
-                self.config.gradient_checkpointing, layer, *arguments, return_sampling
-            )
+            content, sampling = run_layer(checkpointing, layer, *arguments, return_sampling)
             if sampling is not None:
                 output.sampling.append(sampling)
             hidden = content if self.norm is None else self.norm(content)
@@ -177,8 +174,8 @@ class Decoder(nn.Module):
         """Position (B, Q, C) from reference boxes (B, Q, 4) and, for DN, the content."""
         assert self.ref_point_head is not None
         # The published heads take the coordinates in the order y, x, w, h.
-        ordered = boxes[..., [1, 0, 2, 3]]
-        position = self.ref_point_head(sine_box_embedding(ordered, content.shape[-1] // 2))
+        boxes = boxes[..., [1, 0, 2, 3]]
+        position = self.ref_point_head(sine_box_embedding(boxes, content.shape[-1] // 2))
         if self.query_scale is not None and index > 0:
             position = position * self.query_scale(content)
         return position

@@ -24,10 +24,7 @@ class MLP(nn.Module):
     """Linear layers with ReLU between them."""
 
     def __init__(self, *dims: int) -> None:
-        """
-        Args:
-            dims: channels of the input, of each hidden layer and of the output.
-        """
+        """Args: dims: channels of the input, of each hidden layer and of the output."""
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise(dims))
 
@@ -64,8 +61,7 @@ class DetectionHeads(nn.Module):
     ) -> None:
         """
         Args:
-            embed_dim: channels C of the hidden states.
-            num_classes: rows K of the class heads.
+            embed_dim, num_classes: channels C of the hidden states and rows K of the class heads.
             num_layers: layers with predictions.
             share_heads: one pair of heads for all layers.
             size_bias: initial logit of the first layer's widths and heights.
@@ -74,9 +70,8 @@ class DetectionHeads(nn.Module):
         super().__init__()
         count = 1 if share_heads else num_layers
         self.class_embed = nn.ModuleList(class_head(embed_dim, num_classes) for _ in range(count))
-        self.bbox_embed = nn.ModuleList(
-            box_head(embed_dim, size_bias if layer == 0 else 0.0) for layer in range(count)
-        )
+        biases = [size_bias, *[0.0] * (count - 1)]
+        self.bbox_embed = nn.ModuleList(box_head(embed_dim, bias) for bias in biases)
         self.share_heads = share_heads
         self.inverse_sigmoid_eps = inverse_sigmoid_eps
 

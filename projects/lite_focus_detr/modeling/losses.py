@@ -14,10 +14,8 @@ def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def box_losses(boxes: Tensor, target_boxes: Tensor, giou_eps: float) -> tuple[Tensor, Tensor]:
-    """Summed L1 and generalised-IoU losses of N pairs of boxes (N, 4) cxcywh (DETR, eq. 2).
-
-    ``giou_eps`` is added to union and hull, by which the GIoU divides.
-    """
+    """Summed L1 and generalised-IoU losses of N pairs of boxes (N, 4) cxcywh (DETR, eq. 2);
+    ``giou_eps`` is added to union and hull, by which the GIoU divides."""
     corners = [box_convert(x, "cxcywh", "xyxy") for x in (boxes, target_boxes)]
     giou = generalized_box_iou_loss(*corners, reduction="sum", eps=giou_eps)
     return (boxes - target_boxes).abs().sum(), giou

@@ -72,8 +72,7 @@ class DetectionTransformer(nn.Module):
             encoder: makes the memory.
             query_selector: gives the decoder its queries.
             proposal_head: scores tokens; None if neither encoder nor query selector needs it.
-            decoder: of any number of layers.
-            heads: of the decoder layers.
+            decoder, heads: of as many layers; the heads may be shared by them.
             denoising: makes further queries in training; None: there are none.
             criterion: the losses.
             position_temperature, position_offset: of the sine position, see :func:`flatten_levels`.
@@ -148,9 +147,9 @@ class DetectionTransformer(nn.Module):
         """Train or detect.
 
         Args:
-            batched_inputs: one mapping per image: ``image`` (C, H, W) in ``INPUT.FORMAT``;
-                optionally ``height`` and ``width`` of the detections; in training ``instances``
-                with ``gt_boxes`` and ``gt_classes``.
+            batched_inputs: of each image ``image`` (C, H, W) in ``INPUT.FORMAT``, optionally
+                ``height`` and ``width`` of the detections, in training ``instances`` with
+                ``gt_boxes`` and ``gt_classes``.
             num_boxes: normaliser of the losses; None: ``average_num_boxes`` of this batch.
 
         Returns:
@@ -169,8 +168,7 @@ class DetectionTransformer(nn.Module):
     def inference(self, images: ImageList, batched_inputs: Batch) -> list[dict[str, Instances]]:
         """Detect in preprocessed images, scaled to ``height`` and ``width`` of the inputs."""
         outputs = self.forward_outputs(images, batch_invariant=True)
-        results = []
-        detections = self.select_detections(outputs, images)
+        results, detections = [], self.select_detections(outputs, images)
         for found, inputs in zip(detections, batched_inputs, strict=True):
             height, width = found.image_size
             size = inputs.get("height", height), inputs.get("width", width)
@@ -199,8 +197,7 @@ class DetectionTransformer(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised and padded, with the sizes before padding.
-            proposal_indices: (B, Q) tokens to use as proposals instead of the best-scored ones, so
-                that results can be compared when scores are tied.
+            proposal_indices: (B, Q) tokens to use as proposals, where tied scores would decide.
             targets: ground truth, for denoising and the encoder's losses; None: without these.
             return_sampling: say where the decoder samples, also if no loss asks for it.
             batch_invariant: exclude what upstream lets an image take from others of its batch.
@@ -241,14 +238,8 @@ class DetectionTransformer(nn.Module):
 
     def flatten_levels(self, levels: Sequence[Tensor], images: ImageList) -> FeatureTokens:
         """The tokens of ``levels`` (B, C, H_l, W_l), with this detector's positions."""
-        return flatten_levels(
-            levels,
-            self.neck.level_embed,
-            images,
-            strides=self.neck.strides,
-            temperature=self.position_temperature,
-            offset=self.position_offset,
-        )
+        position = (self.position_temperature, self.position_offset)
+        return flatten_levels(levels, self.neck.level_embed, images, self.neck.strides, *position)
 
     def losses(
         self, outputs: DetectorOutputs, targets: Targets, num_boxes: Tensor | None = None

@@ -25,14 +25,13 @@ def sine_box_embedding(boxes: Tensor, dim: int) -> Tensor:
 
 
 def sine_grid_embedding(valid: Tensor, dim: int, temperature: float, offset: float) -> Tensor:
-    """Embed each pixel relative to its image; the first half of the channels is y, the second x.
+    """Embed each pixel relative to its image: (B, H, W, dim), the first half of the channels y.
 
     Args:
         valid: (B, H, W) bool, True inside the image.
-        dim: channels, divisible by 4; the result is (B, H, W, dim) in float32.
+        dim: channels, divisible by 4.
         temperature: see :func:`sine_embedding`.
-        offset: shift in pixels before normalising; -0.5 takes pixel centres (Deformable DETR), 0 is
-            DINO's choice.
+        offset: shift in pixels; -0.5 takes pixel centres (Deformable DETR), 0 is DINO's choice.
     """
     axes = []
     for axis in (1, 2):

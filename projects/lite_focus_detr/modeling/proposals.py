@@ -14,10 +14,7 @@ class TokenHead(nn.Module):
     class_embed: nn.Module  #: from channels C to logits of K classes
 
     def __init__(self, *, embed_dim: int) -> None:
-        """
-        Args:
-            embed_dim: channels C of the tokens.
-        """
+        """Args: embed_dim: channels C of the tokens."""
         super().__init__()
         self.enc_output = nn.Linear(embed_dim, embed_dim)
         self.enc_output_norm = nn.LayerNorm(embed_dim)
@@ -56,8 +53,7 @@ class ProposalHead(TokenHead):
     def __init__(self, *, embed_dim: int, num_classes: int) -> None:
         """
         Args:
-            embed_dim: channels C of the tokens.
-            num_classes: rows K of the class head.
+            embed_dim, num_classes: channels C of the tokens and rows K of the class head.
         """
         super().__init__(embed_dim=embed_dim)
         self.class_embed = class_head(embed_dim, num_classes)
@@ -72,10 +68,9 @@ def token_anchors(tokens: FeatureTokens) -> tuple[Tensor, Tensor]:
     """A square anchor at each token, of 5 % of the image on the finest level and doubling: logits
     (B, S, 4), infinite (the box is 1, 1, 1, 1) where invalid, and validity (B, S): inside the image
     with all coordinates at least 0.01 from its border."""
-    sides = [
-        tokens.centers.new_full((height * width, 2), 0.05 * 2.0**level)
-        for level, (height, width) in enumerate(tokens.spatial_shapes)
-    ]
+    sides = []
+    for level, (height, width) in enumerate(tokens.spatial_shapes):
+        sides.append(tokens.centers.new_full((height * width, 2), 0.05 * 2.0**level))
     anchors = torch.cat((tokens.centers, torch.cat(sides).expand_as(tokens.centers)), -1)
     valid = ((anchors > 0.01) & (anchors < 0.99)).all(-1) & ~tokens.padding_mask
     return torch.logit(anchors).masked_fill(~valid[..., None], float("inf")), valid

@@ -25,8 +25,7 @@ class LearnedPointQuerySelector(nn.Module):
     def __init__(self, *, num_queries: int, embed_dim: int) -> None:
         """
         Args:
-            num_queries: Q.
-            embed_dim: channels C of the decoder.
+            num_queries, embed_dim: Q and the channels C of the decoder.
         """
         super().__init__()
         self.query_embed = nn.Embedding(num_queries, embed_dim * 2)
@@ -49,8 +48,7 @@ class LearnedBoxQuerySelector(nn.Module):
     def __init__(self, *, num_queries: int, embed_dim: int, indicator: bool) -> None:
         """
         Args:
-            num_queries: Q.
-            embed_dim: channels C of the decoder.
+            num_queries, embed_dim: Q and the channels C of the decoder.
             indicator: the last channel is zero here and one in plain denoising queries.
         """
         super().__init__()
@@ -87,10 +85,7 @@ class ProposalQuerySelector(nn.Module):
     """Queries at the best-scored tokens; subclasses give them content (and position)."""
 
     def __init__(self, config: ProposalConfig) -> None:
-        """
-        Args:
-            config: of the selection.
-        """
+        """Args: config: of the selection."""
         super().__init__()
         self.config = config
         self.train_all = config.proposal_loss == "all" or config.class_agnostic
@@ -128,9 +123,7 @@ class ProposalQuerySelector(nn.Module):
         reference_points = selected.detach().sigmoid()
         content, position = self.embed(reference_points, memory.take_along_dim(rows, 1))
         proposals = Prediction(logits, boxes.sigmoid())
-        return Queries(
-            content, position, reference_points, padding_mask, indices=indices, proposals=proposals
-        )
+        return Queries(content, position, reference_points, padding_mask, indices, proposals)
 
     def select(self, logits: Tensor, tokens: FeatureTokens) -> tuple[Tensor, Tensor | None]:
         """Indices (B, N) of the best tokens by logits (B, S, K), and which of them are padding."""
@@ -150,10 +143,7 @@ class TwoStageQuerySelector(ProposalQuerySelector):
     num_embeddings = 2
 
     def __init__(self, config: ProposalConfig) -> None:
-        """
-        Args:
-            config: of the selection.
-        """
+        """Args: config: of the selection."""
         super().__init__(config)
         channels = config.embed_dim * self.num_embeddings
         # Names of the released weights.
@@ -186,10 +176,7 @@ class MixedQuerySelector(ProposalQuerySelector):
     """Content is learned for each rank, position follows the box (DINO, 3.4)."""
 
     def __init__(self, config: ProposalConfig) -> None:
-        """
-        Args:
-            config: of the selection.
-        """
+        """Args: config: of the selection."""
         super().__init__(config)
         # Name of the released weights.
         self.tgt_embed = nn.Embedding(config.num_queries, config.embed_dim)

@@ -100,9 +100,9 @@ class Queries(NamedTuple):
     position: Tensor | None  #: (B, Q, C); None: the decoder embeds the references in each layer
     reference_points: Tensor  #: (B, Q, 2) points or (B, Q, 4) boxes
     padding_mask: Tensor | None = None  #: (B, Q) bool, True for slots that hold no query
-    attn_mask: Tensor | None = None  #: (Q, Q) bool, True where a query must not see another
     indices: Tensor | None = None  #: (B, Q) tokens that became queries, best score first
     proposals: Prediction | None = None  #: of all tokens if all are trained, else of the selected
+    attn_mask: Tensor | None = None  #: (Q, Q) bool, True where a query must not see another
 
 
 class MatchIndices(NamedTuple):

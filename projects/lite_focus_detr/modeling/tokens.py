@@ -15,7 +15,6 @@ def flatten_levels(
     levels: Sequence[Tensor],
     level_embed: Tensor,
     images: ImageList,
-    *,
     strides: Sequence[int],
     temperature: float,
     offset: float,

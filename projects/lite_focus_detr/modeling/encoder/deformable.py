@@ -32,10 +32,8 @@ class DeformableEncoder(Encoder):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.DETR``."""
         detr = cfg.MODEL.DETR
-        return {
-            "layers": [EncoderLayer(cfg) for _ in range(detr.ENCODER.NUM_LAYERS)],
-            "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING,
-        }
+        layers = [EncoderLayer(cfg) for _ in range(detr.ENCODER.NUM_LAYERS)]
+        return {"layers": layers, "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING}
 
     def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` is not used."""

@@ -38,17 +38,15 @@ class FocusEncoder(SelectiveEncoder):
     """Cascade of foreground tokens with dual attention (Focus-DETR, 3.2 and 3.3)."""
 
     @configurable
-    def __init__(
-        self, *, parts: SelectiveParts, foreground: ForegroundRule, loss_weight: float
-    ) -> None:
+    def __init__(self, *, parts: SelectiveParts, rule: ForegroundRule, loss_weight: float) -> None:
         """
         Args:
             parts: of the selection.
-            foreground: which tokens must be found.
+            rule: says which tokens must be found.
             loss_weight: of the foreground loss, at least 0.
         """
         super().__init__(parts)
-        self.foreground = foreground
+        self.rule = rule
         self.loss_weight = loss_weight
         self.levels_found = torch.tensor(False)  # (L,) from the first iteration on
         self.checked_iterations = 0
@@ -59,8 +57,8 @@ class FocusEncoder(SelectiveEncoder):
         cfg.MODEL.FOCUS = focus = CfgNode()
         # Share of an image's tokens that each encoder layer updates, not rising: 0.3 of Table 7.
         focus.KEEP_RATIOS = [0.5, 0.4, 0.3, 0.3, 0.2, 0.1]
-        # Scores of a level scale the features from which the next is scored: top_down (release and
-        # paper), bottom_up or none (Table 5).
+        # Scores of a level scale the features of the next: top_down (release and paper), bottom_up
+        # or none (Table 5).
         focus.MODULATION = "top_down"
         # (low, high] in pixels: the sizes of the boxes whose tokens are foreground, for each level.
         # As released and in Table 8, row 1; row 2 has [[-1, 128], [128, 256], [256, 512], [512,
@@ -75,11 +73,9 @@ class FocusEncoder(SelectiveEncoder):
         # Weight of the foreground loss, as released; 0: the scores stay untrained (Table 4, row 1).
         focus.LOSS_WEIGHT = 1.5
         # Tokens that the layers attend to: frozen, the features of the neck in every layer
-        # (release), or updated by the layers before (paper, algorithm 1). Weights fit one of them
-        # only.
+        # (release), or updated (paper, algorithm 1). Weights fit one of them only.
         focus.VALUE = "frozen"
-        # Tokens of the self-attention before each deformable attention, 300 in release and paper;
-        # 0: no dual attention.
+        # Tokens of the dual attention before each deformable attention, as published; 0: none.
         focus.OBJECT_TOKENS = 300
         # They have the highest product of class and foreground score, before (logit, release) or
         # after (probability, paper eq. 3) the sigmoid. Two negative logits have a high product.
@@ -109,19 +105,14 @@ class FocusEncoder(SelectiveEncoder):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.FOCUS`` and ``MODEL.DETR.ENCODER``."""
         focus = cfg.MODEL.FOCUS
-        foreground = ForegroundRule(
+        rule = ForegroundRule(
             scale_ranges=[tuple(limits) for limits in focus.SCALE_RANGES],
             scale_ranges_at=focus.SCALE_RANGES_AT,
             distance=focus.DISTANCE,
         )
-        parts = build_selective_parts(
-            cfg,
-            focus,
-            keep_ratios=focus.KEEP_RATIOS,
-            value=focus.VALUE,
-            modulation=focus.MODULATION,
-        )
-        return {"parts": parts, "foreground": foreground, "loss_weight": focus.LOSS_WEIGHT}
+        ratios, modulation = focus.KEEP_RATIOS, focus.MODULATION
+        parts = build_selective_parts(cfg, focus, ratios, value=focus.VALUE, modulation=modulation)
+        return {"parts": parts, "rule": rule, "loss_weight": focus.LOSS_WEIGHT}
 
     def losses(
         self, output: EncoderOutput, tokens: FeatureTokens, targets: Targets, sampling: Sampling
@@ -129,7 +120,7 @@ class FocusEncoder(SelectiveEncoder):
         """``loss_foreground``: focal loss of the scores; see :class:`Encoder`."""
         trace = output.trace
         assert trace is not None
-        foreground = assign_foreground(tokens, targets, self.foreground)
+        foreground = assign_foreground(tokens, targets, self.rule)
         self.check_levels(foreground, tokens)
         if has_event_storage() and get_event_storage().iter % LOG_PERIOD == 0:
             for layer in {0, len(trace.kept) - 1}:

@@ -39,12 +39,10 @@ def assign_foreground(tokens: FeatureTokens, targets: Targets, rule: ForegroundR
     levels = zip(tokens.spatial_shapes, tokens.strides, rule.scale_ranges, strict=True)
     for (height, width), stride, (low, high) in levels:
         limits = (low * factor, high * factor)
-        columns, rows = (
-            torch.arange(count, device=boxes.device)[:, None] * stride + stride // 2
-            for count in (width, height)
-        )
-        below_x, within_x = _axis_masks(columns, boxes[..., 0::2], limits, half_size)
-        below_y, within_y = _axis_masks(rows, boxes[..., 1::2], limits, half_size)
+        count = torch.arange(max(height, width), device=boxes.device)[:, None]
+        center = count * stride + stride // 2
+        below_x, within_x = _axis_masks(center[:width], boxes[..., 0::2], limits, half_size)
+        below_y, within_y = _axis_masks(center[:height], boxes[..., 1::2], limits, half_size)
         # max(dx, dy) in (low, high] if and only if both are at most high and one is above low. The
         # matrix products count the boxes for which that holds: no (B, S, T) tensor is needed.
         found = within_y @ below_x.mT + below_y @ within_x.mT

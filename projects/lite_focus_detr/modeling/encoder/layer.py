@@ -18,8 +18,7 @@ class EncoderLayer(TransformerLayer):
         """
         Args:
             self_attn: attention to the tokens.
-            ffn_dim: hidden channels of the feed-forward part.
-            dropout: probability, on every residual branch and the hidden channels.
+            ffn_dim, dropout: see :class:`TransformerLayer`.
         """
         embed_dim = self_attn.config.embed_dim
         super().__init__(embed_dim=embed_dim, ffn_dim=ffn_dim, dropout=dropout)

@@ -25,8 +25,7 @@ class AllLevelsLayer(EncoderLayer):
         """
         Args:
             self_attn: attention to the tokens, of both kinds of levels.
-            ffn_dim: hidden channels of the high levels' feed-forward part.
-            low_ffn_dim: hidden channels of the low levels'.
+            ffn_dim, low_ffn_dim: hidden channels of the high and the low levels' feed-forward part.
             dropout: probability, on every residual branch and the hidden channels.
         """
         super().__init__(self_attn=self_attn, ffn_dim=ffn_dim, dropout=dropout)
@@ -47,11 +46,8 @@ class AllLevelsLayer(EncoderLayer):
 
 @ENCODER_REGISTRY.register()
 class LiteEncoder(Encoder):
-    """Blocks that update the high levels in every layer and all levels in the last (3.2-3.3).
-
-    Low and high levels are kept apart until the end, so that the low tokens, three quarters of
-    all, are never copied.
-    """
+    """Blocks that update the high levels in every layer and all levels in the last (3.2-3.3); low
+    levels, three quarters of all tokens, are kept apart until the end and so never copied."""
 
     @configurable
     def __init__(
@@ -79,11 +75,9 @@ class LiteEncoder(Encoder):
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
         """Add ``MODEL.LITE``."""
-        # The interleaved encoder of LiteDETR. Blocks of ENCODER.NUM_LAYERS / NUM_BLOCKS layers, all
-        # of which update the high levels; the last one also the low levels: "(A+1)xB" in the paper,
-        # where A is the number of layers of a block and B that of the blocks.
         cfg.MODEL.LITE = lite = CfgNode()
-        # B of "(A+1)xB"; divides ENCODER.NUM_LAYERS.
+        # Blocks of ENCODER.NUM_LAYERS / NUM_BLOCKS layers, all of which update the high levels, the
+        # last one also the low ones: B of "(A+1)xB" in the paper, where A is the layers of a block.
         lite.NUM_BLOCKS = 3
         # The coarsest levels, which are cheap: H3L1 has 3 of 4.
         lite.NUM_HIGH_LEVELS = 3

@@ -17,14 +17,16 @@ from .layer import EncoderLayer
 from .token_scorer import TokenScorer
 from .token_selection import budget_mask, token_budgets, tokens_per_layer, topk_tokens
 
+#: The features of the neck in every layer, or the updated ones.
+Source = Literal["frozen", "updated"]
+
 
 @dataclasses.dataclass(frozen=True)
 class SelectionSettings:
     """Which tokens a selective encoder updates, and what they attend to."""
 
     keep_ratios: Sequence[float]  #: of an image's tokens, for each layer; in (0, 1], not rising
-    #: What the layers attend to: the features of the neck in every layer, or the updated ones.
-    value: Literal["frozen", "updated"]
+    value: Source  #: what the layers attend to
     object_tokens: int  #: of the dual attention
     #: They have the highest product of class and foreground score, before or after the sigmoid.
     object_score: Literal["logit", "probability"]
@@ -52,10 +54,7 @@ class SelectiveEncoder(Encoder):
     carries_fillers = False
 
     def __init__(self, parts: SelectiveParts) -> None:
-        """
-        Args:
-            parts: layers and what chooses their tokens.
-        """
+        """Args: parts: layers and what chooses their tokens."""
         super().__init__()
         self.layers = nn.ModuleList(parts.layers)
         self.scorer = parts.scorer
@@ -145,12 +144,7 @@ def gather_queries(selection: TokenSelection, tokens: FeatureTokens) -> TokenQue
 
 
 def build_selective_parts(
-    cfg: CfgNode,
-    node: CfgNode,
-    *,
-    keep_ratios: Sequence[float],
-    value: Literal["frozen", "updated"],
-    modulation: str,
+    cfg: CfgNode, node: CfgNode, keep_ratios: Sequence[float], *, value: Source, modulation: str
 ) -> SelectiveParts:
     """The parts of a selective encoder from ``MODEL.DETR`` and the encoder's own ``node``."""
     detr, num_layers = cfg.MODEL.DETR, cfg.MODEL.DETR.ENCODER.NUM_LAYERS
@@ -161,13 +155,10 @@ def build_selective_parts(
         object_score=node.OBJECT_SCORE,
         gradient_checkpointing=detr.GRADIENT_CHECKPOINTING,
     )
-    sizes = {"embed_dim": detr.EMBED_DIM, "num_heads": detr.NUM_HEADS}
     layers = [EncoderLayer(cfg) for _ in range(num_layers)]
-    scorer = TokenScorer(
-        embed_dim=detr.EMBED_DIM, num_levels=detr.NUM_LEVELS, modulation=modulation
-    )
-    dual_attention = [
-        DualAttention(**sizes, dropout=detr.ENCODER.DROPOUT)
-        for _ in range(num_layers if node.OBJECT_TOKENS else 0)
-    ]
+    embed_dim, num_heads = detr.EMBED_DIM, detr.NUM_HEADS
+    scorer = TokenScorer(embed_dim=embed_dim, num_levels=detr.NUM_LEVELS, modulation=modulation)
+    sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": detr.ENCODER.DROPOUT}
+    num_dual = num_layers if node.OBJECT_TOKENS else 0
+    dual_attention = [DualAttention(**sizes) for _ in range(num_dual)]
     return SelectiveParts(layers, scorer, dual_attention, settings)

@@ -79,9 +79,7 @@ class SparseEncoder(SelectiveEncoder):
             options = {"num_layers": num_layers - 1, "share_heads": False, "size_bias": 0.0}
             aux_heads = DetectionHeads(cfg, **options)
         ratios = [sparse.KEEP_RATIO] * num_layers
-        parts = build_selective_parts(
-            cfg, sparse, keep_ratios=ratios, value="updated", modulation="joint"
-        )
+        parts = build_selective_parts(cfg, sparse, ratios, value="updated", modulation="joint")
         return {"parts": parts, "aux_heads": aux_heads, "loss_weight": sparse.LOSS_WEIGHT}
 
     def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:

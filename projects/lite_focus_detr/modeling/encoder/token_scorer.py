@@ -9,10 +9,9 @@ from ..structures import SpatialShapes
 
 
 class TokenScorer(nn.Module):
-    """Foreground logit of every token, from itself and the mean of its level.
+    """Foreground logit of every token, from itself and the mean of its level (Sparse DETR, 3.2).
 
-    The scoring network of Sparse DETR (3.2); Focus-DETR (3.2) scores one level after the other and
-    lets the scores of the last modulate the features of the next. Released Focus-DETR weights were
+    In Focus-DETR (3.2) the scores of a level modulate the features of the next; its weights were
     trained so, although the first LayerNorm removes the factor but for its sign.
     """
 
@@ -21,15 +20,13 @@ class TokenScorer(nn.Module):
         Args:
             embed_dim: channels C of the tokens, a multiple of 4.
             num_levels: feature levels L.
-            modulation: the scores of a level scale the features of the next, ``top_down`` or
-                ``bottom_up``; ``none``: each level by itself; ``joint``: all as one map (Sparse
-                DETR).
+            modulation: the scores of a level scale the next, ``top_down`` or ``bottom_up``;
+                ``none``: each level by itself; ``joint``: all as one map (Sparse DETR).
         """
         super().__init__()
         self.modulation = modulation
-        self.layer1 = nn.Sequential(
-            nn.LayerNorm(embed_dim), nn.Linear(embed_dim, embed_dim), nn.GELU()
-        )
+        linear = nn.Linear(embed_dim, embed_dim)
+        self.layer1 = nn.Sequential(nn.LayerNorm(embed_dim), linear, nn.GELU())
         self.layer2 = nn.Sequential(
             nn.Linear(embed_dim, embed_dim // 2),
             nn.GELU(),
