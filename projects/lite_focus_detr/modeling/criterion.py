@@ -17,7 +17,7 @@ def average_num_boxes(counts: Sequence[int], device: torch.device, steps: int = 
     """Ground-truth boxes per process and step, the normaliser of the losses; a scalar, never zero.
 
     Dividing by it makes the mean gradient of several processes, or of several ``steps`` that share
-    an update, equal to that of one large batch; ``counts`` are the boxes of all their images.
+    an update, equal to that of one large batch; ``counts`` are of all images of this process.
     """
     total = torch.tensor(sum(counts), dtype=torch.float64, device=device)
     world_size = comm.get_world_size()

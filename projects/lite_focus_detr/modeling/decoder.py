@@ -138,11 +138,8 @@ class Decoder(nn.Module):
         heads: DetectionHeads,
         return_sampling: bool = False,
     ) -> DecoderOutput:
-        """Predict with every layer, and say where the cross-attention samples if asked to.
-
-        ``memory`` (B, S, C) is the encoder's output for ``tokens``. The ``heads`` of the layers are
-        the detector's, because encoders share them.
-        """
+        """Predict with every layer from the ``memory`` (B, S, C) of ``tokens``, and say where it is
+        sampled if asked to. The ``heads`` are the detector's, because encoders share them."""
         output = DecoderOutput([], [])
         content, reference_points = queries.content, queries.reference_points
         # Boxes are predicted relative to `anchors`, layers look at `reference_points`: the same

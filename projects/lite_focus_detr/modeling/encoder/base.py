@@ -34,8 +34,11 @@ class Encoder(nn.Module):
         """Raise a ValueError for keys that the encoder cannot be built or trained with."""
 
     def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
-        """Encode all levels of a batch. The ``proposal_head`` scores tokens; None if neither queries
-        nor encoder need it. It is the detector's, because published weights have it once."""
+        """Encode all levels of a batch.
+
+        The ``proposal_head`` scores tokens; None if neither queries nor encoder ask for it. It is
+        the detector's, handed on because published weights have it once.
+        """
         raise NotImplementedError
 
     def losses(

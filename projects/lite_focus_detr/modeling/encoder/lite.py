@@ -62,8 +62,7 @@ class LiteEncoder(Encoder):
         Args:
             layers: in order; an :class:`AllLevelsLayer` updates the low levels as well.
             num_high_levels: the coarsest levels, from 1 to all L.
-            low_update: ``joint``: the low levels sample the high ones as they were before the
-                layer; ``after``: as it left them.
+            low_update: low levels sample high ones as a layer finds (joint) or leaves them (after).
             gradient_checkpointing: see :func:`run_layer`.
         """
         super().__init__()
@@ -84,7 +83,7 @@ class LiteEncoder(Encoder):
         # Hidden channels of the low levels' feed-forward; the high levels have ENCODER.FFN_DIM.
         lite.LOW_FFN_DIM = 256
         # The low levels sample the high levels as they were before the block's last layer (joint,
-        # the released models) or as that layer left them (after, the paper), with equal weights.
+        # the released models) or as that layer left them (after, the paper). Weights fit both.
         lite.LOW_UPDATE = "joint"
 
     @staticmethod

@@ -115,7 +115,7 @@ class SelectiveEncoder(Encoder):
         tokens: FeatureTokens,
         proposal_head: TokenHead,
     ) -> TokenSelection:
-        """The best of the N active tokens by the product of class and foreground score, (B, N…).
+        """The best of the N ``active`` tokens by the product of class and foreground score (B, N…).
 
         As published, the score ``logit`` also finds tokens beyond an image's budget, unless the
         result must not depend on the batch.

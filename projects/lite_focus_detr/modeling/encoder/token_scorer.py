@@ -27,13 +27,9 @@ class TokenScorer(nn.Module):
         self.modulation = modulation
         linear = nn.Linear(embed_dim, embed_dim)
         self.layer1 = nn.Sequential(nn.LayerNorm(embed_dim), linear, nn.GELU())
-        self.layer2 = nn.Sequential(
-            nn.Linear(embed_dim, embed_dim // 2),
-            nn.GELU(),
-            nn.Linear(embed_dim // 2, embed_dim // 4),
-            nn.GELU(),
-            nn.Linear(embed_dim // 4, 1),
-        )
+        half, quarter = embed_dim // 2, embed_dim // 4
+        linears = (nn.Linear(embed_dim, half), nn.Linear(half, quarter), nn.Linear(quarter, 1))
+        self.layer2 = nn.Sequential(linears[0], nn.GELU(), linears[1], nn.GELU(), linears[2])
         for linear in (*self.layer1, *self.layer2):
             if isinstance(linear, nn.Linear):
                 nn.init.xavier_uniform_(linear.weight)
