@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lite_focus_detr.modeling.denoising import Denoising, Noise
+from lite_focus_detr.modeling.denoising import Denoising, DenoisingConfig, Noise
 from lite_focus_detr.modeling.structures import Prediction, Queries, Targets
 
 
@@ -15,7 +15,7 @@ def denoising(contrastive, **changes):
         "max_queries": 100,
         "inverse_sigmoid_eps": 1e-3,
     }
-    return Denoising(contrastive=contrastive, **{**arguments, **changes})
+    return Denoising(DenoisingConfig(contrastive=contrastive, **{**arguments, **changes}))
 
 
 def targets(*counts):

@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 
 from lite_focus_detr.modeling.neck import Neck
@@ -15,9 +16,8 @@ LEVELS = [(8, 12), (4, 6), (2, 3), (1, 2)]
 
 @pytest.fixture
 def tokens():
-    neck = Neck(
-        in_channels=[4, 5, 6], in_strides=[8, 16, 32], num_levels=4, embed_dim=16, norm_groups=4
-    )
+    shapes = [ShapeSpec(channels=4 + level, stride=8 << level) for level in range(3)]
+    neck = Neck(input_shape=shapes, num_levels=4, embed_dim=16, norm_groups=4)
     maps = [torch.randn(2, c, h, w) for c, (h, w) in zip((4, 5, 6), LEVELS[:3], strict=True)]
     levels = neck(maps)
     assert [tuple(x.shape[-2:]) for x in levels] == LEVELS
