@@ -176,4 +176,5 @@ def test_given_tokens_are_taken_instead_of_the_best(propose, selector):
     indices = torch.tensor([[5, 3, 100], [7, 0, 2]])
     queries, _, _, _, boxes = propose(selector(selection(30)), indices)
     assert torch.equal(queries.indices, indices)
-    torch.testing.assert_close(queries.reference_points, boxes.take_along_dim(indices[..., None], 1))
+    expected = boxes.take_along_dim(indices[..., None], 1)
+    torch.testing.assert_close(queries.reference_points, expected)
