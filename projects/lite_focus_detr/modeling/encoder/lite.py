@@ -25,7 +25,8 @@ class AllLevelsLayer(EncoderLayer):
         """
         Args:
             self_attn: attention to the tokens, of both kinds of levels.
-            ffn_dim, low_ffn_dim: hidden channels of the high and the low levels' feed-forward part.
+            ffn_dim: hidden channels of the high levels' feed-forward part.
+            low_ffn_dim: hidden channels of the low levels'.
             dropout: probability, on every residual branch and the hidden channels.
         """
         super().__init__(self_attn=self_attn, ffn_dim=ffn_dim, dropout=dropout)
