@@ -30,7 +30,7 @@ demo: env
 		--weights $(DEMO_OUTPUT)/model_final.pth --output $(DEMO_OUTPUT)/pictures
 
 test: dev
-	$(PY) -m pytest
+	$(PY) -m pytest --cov --cov-report=term
 
 lint: dev
 	$(PY) -m ruff check .
