@@ -37,11 +37,7 @@ _attention = LazyCall(DeformableAttention)(
     )
 )
 _encoder_layer = LazyCall(EncoderLayer)(self_attn=_attention, ffn_dim=_FFN_DIM, dropout=0.0)
-_decoder_layer = LazyCall(DecoderLayer)(
-    cross_attn=_attention,
-    ffn_dim=_FFN_DIM,
-    dropout=0.0,
-)
+_decoder_layer = LazyCall(DecoderLayer)(cross_attn=_attention, ffn_dim=_FFN_DIM, dropout=0.0)
 
 model = LazyCall(DeformableDETR)(
     backbone=LazyCall(ResNet)(
@@ -71,7 +67,7 @@ model = LazyCall(DeformableDETR)(
             class_agnostic=False,
             proposal_boxes="all",
             proposal_loss="selected",
-        ),
+        )
     ),
     proposal_head=LazyCall(ProposalHead)(embed_dim=_EMBED_DIM, num_classes=_NUM_CLASSES),
     decoder=LazyCall(Decoder)(
@@ -105,7 +101,7 @@ model = LazyCall(DeformableDETR)(
             box_noise=1.0,
             max_queries=400,
             inverse_sigmoid_eps=_INVERSE_SIGMOID_EPS,
-        ),
+        )
     ),
     criterion=LazyCall(Criterion)(
         matcher=LazyCall(HungarianMatcher)(class_cost=2.0, box_cost=5.0, giou_cost=2.0),
