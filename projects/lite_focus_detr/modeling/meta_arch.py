@@ -12,9 +12,9 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes
 
-from .criterion import Criterion, average_num_boxes, build_criterion
+from .criterion import Criterion, average_num_boxes
 from .decoder import Decoder
-from .denoising import Denoising, build_denoising
+from .denoising import Denoising
 from .encoder import Encoder, build_encoder
 from .heads import DetectionHeads
 from .neck import Neck
@@ -124,8 +124,8 @@ class DetectionTransformer(nn.Module):
             "proposal_head": build_proposal_head(cfg, encoder, heads),
             "decoder": Decoder(cfg),
             "heads": heads,
-            "denoising": build_denoising(cfg),
-            "criterion": build_criterion(cfg),
+            "denoising": None if detr.DENOISING.TYPE == "none" else Denoising(cfg),
+            "criterion": Criterion.from_config(cfg),
             "position": (detr.POSITION.TEMPERATURE, detr.POSITION.OFFSET),
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "coco_id_rows": detr.COCO_ID_ROWS,
@@ -276,7 +276,7 @@ def build_proposal_head(cfg: CfgNode, encoder: Encoder, heads: DetectionHeads) -
     learned queries it shares the class head of the last decoder layer."""
     detr = cfg.MODEL.DETR
     if detr.QUERY_SELECTION != "learned":
-        return ProposalHead(embed_dim=detr.EMBED_DIM, num_classes=detr.NUM_CLASSES)
+        return ProposalHead(cfg)
     if not encoder.needs_proposal_head:
         return None
     return SharedTokenHead(embed_dim=detr.EMBED_DIM, class_embed=heads.class_embed[-1])

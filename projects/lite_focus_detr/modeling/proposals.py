@@ -1,6 +1,9 @@
 """Tokens as proposals: their anchors, their scores and, of two-stage models, their boxes."""
 
+from typing import Any
+
 import torch
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from .box_ops import shift_logits, to_float32
@@ -51,6 +54,7 @@ class SharedTokenHead(TokenHead):
 class ProposalHead(TokenHead):
     """Score encoder tokens and turn them into proposals (Deformable DETR, two-stage)."""
 
+    @configurable
     def __init__(self, *, embed_dim: int, num_classes: int) -> None:
         """
         Args:
@@ -60,6 +64,11 @@ class ProposalHead(TokenHead):
         super().__init__(embed_dim=embed_dim)
         self.class_embed = class_head(embed_dim, num_classes)
         self.bbox_embed = box_head(embed_dim, 0.0)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR``."""
+        return {"embed_dim": cfg.MODEL.DETR.EMBED_DIM, "num_classes": cfg.MODEL.DETR.NUM_CLASSES}
 
     def predict_logits(self, features: Tensor) -> Tensor:
         """See :meth:`TokenHead.predict_logits`."""
