@@ -11,8 +11,6 @@ from .structures import FeatureTokens
 class TokenHead(nn.Module):
     """Project encoder tokens and score their classes; subclasses say with which head."""
 
-    class_embed: nn.Module  #: from channels C to logits of K classes
-
     def __init__(self, *, embed_dim: int) -> None:
         """
         Args:
@@ -29,7 +27,7 @@ class TokenHead(nn.Module):
 
     def predict_logits(self, features: Tensor) -> Tensor:
         """Class logits (B, N, K) of features (B, N, C), projected or not."""
-        return to_float32(self.class_embed(features))
+        raise NotImplementedError
 
 
 class SharedTokenHead(TokenHead):
@@ -43,11 +41,11 @@ class SharedTokenHead(TokenHead):
         """
         super().__init__(embed_dim=embed_dim)
         # In a tuple, which registers no submodule: its parameters keep the name of their owner.
-        self.shared = (class_embed,)
+        self.shared_class_embed = (class_embed,)
 
     def predict_logits(self, features: Tensor) -> Tensor:
         """See :meth:`TokenHead.predict_logits`."""
-        return to_float32(self.shared[0](features))
+        return to_float32(self.shared_class_embed[0](features))
 
 
 class ProposalHead(TokenHead):
@@ -62,6 +60,10 @@ class ProposalHead(TokenHead):
         super().__init__(embed_dim=embed_dim)
         self.class_embed = class_head(embed_dim, num_classes)
         self.bbox_embed = box_head(embed_dim, 0.0)
+
+    def predict_logits(self, features: Tensor) -> Tensor:
+        """See :meth:`TokenHead.predict_logits`."""
+        return to_float32(self.class_embed(features))
 
     def box_logits(self, projected: Tensor, anchors: Tensor) -> Tensor:
         """Box logits (B, N, 4) of projected tokens (B, N, C) and their anchors' logits."""

@@ -222,10 +222,10 @@ def test_padding_that_competes_to_be_an_object_has_the_lowest_score_of_the_batch
 @pytest.mark.parametrize("family", ["deformable", "dn_deformable"])
 def test_learned_queries_borrow_the_last_class_head_of_the_decoder(config, family):
     model = build(config("FocusDETR", family))
-    assert model.proposal_head.shared[0] is model.heads.class_embed[-1]
+    assert model.proposal_head.shared_class_embed[0] is model.heads.class_embed[-1]
     assert not [name for name in model.state_dict() if name.startswith("proposal_head.class")]
     twin = copy.deepcopy(model)
-    assert twin.proposal_head.shared[0] is twin.heads.class_embed[-1]
+    assert twin.proposal_head.shared_class_embed[0] is twin.heads.class_embed[-1]
 
 
 def test_half_precision_trains(config, make_batch):
