@@ -18,9 +18,7 @@ def test_steps_take_turns_and_costs_are_medians(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(
-        "lite_focus_detr.tools.benchmark.measure.peak_memories", lambda *_: {"a": 7, "b": None}
-    )
+    monkeypatch.setattr(PEAK_MEMORIES, lambda *_: {"a": 7, "b": None})
     steps = {"a": step("a", iter([0.3, 0.02, 0.0])), "b": step("b", iter([0.0] * 3))}
     measured = measure(lambda: steps, 3, "cpu")
     assert order == ["a", "b"] * 3
