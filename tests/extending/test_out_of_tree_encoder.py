@@ -122,11 +122,16 @@ def test_an_encoder_derived_from_another_keeps_its_keys(monkeypatch):
     class Child(Parent):
         pass
 
-    registry = [*ENCODER_REGISTRY, ("Parent", Parent), ("Child", Child)]
-    monkeypatch.setattr(loading, "ENCODER_REGISTRY", registry)
-    cfg = get_cfg()
-    add_lite_focus_detr_config(cfg)
-    assert cfg.MODEL.FOCUS.EXTRA == 1
+    class Sibling(FocusEncoder):
+        pass
+
+    new = {"Parent": Parent, "Child": Child, "Sibling": Sibling}
+    for names in (["Parent", "Child", "Sibling"], ["Child"], ["Sibling", "Child"]):
+        registry = [*ENCODER_REGISTRY, *((name, new[name]) for name in names)]
+        monkeypatch.setattr(loading, "ENCODER_REGISTRY", registry)
+        cfg = get_cfg()
+        add_lite_focus_detr_config(cfg)
+        assert cfg.MODEL.FOCUS.EXTRA == 1
 
 
 def test_a_detector_of_an_unknown_encoder_is_named(monkeypatch):

@@ -33,10 +33,10 @@ def add_lite_focus_detr_config(cfg: CfgNode) -> None:
     add_solver_config(cfg)
     add_data_config(cfg)
     add_backbone_config(cfg)
-    for _, encoder in ENCODER_REGISTRY:
-        # An encoder derived from another shares its keys; adding them again would reset them.
-        if "add_config" in vars(encoder):
-            encoder.add_config(cfg)
+    # Once each: an encoder derived from another shares its keys, and adding them again would reset
+    # what a third one has added to them.
+    for add_config in dict.fromkeys(encoder.add_config for _, encoder in ENCODER_REGISTRY):
+        add_config(cfg)
 
 
 def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
