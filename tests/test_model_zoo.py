@@ -46,7 +46,7 @@ def test_a_configuration_holds_what_its_files_say():
 
 def test_trained_weights_are_refused_while_there_are_none():
     with pytest.raises(RuntimeError, match=r"no trained weights .* MODEL\.WEIGHTS"):
-        model_zoo.get_config("dino_r50_12ep", trained=True)
+        model_zoo.get("dino_r50_12ep", trained=True)
 
 
 def test_a_model_is_built_on_the_wanted_device():

@@ -132,6 +132,11 @@ def test_weights_are_found_in_their_container_and_lose_the_distributed_prefix(co
     assert list(weights) == ["a"]
 
 
+def test_only_the_prefix_of_distributed_training_is_removed():
+    weights = {"module.a.module.b": torch.zeros(1), "module.module.c": torch.zeros(1)}
+    assert list(unwrap({"model": weights})) == ["a.module.b", "module.c"]
+
+
 def test_trained_weights_come_before_averaged_ones():
     weights = unwrap({"ema_model": {"a": torch.zeros(1)}, "model": {"a": torch.ones(1)}})
 

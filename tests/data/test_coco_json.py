@@ -150,6 +150,17 @@ def test_the_repaired_copy_has_only_the_valid_boxes(tmp_path):
     assert [p.name for p in (tmp_path / "cache").iterdir()] == ["mine.json"]
 
 
+def test_a_process_that_reads_the_old_copy_still_reads_all_of_it(tmp_path):
+    json_file = write(tmp_path / "x.json", coco([1, 2, 3, 4], [1, 1, 0, 5]))
+    copy = prepare_coco_json("mine", json_file, str(tmp_path / "cache"))
+    prepare_coco_json.cache_clear()
+    write(tmp_path / "x.json", coco([5, 6, 7, 8], [1, 1, 0, 5]))
+    with open(copy) as reader:
+        assert prepare_coco_json("mine", json_file, str(tmp_path / "cache")) == copy
+        assert json.load(reader) == coco([1, 2, 3, 4])
+    assert read_coco_json(copy) == coco([5, 6, 7, 8])
+
+
 def test_a_missing_file_is_named():
     with pytest.raises(ValueError, match=r"/no/such\.json does not exist"):
         read_coco_json("/no/such.json")

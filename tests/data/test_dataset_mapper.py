@@ -53,6 +53,21 @@ def test_boxes_are_scaled_with_the_image(cfg, record):
     assert mapped["instances"].gt_classes.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize(("is_train", "size"), [(True, (60, 90)), (False, (50, 75))])
+def test_training_and_inference_have_their_own_greatest_size(cfg, record, is_train, size):
+    cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST = 90, 75
+    image = DetrDatasetMapper(cfg, is_train=is_train)(record)["image"]
+    assert image.shape == (3, *size)
+
+
+@pytest.mark.parametrize(("image_format", "channel"), [("RGB", 0), ("BGR", 2)])
+def test_the_image_has_the_configured_order_of_channels(cfg, record, image_format, channel):
+    cfg.INPUT.FORMAT, cfg.INPUT.MIN_SIZE_TEST = image_format, 40
+    image = DetrDatasetMapper(cfg, is_train=False)(record)["image"]
+    # The column is red and the row is green.
+    assert image[:, 7, 31].tolist() == [31, 7, 0][:: 1 if channel == 0 else -1]
+
+
 def test_the_record_is_not_modified(cfg, record):
     DetrDatasetMapper(cfg, is_train=True)(record)
     assert "image" not in record
@@ -88,6 +103,18 @@ def test_a_box_that_cannot_be_one_never_becomes_one(cfg, record, caplog, mode, b
     [message] = [r.getMessage() for r in caplog.records if r.name.startswith("lite_focus_detr")]
     assert reason in message
     assert record["file_name"] in message
+
+
+@pytest.mark.parametrize(
+    ("bbox", "classes"), [([50, 5, 8, 8], [0, 1]), ([5, 45, 8, 8], [1]), ([65, 5, 8, 8], [1])]
+)
+def test_a_box_to_the_right_of_the_height_is_inside_and_one_below_it_is_not(
+    cfg, record, caplog, bbox, classes
+):
+    record["annotations"][0]["bbox"] = bbox
+    mapped = DetrDatasetMapper(cfg, is_train=True)(record)
+    assert mapped["instances"].gt_classes.tolist() == classes
+    assert ("outside" in caplog.text) == (classes == [1])
 
 
 def test_an_image_whose_boxes_all_cannot_be_one_has_no_objects(cfg, record):
@@ -158,6 +185,7 @@ SIZES = [
     ((480, 640, 480, 1333), (480, 640)),
     ((400, 650, 850, 1333), (820, 1332)),
     ((30, 3000, 800, 1333), (13, 1300)),
+    ((428, 640, 800, 1000), (669, 1000)),  # The short side is 668.75.
 ]
 
 

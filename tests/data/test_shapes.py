@@ -130,3 +130,17 @@ def test_an_interrupted_writer_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         draw_dataset(str(tmp_path), SPEC)
     assert not list(tmp_path.iterdir())
+
+
+def test_shapes_are_of_all_sizes():
+    spec = ShapesSpec("train", 1, 200, 0)
+    sides = []
+    for index in range(40):
+        drawn = draw_image(spec, index)
+        for (left, top, right, bottom), label in zip(drawn.boxes, drawn.classes, strict=True):
+            if shapes.CLASS_NAMES[label] != "triangle":  # Others fill their square in one axis.
+                sides.append(max(right - left, bottom - top) / 200)
+    low, high = shapes.SIZE_RANGE
+    assert low - 0.02 < min(sides) < low + 0.05
+    assert high - 0.1 < max(sides) < high + 0.02
+    assert np.mean(sides) == pytest.approx((low + high) / 2, abs=0.06)

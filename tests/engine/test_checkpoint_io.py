@@ -104,6 +104,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     assert path.read_bytes() == b"old"
 
 
+def test_who_has_the_old_file_open_still_reads_all_of_it(tmp_path):
+    path = tmp_path / "model.pth"
+    path.write_bytes(b"old and whole")
+    with open(path, "rb") as reader:
+        write_atomically(str(path), lambda file: file.write(b"new"))
+        assert reader.read() == b"old and whole"
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["model.pth"]
+
+
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
     path = str(tmp_path / "model.pth")
     write_atomically(path, lambda file: torch.save({"w": torch.zeros(10)}, file))

@@ -173,6 +173,27 @@ def test_a_few_missing_tensors_are_reported_but_accepted(make_cfg, tmp_path, cap
     assert "encoder.layers.0.norm1.weight" in caplog.text
 
 
+@pytest.mark.parametrize("kept", ["many small tensors", "few large tensors"])
+def test_half_of_the_tensors_and_half_of_the_weights_must_fit(make_cfg, tmp_path, kept):
+    cfg = make_cfg()
+    state = build(cfg, seed=1).state_dict()
+    sizes = {name: state[name].numel() for name in sorted(state, key=lambda n: state[n].numel())}
+    if kept == "many small tensors":
+        names = list(sizes)[: int(0.7 * len(sizes))]
+    else:
+        names = list(sizes)[-int(0.4 * len(sizes)) :]
+    count, weights = len(names) / len(sizes), sum(map(sizes.get, names)) / sum(sizes.values())
+    assert (count > 0.5, weights > 0.5) == (kept == "many small tensors", kept[:3] == "few")
+    for name in sizes.keys() - set(names):
+        state[name] = state[name][..., None]  # Of another shape.
+    torch.save({"model": state}, tmp_path / "a.pth")
+    model, before = build(cfg), build(cfg)
+    found = rf"only {len(names)} of {len(sizes)} tensors and {weights:.0%} of the weights"
+    with pytest.raises(ValueError, match=found):
+        DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "a.pth"))
+    assert same_weights(model, before)
+
+
 def test_an_unknown_model_is_refused(make_cfg, tmp_path):
     torch.save({"model": {"a": torch.zeros(2), "b": torch.zeros(3)}}, tmp_path / "a.pth")
     cfg = make_cfg()

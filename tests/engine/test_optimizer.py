@@ -53,3 +53,13 @@ def test_another_optimiser_is_refused_with_the_remedy(cfg):
     cfg.SOLVER.OPTIMIZER = "SGD"
     with pytest.raises(ValueError, match=r"SOLVER\.OPTIMIZER is 'SGD'.*set SOLVER.OPTIMIZER AdamW"):
         build_optimizer(cfg, Detector())
+
+
+def test_biases_and_norms_have_their_own_weight_decay(cfg):
+    cfg.SOLVER.WEIGHT_DECAY_NORM, cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.02, 0.03
+    cfg.SOLVER.BIAS_LR_FACTOR = 3.0
+    model = Detector()
+    optimizer = build_optimizer(cfg, model)
+    assert settings(optimizer, model.linear.weight)[1] == 0.01
+    assert settings(optimizer, model.linear.bias) == (pytest.approx(6e-4), 0.03)
+    assert settings(optimizer, model.backbone[1].weight)[1] == 0.02

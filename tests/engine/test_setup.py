@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -152,6 +153,34 @@ def test_several_cpu_processes_on_a_machine_with_a_gpu_are_refused(
     message = message_of(make_args("--eval-only"))
     assert "MODEL.DEVICE is cpu, but 2 processes" in message
     assert "set MODEL.DEVICE cuda, use one process, or hide the GPUs" in message
+
+
+def test_only_a_training_divides_its_batch_among_the_processes(
+    setup, message_of, make_args, monkeypatch
+):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = message_of(make_args("SOLVER.IMS_PER_BATCH", "3"))
+    assert "SOLVER.IMS_PER_BATCH 3 cannot be divided among 2 processes" in message
+    cfg = setup(make_args("--eval-only", "SOLVER.IMS_PER_BATCH", "3"))
+    assert cfg.SOLVER.IMS_PER_BATCH == 3
+
+
+@pytest.mark.parametrize(("chosen", "threads"), [(None, 6), ("5", 5)])
+def test_the_number_of_threads_is_left_to_who_has_chosen_it(
+    setup, make_args, monkeypatch, chosen, threads
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if chosen:
+        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(5)
+        setup(make_args("--eval-only", "DATALOADER.NUM_WORKERS", "2"))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_data_set_of_ones_own_with_other_classes_says_what_to_set(

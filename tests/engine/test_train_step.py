@@ -97,6 +97,17 @@ def test_without_a_bound_gradients_are_not_clipped():
     assert model.weight.tolist() == [1.5, 2.0]
 
 
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_each_step_has_gradients_of_its_own(accumulation_steps):
+    batches = [[{"instances": []}]] * 6
+    settings = {"accumulation_steps": accumulation_steps}
+    weights, metrics = weights_after(Quadratic(scale=0.5), batches, 3, **settings)
+    # The learning rate is 0.05.
+    factor = 1 - 0.05 * 0.5
+    assert weights.tolist() == pytest.approx([3 * factor**3, 4 * factor**3], rel=1e-6)
+    assert metrics["total_loss"][0] == pytest.approx(0.5 * 25 * factor**4 / 2, rel=1e-6)
+
+
 @pytest.fixture
 def process_group(tmp_path):
     """A group of one process, so that a model can be wrapped for several."""

@@ -95,3 +95,46 @@ def test_evaluation_refuses_weights_of_other_classes(setup, make_args, make_cfg,
     cfg = setup(make_args("--eval-only", "MODEL.WEIGHTS", str(tmp_path / "seven.pth")))
     with pytest.raises(ValueError, match="the file has 7 classes"):
         DetrTrainer.load_model(cfg)
+
+
+@pytest.mark.parametrize(
+    ("clip_type", "enabled", "max_norm"),
+    [("full_model", "True", 0.25), ("full_model", "False", None), ("value", "True", None)],
+)
+def test_the_step_is_that_of_the_configuration(setup, make_args, clip_type, enabled, max_norm):
+    clip = "SOLVER.CLIP_GRADIENTS"
+    args = make_args(
+        *(f"{clip}.CLIP_TYPE", clip_type, f"{clip}.ENABLED", enabled),
+        *(f"{clip}.CLIP_VALUE", "0.25", f"{clip}.NORM_TYPE", "1.0"),
+        *("SOLVER.ACCUMULATION_STEPS", "2"),
+        *("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"),
+    )
+    step = DetrTrainer(setup(args))._trainer
+    assert (step.max_grad_norm, step.norm_type) == (max_norm, 1.0)
+    assert (step.accumulation_steps, step.amp_dtype) == (2, torch.bfloat16)
+
+
+def test_without_amp_the_step_is_in_full_precision(setup, make_args):
+    args = make_args("SOLVER.AMP.ENABLED", "False", "SOLVER.AMP.DTYPE", "bfloat16")
+    assert DetrTrainer(setup(args))._trainer.amp_dtype is None
+
+
+@pytest.mark.parametrize(("filtered", "iterations"), [("True", 2), ("False", 6)])
+def test_images_without_boxes_count_only_if_they_are_trained_on(
+    setup, make_args, tmp_path, filtered, iterations
+):
+    images = [
+        {"id": number, "file_name": f"{number}.png", "height": 8, "width": 8}
+        for number in (1, 2, 3)
+    ]
+    box = {"id": 1, "image_id": 2, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
+    categories = [{"id": number, "name": str(number)} for number in (1, 2, 3)]
+    content = {"images": images, "annotations": [box], "categories": categories}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    entry = f"[['{tmp_path.name}', '{tmp_path / 'a.json'}', '{tmp_path}']]"
+    args = make_args(
+        *("DATASETS.COCO", entry, "DATASETS.TRAIN", f"('{tmp_path.name}',)"),
+        *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", filtered),
+        *("SOLVER.EPOCHS", "2", "SOLVER.STEP_EPOCHS", "[1]", "SOLVER.IMS_PER_BATCH", "1"),
+    )
+    assert DetrTrainer(setup(args)).max_iter == iterations

@@ -5,7 +5,7 @@ import torch
 
 from lite_focus_detr.modeling.criterion import Criterion, average_num_boxes
 from lite_focus_detr.modeling.matcher import HungarianMatcher
-from lite_focus_detr.modeling.structures import Prediction, Targets
+from lite_focus_detr.modeling.structures import DetectorOutputs, EncoderOutput, Prediction, Targets
 
 
 def criterion(class_agnostic=False, **options):
@@ -19,12 +19,19 @@ def criterion(class_agnostic=False, **options):
     )
 
 
+def outputs(layers, proposals=None):
+    *earlier, last = layers
+    unused = {"proposal_indices": None, "memory": None, "padding_mask": None, "tokens": None}
+    encoder = EncoderOutput(None)
+    return DetectorOutputs(*last, earlier, proposals, encoder=encoder, **unused)
+
+
 def giou_loss(predicted, true, eps):
     """The weighted loss of one box (cx, cy, w, h) and its gradient by the predicted one."""
     boxes = torch.tensor([[predicted]], requires_grad=True)
     targets = Targets(torch.tensor([[0]]), torch.tensor([[true]]), (1,))
     prediction = Prediction(torch.zeros(1, 1, 1), boxes)
-    losses = criterion(giou_eps=eps)([prediction], None, targets, torch.tensor(1.0))
+    losses = criterion(giou_eps=eps)(outputs([prediction]), targets, torch.tensor(1.0))
     losses["loss_giou"].backward()
     return losses["loss_giou"].item(), boxes.grad
 
@@ -34,7 +41,7 @@ def test_losses_of_one_matched_and_one_background_query_have_their_closed_form()
     boxes = torch.tensor([[[0.5, 0.5, 0.2, 0.2], [0.9, 0.9, 0.1, 0.1]]])
     prediction = Prediction(torch.zeros(1, 2, 2), boxes)
     targets = Targets(torch.tensor([[1]]), torch.tensor([[[0.6, 0.5, 0.2, 0.2]]]), (1,))
-    losses = criterion()([prediction], None, targets, torch.tensor(1.0))
+    losses = criterion()(outputs([prediction]), targets, torch.tensor(1.0))
     # Focal at p = 0.5: one positive of weight 0.25, three negatives of weight 0.75.
     assert losses["loss_class"].item() == pytest.approx((0.25 + 3 * 0.75) * 0.25 * math.log(2))
     assert losses["loss_bbox"].item() == pytest.approx(5 * 0.1, rel=1e-5)
@@ -61,7 +68,7 @@ def test_class_agnostic_proposals_are_trained_with_one_class():
     prediction.logits[..., 0] = 4.0
     targets = Targets(torch.tensor([[1]]), torch.full((1, 1, 4), 0.5), (1,))
     losses = {
-        flag: criterion(flag)([prediction], prediction, targets, torch.tensor(1.0))
+        flag: criterion(flag)(outputs([prediction], prediction), targets, torch.tensor(1.0))
         for flag in (False, True)
     }
     assert losses[True]["loss_class_enc"] < losses[False]["loss_class_enc"]
@@ -71,7 +78,7 @@ def test_class_agnostic_proposals_are_trained_with_one_class():
 def test_earlier_layers_and_proposals_are_named_by_suffix():
     prediction = Prediction(torch.zeros(1, 2, 2), torch.full((1, 2, 4), 0.5))
     targets = Targets(torch.zeros(1, 0).long(), torch.zeros(1, 0, 4), (0,))
-    losses = criterion()([prediction] * 3, prediction, targets, torch.tensor(1.0))
+    losses = criterion()(outputs([prediction] * 3, prediction), targets, torch.tensor(1.0))
     suffixes = ("_0", "_1", "", "_enc")
     assert set(losses) == {f"loss_{k}{s}" for k in ("class", "bbox", "giou") for s in suffixes}
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lite_focus_detr.modeling.denoising import Denoising, Noise
-from lite_focus_detr.modeling.structures import Targets
+from lite_focus_detr.modeling.denoising import Denoising, DenoisingConfig, Noise
+from lite_focus_detr.modeling.structures import Prediction, Queries, Targets
 
 
 def denoising(contrastive, **changes):
@@ -15,7 +15,7 @@ def denoising(contrastive, **changes):
         "max_queries": 100,
         "inverse_sigmoid_eps": 1e-3,
     }
-    return Denoising(contrastive=contrastive, **{**arguments, **changes})
+    return Denoising(DenoisingConfig(contrastive=contrastive, **{**arguments, **changes}))
 
 
 def targets(*counts):
@@ -128,3 +128,43 @@ def test_a_batch_without_boxes_has_no_queries_but_a_gradient(contrastive):
     assert not queries.attn_mask.any()
     queries.content.sum().backward()
     assert module.label_enc.weight.grad is not None
+
+
+@pytest.mark.parametrize("contrastive", [True, False])
+def test_they_come_before_the_other_queries_and_are_never_padding(contrastive):
+    noised = denoising(contrastive)(targets(2, 3), num_queries=4)
+    count = noised.content.shape[1]
+    mask = torch.tensor([[False, False, False, True], [False] * 4])
+    others = Queries(torch.randn(2, 4, 8), None, torch.rand(2, 4, 4), mask)
+    joined = noised.prepend_to(others)
+    for name in ("content", "reference_points"):
+        assert torch.equal(getattr(joined, name)[:, :count], getattr(noised, name))
+        assert torch.equal(getattr(joined, name)[:, count:], getattr(others, name))
+    assert not joined.padding_mask[:, :count].any()
+    assert torch.equal(joined.padding_mask[:, count:], mask)
+    layer = Prediction(torch.randn(2, count + 4, 5), torch.rand(2, count + 4, 4))
+    (first,), (rest,) = noised.split([layer])
+    for part, rows in ((first, slice(count)), (rest, slice(count, None))):
+        assert torch.equal(part.logits, layer.logits[:, rows])
+        assert torch.equal(part.boxes, layer.boxes[:, rows])
+
+
+@pytest.mark.parametrize("contrastive", [True, False])
+def test_noise_is_uniform_in_all_labels_and_in_both_directions(contrastive):
+    torch.manual_seed(0)
+    noise = denoising(contrastive).sample_noise(10_000, torch.device("cpu"))
+    labels = 5 if contrastive else 6  # Plain denoising has one for "no label", too.
+    shares = noise.new_label.bincount() / 10_000
+    assert shares.tolist() == pytest.approx([1 / labels] * labels, abs=0.02)
+    for draw in (noise.label_chance, noise.box_shift):
+        assert draw.min() >= 0
+        assert draw.max() < 1
+        for bound in (0.25, 0.5, 0.75):
+            assert (draw < bound).float().mean().item() == pytest.approx(bound, abs=0.02)
+    # All four sides move by themselves.
+    assert set(noise.box_sign.unique().tolist()) == {-1.0, 1.0}
+    assert noise.box_shift.shape == noise.box_sign.shape == (10_000, 4)
+    expected = torch.eye(4)
+    torch.testing.assert_close(noise.box_sign.T @ noise.box_sign / 1e4, expected, rtol=0, atol=0.05)
+    assert noise.box_sign.mean(0).tolist() == pytest.approx([0.0] * 4, abs=0.05)
+    torch.testing.assert_close(noise.box_shift.T.corrcoef(), expected, rtol=0, atol=0.05)

@@ -77,8 +77,7 @@ def test_coco_id_rows_are_mapped_to_contiguous_classes_and_back(tiny_config, mak
     model = build_model(cfg)
     batch = make_batch((1, 1), num_classes=80)
     seen = {}
-    model.criterion = lambda layers, proposals, targets, *_: seen.update(t=targets) or {}
-    model.criterion.denoising = lambda *_: {}
+    model.criterion = lambda outputs, targets, num_boxes: seen.update(t=targets) or {}
     batch[0]["instances"].gt_classes[:] = 79  # toothbrush, category id 90
     batch[1]["instances"].gt_classes[:] = 0  # person, category id 1
     model.train()(batch)
@@ -131,3 +130,33 @@ def test_ordinary_queries_see_no_ground_truth_when_tokens_are_fewer_than_queries
             losses = model(batch)
         ordinary.append({k: v.item() for k, v in losses.items() if "_dn" not in k})
     assert ordinary[0] == pytest.approx(ordinary[1], rel=1e-5)
+
+
+def test_images_are_normalised_and_padded_to_what_the_backbone_divides(tiny_config, monkeypatch):
+    cfg = tiny_config("dino")
+    cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD = [10.0, 20.0, 30.0], [2.0, 4.0, 5.0]
+    model = build_model(cfg)
+    monkeypatch.setattr(type(model.backbone), "size_divisibility", 32)
+    sizes = [(40, 70), (33, 20)]
+    inputs = [{"image": torch.full((3, *size), 50, dtype=torch.uint8)} for size in sizes]
+    images = model.preprocess_image(inputs)
+    assert images.image_sizes == sizes
+    expected = torch.zeros(2, 3, 64, 96)
+    for image, (height, width) in zip(expected, sizes, strict=True):
+        image[:, :height, :width] = torch.tensor([20.0, 7.5, 4.0])[:, None, None]
+    assert torch.equal(images.tensor, expected)
+    monkeypatch.setattr(type(model.backbone), "padding_constraints", {"square_size": 128})
+    assert model.preprocess_image(inputs).tensor.shape == (2, 3, 128, 128)
+
+
+def test_only_detection_makes_images_independent_of_their_batch(tiny_config, make_batch):
+    model = build_model(tiny_config("dino"))
+    seen = []
+    model.encoder.register_forward_pre_hook(
+        lambda _, inputs: seen.append(inputs[0].batch_invariant)
+    )
+    model.eval()(make_batch((1, 1)))
+    images = model.preprocess_image(make_batch((1, 1)))
+    model.forward_outputs(images)  # A padded batch as published.
+    model.train()(make_batch((1, 1)))
+    assert seen == [True, False, False]

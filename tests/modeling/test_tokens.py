@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from detectron2.layers import ShapeSpec
 from detectron2.structures import ImageList
 
 from lite_focus_detr.modeling.neck import Neck
@@ -15,25 +16,25 @@ LEVELS = [(8, 12), (4, 6), (2, 3), (1, 2)]
 
 @pytest.fixture
 def tokens():
-    neck = Neck(
-        in_channels=[4, 5, 6], in_strides=[8, 16, 32], num_levels=4, embed_dim=16, norm_groups=4
-    )
+    shapes = [ShapeSpec(channels=4 + level, stride=8 << level) for level in range(3)]
+    neck = Neck(input_shape=shapes, num_levels=4, embed_dim=16, norm_groups=4)
     maps = [torch.randn(2, c, h, w) for c, (h, w) in zip((4, 5, 6), LEVELS[:3], strict=True)]
     levels = neck(maps)
     assert [tuple(x.shape[-2:]) for x in levels] == LEVELS
     return flatten(levels, ImageList(torch.zeros(2, 3, 64, 96), SIZES))
 
 
-def flatten(levels, images):
+def flatten(levels, images, strides=(8, 16, 32, 64)):
     level_embed = torch.zeros(len(levels), levels[0].shape[1])
     return flatten_levels(
-        levels, level_embed, images, strides=(8, 16, 32, 64), temperature=20.0, offset=0.0
+        levels, level_embed, images, strides=strides, temperature=20.0, offset=0.0
     )
 
 
 def test_levels_follow_each_other_from_fine_to_coarse(tokens):
     assert tokens.spatial_shapes == tuple(LEVELS)
     assert tokens.features.shape == (2, 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2, 16)
+    assert tokens.image_sizes == tuple(SIZES)
 
 
 def test_a_token_is_padded_when_its_nearest_pixel_lies_outside_the_image(tokens):
@@ -95,3 +96,21 @@ def test_the_sine_position_is_that_of_the_formula(temperature, offset):
                     phase = angle / temperature ** (2 * pair / 4)
                     expected += [math.sin(phase), math.cos(phase)]
             assert embedding[0, y, x].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("num_levels", "strides"), [(3, (8, 16, 32)), (4, (8, 16, 32, 64)), (5, (8, 16, 32, 64, 128))]
+)
+def test_each_level_beyond_the_maps_doubles_the_stride(num_levels, strides):
+    neck = Neck(
+        in_channels=[4, 5, 6],
+        in_strides=[8, 16, 32],
+        num_levels=num_levels,
+        embed_dim=8,
+        norm_groups=4,
+    )
+    levels = neck([torch.zeros(1, c, 128 // s, 256 // s) for c, s in ((4, 8), (5, 16), (6, 32))])
+    images = ImageList(torch.zeros(1, 3, 128, 256), [(128, 256)])
+    tokens = flatten(levels, images, neck.strides)
+    assert tokens.strides == strides
+    assert tokens.spatial_shapes == tuple((128 // s, 256 // s) for s in strides)

@@ -50,3 +50,18 @@ def test_forcing_the_reference_gives_the_same_values(make_inputs, monkeypatch):
     expected = ops.multi_scale_deformable_attention(*arguments)
     monkeypatch.setenv("LITE_FOCUS_DETR_OPS", "reference")
     torch.testing.assert_close(ops.multi_scale_deformable_attention(*arguments), expected)
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.parametrize(
+    ("dtype", "supported"),
+    [
+        (torch.float32, True),
+        (torch.float64, True),
+        (torch.bfloat16, True),
+        (torch.float16, True),
+        (torch.float8_e4m3fn, False),
+    ],
+)
+def test_kernels_take_the_floating_point_types_of_training(dtype, supported):
+    assert native.supports(torch.empty(0, dtype=dtype)) is supported

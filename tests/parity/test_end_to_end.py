@@ -7,6 +7,7 @@ import argparse
 import gzip
 import json
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ class Case(NamedTuple):
     leaf: str
     settings: list[object]
     slack: float = 1.0  # times the tolerance
+    dtype: torch.dtype = torch.float32  # in which the model runs
 
 
 ALL_COCO_IDS = ["MODEL.DETR.NUM_CLASSES", 91, "MODEL.DETR.COCO_ID_ROWS", True]
@@ -73,9 +75,11 @@ def original_case(name):
 def detrex_case(name):
     meta = meta_of(name)
     leaf = DETREX_LEAVES[Path(meta["config"]).stem]
-    # The boxes of Focus-DETR deviate from those of the same model in float64 by 3e-5.
-    slack = 4.0 if name.startswith("focus") else 1.0
-    return Case(name, meta["manifest"], leaf, DETREX_SETTINGS, slack)
+    # The boxes of Focus-DETR deviate from those of the same model in float64 by 3e-5, in which it
+    # runs here: in float32 the processor's own rounding comes on top.
+    focus = name.startswith("focus")
+    dtype = torch.float64 if focus else torch.float32
+    return Case(name, meta["manifest"], leaf, DETREX_SETTINGS, 4.0 if focus else 1.0, dtype)
 
 
 ORIGINAL = [original_case(name) for name in golden_files("e2e_*")]
@@ -157,7 +161,7 @@ def upstream_proposals(model, images, golden):
 
 def assert_outputs_match(outputs, golden, slack=1.0):
     assert outputs.memory.shape == tuple(golden["memory_shape"])
-    compare = torch.testing.assert_close
+    compare = partial(torch.testing.assert_close, check_dtype=False)
     expected = {
         name: torch.from_numpy(golden[name]) for name in golden.files if golden[name].ndim >= 2
     }
@@ -191,8 +195,9 @@ def test_detrex_release_predicts_as_upstream(case, tmp_path):
     model, golden = load_published(case, checkpoint, tmp_path)
     image = input_of(golden)["image"]
 
+    model.to(case.dtype)
     with torch.no_grad():
-        images = model.preprocess_image([{"image": image}])
+        images = model.preprocess_image([{"image": image.to(case.dtype)}])
         outputs = model.forward_outputs(images, upstream_proposals(model, images, golden))
 
     assert_outputs_match(outputs, golden, case.slack)

@@ -13,7 +13,11 @@ from lite_focus_detr.converters import convert_state_dict
 from lite_focus_detr.converters.formats.focus_detr import FOCUS_DETR
 from lite_focus_detr.modeling.denoising import Noise
 from lite_focus_detr.modeling.encoder.focus import FocusEncoder
-from lite_focus_detr.modeling.encoder.foreground import assign_foreground, foreground_loss
+from lite_focus_detr.modeling.encoder.foreground import (
+    ForegroundRule,
+    assign_foreground,
+    foreground_loss,
+)
 from lite_focus_detr.modeling.encoder.token_selection import token_budgets, tokens_per_layer
 from lite_focus_detr.modeling.proposals import ProposalHead, token_anchors
 from lite_focus_detr.modeling.structures import FeatureTokens, Targets
@@ -146,7 +150,8 @@ def test_foreground_labels(golden, ranges):
     )
     targets = Targets(torch.zeros(4, 4), boxes, tuple(data["in/num_boxes"].tolist()))
     limits = [tuple(limit) for limit in data[f"in/limit_range_{ranges}"].tolist()]
-    labels = assign_foreground(tokens, targets, limits, "max_side")
+    rule = ForegroundRule(limits, scale_ranges_at=0, distance="max_side")
+    labels = assign_foreground(tokens, targets, rule)
     np.testing.assert_array_equal(labels, data[f"out/labels_{ranges}"])
 
 

@@ -33,7 +33,8 @@ def images(tmp_path):
 
 
 def test_folders_give_their_images_in_order(images):
-    assert [p.name for p in demo.find_images([str(images)])] == ["a.jpg", "b.png"]
+    (images / "c.PNG").write_bytes((images / "b.png").read_bytes())  # As cameras name them.
+    assert [p.name for p in demo.find_images([str(images)])] == ["a.jpg", "b.png", "c.PNG"]
 
 
 @pytest.mark.parametrize("path", ["missing", "empty"])
@@ -59,6 +60,14 @@ def test_pictures_and_predictions_are_written(images, tmp_path):
         }
         for path in paths
     ]
+
+
+def test_the_picture_has_the_colours_of_the_image(tmp_path):
+    Image.new("RGB", (60, 40), (200, 30, 90)).save(tmp_path / "a.png")
+    demo.detect(FixedPredictor(), [tmp_path / "a.png"], tmp_path / "out", {}, 0.5)
+    (picture,) = (tmp_path / "out").glob("*.png")
+    # The lower right corner is outside of the box.
+    assert np.asarray(Image.open(picture))[-5, -5].tolist() == [200, 30, 90]
 
 
 def test_an_unreadable_image_is_counted_and_the_others_are_done(images, tmp_path, caplog):

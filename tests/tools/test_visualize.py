@@ -46,6 +46,30 @@ def test_images_of_one_name_in_two_folders_give_two_pictures(tmp_path):
     assert sorted(path.name for path in output.iterdir()) == ["0000_0001.png", "0001_0001.png"]
 
 
+class ColourPredictor:
+    """Finds one sure and one unsure object."""
+
+    def __call__(self, path):
+        boxes = Boxes(torch.tensor([[5.0, 5.0, 25.0, 35.0], [40.0, 5.0, 55.0, 35.0]]))
+        found = {"scores": torch.tensor([0.5, 0.4]), "pred_classes": torch.tensor([0, 0])}
+        return Instances((40, 60), pred_boxes=boxes, **found)
+
+
+def test_both_halves_have_the_colours_of_the_image_and_only_sure_predictions(tmp_path):
+    Image.new("RGB", (60, 40), (200, 30, 90)).save(tmp_path / "a.png")
+    record = {"file_name": str(tmp_path / "a.png"), "height": 40, "width": 60, "annotations": []}
+    visualize.draw(ColourPredictor(), [record], tmp_path / "out", "__unused", 0.5)
+    with Image.open(tmp_path / "out/0000_a.png") as picture:
+        pixels = np.asarray(picture)
+    height, width = pixels.shape[:2]
+    changed = (pixels != [200, 30, 90]).any(-1)
+    truth, prediction = changed[:, : (width - 8) // 2], changed[:, (width + 8) // 2 :]
+    assert not truth.any()
+    # The first box is drawn, the second is not.
+    assert prediction[height // 2, : width // 4].any()
+    assert not prediction[height // 2, width // 4 + 20 :].any()
+
+
 def test_a_misspelt_data_set_is_one_line_with_the_likely_name(small_config_file, tmp_path):
     arguments = ["--config-file", small_config_file, "--output", str(tmp_path / "pictures")]
     with pytest.raises(SystemExit) as exit_info:

@@ -1,8 +1,12 @@
 """Pictures of kept tokens."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lite_focus_detr.tools import visualize_tokens
@@ -39,6 +43,23 @@ def test_a_picture_and_a_table_are_written(command, architecture):
     table = (output / "selection.md").read_text()
     assert " small |" in table
     assert "top 10 %" in table
+
+
+def test_the_drawn_image_is_that_of_the_file(command, small_config, monkeypatch):
+    drawn = []
+
+    def record(truth, image, trace):
+        drawn.append((truth, image, trace))
+        return Figure()
+
+    monkeypatch.setattr(visualize_tokens, "draw_selection", record)
+    command("FocusDETR")
+    ((_, image, trace),) = drawn
+    root = Path(small_config.DATASETS.SHAPES.ROOT)
+    (path,) = root.glob("val_*/images/000000.png")
+    with Image.open(path) as expected:
+        np.testing.assert_array_equal(image, np.asarray(expected.convert("RGB")))
+    assert trace.tokens.image_sizes == ((48, 48),)
 
 
 def test_a_misspelt_data_set_is_one_line_with_the_likely_name(small_config_file, tmp_path):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lite_focus_detr import ops
 from lite_focus_detr.modeling.attention import (
@@ -133,3 +134,23 @@ def test_panels_show_each_level_with_its_share_of_the_weight():
     points, cross = figure.axes[0].collections
     np.testing.assert_allclose(points.get_offsets(), samples.locations[:, :, 0].flatten(0, -2))
     np.testing.assert_allclose(cross.get_offsets(), samples.queries)
+
+
+def test_panels_have_the_top_of_the_image_above():
+    locations = torch.tensor([[0.5, 0.1], [0.5, 0.9]]).view(1, 1, 1, 2, 2)
+    samples = Samples(torch.tensor([[0.25, 0.25]]), locations, torch.full((1, 1, 1, 2), 0.5))
+    image = np.zeros((40, 60, 3), dtype=np.uint8)
+    image[:20] = [255, 0, 0]
+    image[20:] = [0, 0, 255]
+    figure = draw_samples(image, {"plain": samples})
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (panel,) = figure.axes
+    upper, lower, top, bottom = panel.transData.transform(
+        [[0.5, 0.1], [0.5, 0.9], [0.8, 0.2], [0.8, 0.8]]
+    )
+    assert upper[1] > lower[1]
+    rows = np.asarray(canvas.buffer_rgba())[::-1]  # From the bottom, as display coordinates.
+    for place, channel in ((top, 0), (bottom, 2)):
+        column, row = place.astype(int)
+        assert rows[row, column, :3].argmax() == channel

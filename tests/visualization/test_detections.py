@@ -39,8 +39,12 @@ def test_a_predicted_box_is_drawn_at_its_place():
     assert extent(picture) == pytest.approx((100, 50, 400, 300), abs=1)
 
 
-def test_ground_truth_is_drawn_at_its_place():
-    box = {"bbox": [100, 50, 300, 250], "bbox_mode": BoxMode.XYWH_ABS, "category_id": 0}
+@pytest.mark.parametrize(
+    ("mode", "bbox"),
+    [(BoxMode.XYWH_ABS, [100, 50, 300, 250]), (BoxMode.XYXY_ABS, [100, 50, 400, 300])],
+)
+def test_ground_truth_is_drawn_at_its_place(mode, bbox):
+    box = {"bbox": bbox, "bbox_mode": mode, "category_id": 0}
     picture = draw_ground_truth(black(), {"annotations": [box]}, METADATA)
     assert extent(picture) == pytest.approx((100, 50, 400, 300), abs=1)
 

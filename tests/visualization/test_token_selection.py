@@ -39,3 +39,22 @@ def test_a_kept_token_is_bright_and_a_dropped_one_dark():
     np.testing.assert_array_equal(coarse.sum(-1) > 1.5, bright)
     assert coarse[-1, -1, 0] > coarse[-1, -1, 2]  # An object token is red,
     assert fine[20, 20, 2] > fine[20, 20, 0]  # another one blue.
+
+
+def test_rows_and_columns_are_resized_each_by_its_own_factor():
+    # An image of 40 x 80 pixels seen as 64 x 64: 4 x 4 tokens of 10 x 20 pixels each.
+    tokens = FeatureTokens(
+        *[torch.empty(0)] * 5,
+        spatial_shapes=((4, 4),),
+        num_valid=(16,),
+        image_sizes=((64, 64),),
+        strides=(16,),
+    )
+    kept = torch.zeros(1, 16, dtype=torch.bool)
+    kept[0, 1 * 4 + 2] = True
+    trace = ImageTrace(tokens, torch.zeros(16), kept, torch.zeros_like(kept), torch.zeros(16))
+    image = np.full((40, 80, 3), 255, dtype=np.uint8)
+    picture = np.asarray(draw_selection(image, image, trace).axes[3].images[0].get_array())
+    bright = np.zeros((40, 80), dtype=bool)
+    bright[10:20, 40:60] = True
+    np.testing.assert_array_equal(picture.sum(-1) > 1.5, bright)

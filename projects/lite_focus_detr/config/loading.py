@@ -69,13 +69,7 @@ def import_modules(config_file: str, options: Sequence[str] = ()) -> None:
         ValueError: there is no such module, or the value is no list of names.
         ImportError: a module fails; the error inside it is the cause.
     """
-    names = _read_yaml(config_file).get("IMPORTS", []) if config_file else []
-    place = config_file or "the command line"
-    if "IMPORTS" in options[::2]:
-        place = "the command line"
-        names = yaml.safe_load(options[2 * options[::2].index("IMPORTS") + 1])
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"IMPORTS in {place} is {names!r}; give a list of modules, [my_encoder]")
+    names, place = _names_to_import(config_file, options)
     if names and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     for name in names:
@@ -90,7 +84,22 @@ def import_modules(config_file: str, options: Sequence[str] = ()) -> None:
                 "in the current folder or on PYTHONPATH"
             ) from None
         except (ValueError, OSError) as error:
+            # These are reported in one line where the user made a mistake; here it is the module.
             raise ImportError(f"the module {name!r} of IMPORTS in {place} fails") from error
+
+
+def _names_to_import(config_file: str, options: Sequence[str]) -> tuple[list[str], str]:
+    """The modules, and the place that names them; the command line beats the file."""
+    names, place = [], config_file
+    if config_file:
+        names = _read_yaml(config_file).get("IMPORTS", [])
+    if "IMPORTS" in options[::2]:
+        place = "the command line"
+        names = options[2 * options[::2].index("IMPORTS") + 1]
+        names = yaml.safe_load(names) if isinstance(names, str) else names
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"IMPORTS in {place} is {names!r}; give a list of modules, [my_encoder]")
+    return list(names), place
 
 
 def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) -> None:
@@ -121,7 +130,7 @@ def _read_yaml(config_file: str) -> CfgNode:
         "configuration keys to values; it begins with lines like MODEL:"
     )
     try:
-        content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=True)
+        content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
     except (TypeError, AttributeError) as error:
         raise ValueError(no_mapping) from error
     except FileNotFoundError as error:

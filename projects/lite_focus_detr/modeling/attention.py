@@ -15,6 +15,9 @@ from .structures import ProjectedTokens, SamplingPoints, SpatialShapes
 
 #: Spatial shapes, reference points (B, Q, L, 2 or 4) and offsets (B, Q, M, L or 1, P, 2).
 Points = tuple[SpatialShapes, Tensor, Tensor]
+Value = Tensor | ProjectedTokens  #: tokens (B, S, C) to sample, projected or not
+#: Tokens (B, S, C), or consecutive parts (B, S_i, C) of them, which are not joined.
+Parts = Tensor | Sequence[Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,10 +39,7 @@ class SampledAttention(nn.Module):
     """Attention to a few samples around a reference on every level; subclasses weigh them."""
 
     def __init__(self, config: AttentionConfig) -> None:
-        """
-        Args:
-            config: sizes.
-        """
+        """Args: config: sizes."""
         super().__init__()
         self.config = config
         heads, points = config.num_heads, config.num_points
@@ -60,23 +60,18 @@ class SampledAttention(nn.Module):
         self,
         query: Tensor,
         reference_points: Tensor,
-        value: Tensor | ProjectedTokens,
+        value: Value,
         spatial_shapes: SpatialShapes,
         padding_mask: Tensor | None = None,
     ) -> Tensor:
-        """Attend from each query to samples around its reference.
+        """Attend from each query to samples around its reference: (B, Q, C).
 
         Args:
             query: (B, Q, C), position included.
-            reference_points: (B, Q, L, 2) points or (B, Q, L, 4) boxes, relative to each level's
-                padded map.
+            reference_points: (B, Q, L, 2 or 4), relative to each level's padded map.
             value: (B, S, C) tokens to sample, or what :meth:`project` made of them.
             spatial_shapes: (height, width) of each level.
-            padding_mask: (B, S) bool, True for tokens that have the value zero; None: no token.
-                Projected tokens have it applied.
-
-        Returns:
-            (B, Q, C).
+            padding_mask: (B, S) bool, True for tokens of value zero; those projected have had it.
         """
         tokens = self.project(value, padding_mask) if isinstance(value, Tensor) else value
         points = (spatial_shapes, reference_points, self.offsets(query))
@@ -87,7 +82,7 @@ class SampledAttention(nn.Module):
         self,
         query: Tensor,
         reference_points: Tensor,
-        value: Tensor | ProjectedTokens,
+        value: Value,
         spatial_shapes: SpatialShapes,
         padding_mask: Tensor | None = None,
     ) -> SamplingPoints:
@@ -98,15 +93,8 @@ class SampledAttention(nn.Module):
         weights = self.weights(query, tokens, points)
         return SamplingPoints(locations, weights.view(locations.shape[:-1]))
 
-    def project(
-        self, value: Tensor | Sequence[Tensor], padding_mask: Tensor | None = None
-    ) -> ProjectedTokens:
-        """Project the tokens to sample, once for several calls of :meth:`forward`.
-
-        Args:
-            value: (B, S, C), or consecutive parts (B, S_i, C) of it, which are not joined.
-            padding_mask: see :meth:`forward`.
-        """
+    def project(self, value: Parts, padding_mask: Tensor | None = None) -> ProjectedTokens:
+        """Project the tokens to sample, once for several calls of :meth:`forward`."""
         return ProjectedTokens(self.split_heads(self.value_proj, value, padding_mask))
 
     def attend(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
@@ -122,18 +110,12 @@ class SampledAttention(nn.Module):
         shape = (self.config.num_heads, -1, self.config.num_points, 2)
         return self.sampling_offsets(query).unflatten(-1, shape)
 
-    def split_heads(
-        self,
-        projection: nn.Linear,
-        value: Tensor | Sequence[Tensor],
-        padding_mask: Tensor | None,
-    ) -> Tensor:
-        """Tokens (B, S, M, C / M) after a projection, zero where padded; see :meth:`project`."""
-        single = isinstance(value, Tensor)
-        projected = projection(value) if single else concat_linear(projection, value)
-        if padding_mask is not None:
+    def split_heads(self, proj: nn.Linear, value: Parts, mask: Tensor | None = None) -> Tensor:
+        """Project tokens (B, S, C) to channels of M heads (B, S, M, …), zero where masked."""
+        projected = proj(value) if isinstance(value, Tensor) else concat_linear(proj, value)
+        if mask is not None:
             # In place: the gradient of a linear layer does not need its output.
-            projected.masked_fill_(padding_mask[..., None], 0.0)
+            projected.masked_fill_(mask[..., None], 0.0)
         return projected.unflatten(-1, (self.config.num_heads, -1))
 
 
@@ -141,25 +123,21 @@ class DeformableAttention(SampledAttention):
     """Weights are a linear function of the query (Deformable DETR, eq. 3)."""
 
     def __init__(self, config: AttentionConfig) -> None:
-        """
-        Args:
-            config: sizes.
-        """
+        """Args: config: sizes."""
         super().__init__(config)
         num_samples = config.num_heads * config.num_levels * config.num_points
         self.attention_weights = nn.Linear(config.embed_dim, num_samples)
-        nn.init.zeros_(self.attention_weights.weight)
-        nn.init.zeros_(self.attention_weights.bias)
+        for parameter in self.attention_weights.parameters():
+            nn.init.zeros_(parameter)
 
     def attend(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
         """See :meth:`SampledAttention.attend`."""
-        logits = self.attention_weights(query).unflatten(-1, (self.config.num_heads, -1))
+        logits = self.split_heads(self.attention_weights, query)
         return ops.fused_deformable_attention(tokens.value, *points, logits)
 
     def weights(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
         """See :meth:`SampledAttention.weights`."""
-        logits = self.attention_weights(query).unflatten(-1, (self.config.num_heads, -1))
-        return to_float32(logits).softmax(-1)
+        return to_float32(self.split_heads(self.attention_weights, query)).softmax(-1)
 
 
 class KeyAwareAttention(SampledAttention):
@@ -170,32 +148,27 @@ class KeyAwareAttention(SampledAttention):
     """
 
     def __init__(self, config: AttentionConfig) -> None:
-        """
-        Args:
-            config: sizes and kind.
-        """
+        """Args: config: sizes and kind."""
         super().__init__(config)
         self.query_proj = _projection(config.embed_dim)
         self.key_proj = _projection(config.embed_dim) if config.projected_key else None
 
     def attend(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
         """See :meth:`SampledAttention.attend`."""
-        heads = self.query_proj(query).unflatten(-1, (self.config.num_heads, -1))
+        heads = self.split_heads(self.query_proj, query)
         return ops.fused_key_aware_deformable_attention(
             heads, tokens.key, tokens.value, *points, mask_outside=self.config.mask_outside
         )
 
     def weights(self, query: Tensor, tokens: ProjectedTokens, points: Points) -> Tensor:
         """See :meth:`SampledAttention.weights`."""
-        heads = self.query_proj(query).unflatten(-1, (self.config.num_heads, -1))
+        heads = self.split_heads(self.query_proj, query)
         keys = tokens.value if tokens.key is None else tokens.key
         return ops.reference.fused_key_aware_weights(
             heads, keys, *points, mask_outside=self.config.mask_outside
         )
 
-    def project(
-        self, value: Tensor | Sequence[Tensor], padding_mask: Tensor | None = None
-    ) -> ProjectedTokens:
+    def project(self, value: Parts, padding_mask: Tensor | None = None) -> ProjectedTokens:
         """Project values and keys; see :meth:`SampledAttention.project`."""
         projected = super().project(value, padding_mask)
         if self.key_proj is None:

@@ -35,10 +35,12 @@ class TimmBackbone(Backbone):
     def __init__(
         self, *, name: str, pretrained: bool, in_channels: int, out_features: Sequence[str]
     ) -> None:
-        """``pretrained``: download timm's weights; ``out_features``: maps that are needed.
-
-        Raises:
-            ValueError: timm does not know the model or cannot give these maps.
+        """
+        Args:
+            name: of a timm model; a ValueError says if it cannot give these maps.
+            pretrained: download timm's weights.
+            in_channels: of the images.
+            out_features: maps that are needed.
         """
         super().__init__()
         options = {"features_only": True, "in_chans": in_channels}

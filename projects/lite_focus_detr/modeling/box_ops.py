@@ -5,14 +5,8 @@ from torch import Tensor, nn
 
 
 def inverse_sigmoid(x: Tensor, eps: float) -> Tensor:
-    """Logit of probabilities, finite at 0 and 1.
-
-    Unlike ``torch.logit`` it clamps numerator and denominator apart, as all published DETRs do.
-
-    Args:
-        x: of any shape, clamped to [0, 1].
-        eps: smallest numerator and denominator.
-    """
+    """Logit of x of any shape, finite at 0 and 1. Unlike ``torch.logit`` it clamps numerator and
+    denominator to ``eps`` apart, as all published DETRs do."""
     x = x.clamp(0, 1)
     return torch.log(x.clamp(min=eps) / (1 - x).clamp(min=eps))
 
@@ -23,10 +17,6 @@ def to_float32(x: Tensor) -> Tensor:
 
 
 def shift_logits(shift: Tensor, anchor: Tensor) -> Tensor:
-    """Move anchors by what a box head predicts.
-
-    Args:
-        shift: (..., 4), possibly in half precision; the result is not.
-        anchor: (..., 2) logits of points, which have no size, or (..., 4) of boxes.
-    """
+    """Move anchors, logits (..., 2) of points without a size or (..., 4) of boxes, by what a box
+    head predicts, ``shift`` (..., 4); in full precision."""
     return shift + nn.functional.pad(anchor, (0, shift.shape[-1] - anchor.shape[-1]))

@@ -1,10 +1,11 @@
 """Denoising queries: noised ground truth that the decoder learns to restore (DN-DETR, DINO)."""
 
-from typing import Any, NamedTuple
+import dataclasses
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
@@ -19,6 +20,20 @@ class Noise(NamedTuple):
     new_label: Tensor  #: (N,) int64, the label it changes to
     box_sign: Tensor  #: (N, 4) in {-1, 1}; contrastive only
     box_shift: Tensor  #: (N, 4) uniform in [0, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class DenoisingConfig:
+    """Kind, number and noise of the queries."""
+
+    num_classes: int  #: K
+    embed_dim: int  #: channels C of the decoder
+    contrastive: bool  #: with negative queries
+    num: int  #: groups in plain denoising; in contrastive ``num // T``
+    label_noise: float  #: probability of a new label
+    box_noise: float  #: scale of the shifts, in half box sizes
+    max_queries: int  #: of an image; boxes beyond are left out
+    inverse_sigmoid_eps: float  #: clamp of the boxes' logits
 
 
 class Denoising(nn.Module):
@@ -37,58 +52,17 @@ class Denoising(nn.Module):
     A group sees itself and the other queries; these see no group.
     """
 
-    @configurable
-    def __init__(
-        self,
-        *,
-        num_classes: int,
-        embed_dim: int,
-        contrastive: bool,
-        num: int,
-        label_noise: float,
-        box_noise: float,
-        max_queries: int,
-        inverse_sigmoid_eps: float,
-    ) -> None:
-        """
-        Args:
-            num_classes: K.
-            embed_dim: channels C of the decoder.
-            contrastive: with negative queries.
-            num: groups in plain denoising; in contrastive ``num // T``.
-            label_noise: probability of a new label.
-            box_noise: scale of the shifts, in half box sizes.
-            max_queries: of an image; boxes beyond are left out.
-            inverse_sigmoid_eps: clamp of the boxes' logits.
-        """
+    def __init__(self, config: DenoisingConfig) -> None:
+        """Args: config: kind, number and noise of the queries."""
         super().__init__()
-        self.contrastive = contrastive
+        self.config = config
         # The parts of a group hold the same boxes: positives, and if contrastive negatives.
-        self.num_parts = 2 if contrastive else 1
-        self.num = num
-        self.label_noise = label_noise
-        self.box_noise = box_noise
-        self.max_queries = max_queries
-        self.inverse_sigmoid_eps = inverse_sigmoid_eps
+        self.num_parts = 2 if config.contrastive else 1
         # Plain denoising has one more label and marks its queries in the last channel.
-        self.num_labels = num_classes + (not contrastive)
+        num_indicators = 0 if config.contrastive else 1
+        self.num_labels = config.num_classes + num_indicators
         # Name of the released weights.
-        self.label_enc = nn.Embedding(self.num_labels, embed_dim - (not contrastive))
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from ``MODEL.DETR.DENOISING``."""
-        detr, denoising = cfg.MODEL.DETR, cfg.MODEL.DETR.DENOISING
-        return {
-            "num_classes": detr.NUM_CLASSES,
-            "embed_dim": detr.EMBED_DIM,
-            "contrastive": denoising.TYPE == "contrastive",
-            "num": denoising.NUM,
-            "label_noise": denoising.LABEL_NOISE,
-            "box_noise": denoising.BOX_NOISE,
-            "max_queries": denoising.MAX_QUERIES,
-            "inverse_sigmoid_eps": detr.INVERSE_SIGMOID_EPS,
-        }
+        self.label_enc = nn.Embedding(self.num_labels, config.embed_dim - num_indicators)
 
     def sample_noise(self, count: int, device: torch.device) -> Noise:
         """Draw the noise of ``count`` boxes; replace this method to replay recorded draws."""
@@ -100,16 +74,11 @@ class Denoising(nn.Module):
         )
 
     def forward(self, targets: Targets, num_queries: int) -> DenoisingQueries:
-        """Make the queries of a batch; without any box there are none, D = 0.
-
-        Args:
-            targets: ground truth.
-            num_queries: of the other queries, which follow.
-        """
+        """Queries of a batch, before ``num_queries`` others; without any box none, D = 0."""
         num_slots, num_groups = self._layout(max(targets.counts))
         counts = [min(count, num_slots) for count in targets.counts]
         device = targets.boxes.device
-        content, boxes = self._noised_boxes(targets, counts, num_groups * self.num_parts)
+        content, boxes = self._noised(targets, counts, num_groups * self.num_parts)
         arrays = _padded_indices(counts, num_slots, num_groups * self.num_parts)
         indices, empty = (torch.from_numpy(x).to(device, non_blocking=True) for x in arrays)
         # Queries of the group -1 are the others.
@@ -119,10 +88,8 @@ class Denoising(nn.Module):
         group[num_groups * group_size :] = -1
         # The positive queries are the first part of each group.
         start = np.arange(num_groups)[:, None] * group_size
-        pairs = [
-            ((start + np.arange(count)).ravel(), np.tile(np.arange(count), num_groups))
-            for count in counts
-        ]
+        boxes_of = [np.arange(count) for count in counts]
+        pairs = [((start + index).ravel(), np.tile(index, num_groups)) for index in boxes_of]
         return DenoisingQueries(
             content=content[indices].masked_fill(empty, 0.0),
             reference_points=boxes[indices].masked_fill(empty, 0.0).sigmoid(),
@@ -133,37 +100,34 @@ class Denoising(nn.Module):
 
     def _layout(self, max_boxes: int) -> tuple[int, int]:
         """Slots for boxes in each part of a group, and number of groups, within the cap."""
-        slots = min(max_boxes, max(1, self.max_queries // self.num_parts))
-        groups = self.num // max(slots, 1) if self.contrastive else self.num
-        return slots, max(1, min(groups, self.max_queries // max(slots * self.num_parts, 1)))
+        slots = min(max_boxes, max(1, self.config.max_queries // self.num_parts))
+        groups = self.config.num // max(slots, 1) if self.config.contrastive else self.config.num
+        return slots, max(1, min(groups, self.config.max_queries // max(slots * self.num_parts, 1)))
 
-    def _noised_boxes(
-        self, targets: Targets, counts: list[int], repeats: int
-    ) -> tuple[Tensor, Tensor]:
-        """Content (N, C) and box logits (N, 4) of all boxes, ``repeats`` times one after the other;
-        of each image ``counts`` take part."""
+    def _noised(self, targets: Targets, counts: list[int], times: int) -> tuple[Tensor, Tensor]:
+        """Content (N, C) and box logits (N, 4) of ``counts`` boxes of each image, all repeated."""
         labels = torch.cat([x[:n] for x, n in zip(targets.labels, counts, strict=True)])
         boxes = torch.cat([x[:n] for x, n in zip(targets.boxes, counts, strict=True)])
-        labels, boxes = labels.repeat(repeats), boxes.repeat(repeats, 1)
+        labels, boxes = labels.repeat(times), boxes.repeat(times, 1)
         noise = self.sample_noise(len(labels), labels.device)
-        changed = noise.label_chance < self.label_noise
+        changed = noise.label_chance < self.config.label_noise
         content = self.label_enc(torch.where(changed, noise.new_label, labels))
-        if not self.contrastive:
+        if not self.config.contrastive:
             content = nn.functional.pad(content, (0, 1), value=1.0)
-        boxes = self._shift_boxes(boxes, noise, repeats)
-        return content, inverse_sigmoid(boxes, self.inverse_sigmoid_eps)
+        boxes = self._shift_boxes(boxes, noise, times)
+        return content, inverse_sigmoid(boxes, self.config.inverse_sigmoid_eps)
 
     def _shift_boxes(self, boxes: Tensor, noise: Noise, repeats: int) -> Tensor:
         """Move boxes (N, 4) cxcywh and clip them to the image."""
-        if not self.contrastive:
+        if not self.config.contrastive:
             reach = torch.cat((boxes[:, 2:] / 2, boxes[:, 2:]), -1)
-            return (boxes + (noise.box_shift * 2 - 1) * reach * self.box_noise).clamp(0, 1)
+            return (boxes + (noise.box_shift * 2 - 1) * reach * self.config.box_noise).clamp(0, 1)
         # Every second repetition is negative.
         negative = torch.arange(repeats, device=boxes.device) % 2
         shift = noise.box_shift + negative.repeat_interleave(len(boxes) // repeats)[:, None]
         reach = (boxes[:, 2:] / 2).repeat(1, 2)
         corners = box_convert(boxes, "cxcywh", "xyxy")
-        corners = corners + noise.box_sign * shift * reach * self.box_noise
+        corners = corners + noise.box_sign * shift * reach * self.config.box_noise
         return box_convert(corners.clamp(0, 1), "xyxy", "cxcywh")
 
 
@@ -179,4 +143,17 @@ def _padded_indices(counts: list[int], slots: int, parts: int) -> tuple[np.ndarr
 
 def build_denoising(cfg: CfgNode) -> Denoising | None:
     """The denoising of ``MODEL.DETR.DENOISING``, if any."""
-    return None if cfg.MODEL.DETR.DENOISING.TYPE == "none" else Denoising(cfg)
+    detr, denoising = cfg.MODEL.DETR, cfg.MODEL.DETR.DENOISING
+    if denoising.TYPE == "none":
+        return None
+    config = DenoisingConfig(
+        num_classes=detr.NUM_CLASSES,
+        embed_dim=detr.EMBED_DIM,
+        contrastive=denoising.TYPE == "contrastive",
+        num=denoising.NUM,
+        label_noise=denoising.LABEL_NOISE,
+        box_noise=denoising.BOX_NOISE,
+        max_queries=denoising.MAX_QUERIES,
+        inverse_sigmoid_eps=detr.INVERSE_SIGMOID_EPS,
+    )
+    return Denoising(config)

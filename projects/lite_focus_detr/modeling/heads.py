@@ -4,6 +4,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
@@ -23,10 +24,7 @@ class MLP(nn.Module):
     """Linear layers with ReLU between them."""
 
     def __init__(self, *dims: int) -> None:
-        """
-        Args:
-            dims: channels of the input, of each hidden layer and of the output.
-        """
+        """Args: dims: channels of the input, of each hidden layer and of the output."""
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise(dims))
 
@@ -43,8 +41,7 @@ def box_head(embed_dim: int, size_bias: float) -> MLP:
     head = MLP(embed_dim, embed_dim, embed_dim, 4)
     *_, weight, bias = head.parameters()
     nn.init.zeros_(weight)
-    nn.init.zeros_(bias)
-    nn.init.constant_(bias[2:], size_bias)
+    bias.data.copy_(torch.tensor([0.0, 0.0, size_bias, size_bias]))
     return head
 
 
@@ -64,8 +61,7 @@ class DetectionHeads(nn.Module):
     ) -> None:
         """
         Args:
-            embed_dim: channels C of the hidden states.
-            num_classes: rows K of the class heads.
+            embed_dim, num_classes: channels C of the hidden states and rows K of the class heads.
             num_layers: layers with predictions.
             share_heads: one pair of heads for all layers.
             size_bias: initial logit of the first layer's widths and heights.
@@ -74,9 +70,8 @@ class DetectionHeads(nn.Module):
         super().__init__()
         count = 1 if share_heads else num_layers
         self.class_embed = nn.ModuleList(class_head(embed_dim, num_classes) for _ in range(count))
-        self.bbox_embed = nn.ModuleList(
-            box_head(embed_dim, size_bias if layer == 0 else 0.0) for layer in range(count)
-        )
+        biases = [size_bias, *[0.0] * (count - 1)]
+        self.bbox_embed = nn.ModuleList(box_head(embed_dim, bias) for bias in biases)
         self.share_heads = share_heads
         self.inverse_sigmoid_eps = inverse_sigmoid_eps
 
@@ -99,16 +94,8 @@ class DetectionHeads(nn.Module):
         return to_float32(self.class_embed[0 if self.share_heads else layer](hidden))
 
     def predict_boxes(self, layer: int, hidden: Tensor, reference_points: Tensor) -> Tensor:
-        """Boxes of a decoder layer.
-
-        Args:
-            layer: its index.
-            hidden: (B, Q, C) its hidden states.
-            reference_points: (B, Q, 2 or 4) in [0, 1] that the boxes are relative to.
-
-        Returns:
-            (B, Q, 4) cxcywh in [0, 1].
-        """
+        """Boxes (B, Q, 4) of the hidden states (B, Q, C) of a decoder layer, predicted relative to
+        ``reference_points`` (B, Q, 2 or 4) in [0, 1]."""
         shift = self.bbox_embed[0 if self.share_heads else layer](hidden)
         anchors = inverse_sigmoid(reference_points, self.inverse_sigmoid_eps)
         return shift_logits(shift, anchors).sigmoid()

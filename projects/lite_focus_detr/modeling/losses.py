@@ -9,23 +9,13 @@ FOCAL_GAMMA = 2.0
 
 
 def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Sigmoid focal loss of every element, without reduction.
-
-    Args:
-        logits: of any shape.
-        target: probabilities, of the same shape.
-    """
+    """Sigmoid focal loss of every logit; ``target`` has probabilities, of the same shape."""
     return sigmoid_focal_loss(logits, target.to(logits.dtype), FOCAL_ALPHA, FOCAL_GAMMA)
 
 
 def box_losses(boxes: Tensor, target_boxes: Tensor, giou_eps: float) -> tuple[Tensor, Tensor]:
-    """Summed L1 and generalised-IoU losses of N pairs (DETR, eq. 2).
-
-    Args:
-        boxes: (N, 4) cxcywh.
-        target_boxes: (N, 4) cxcywh.
-        giou_eps: is added to union and hull, by which the GIoU divides.
-    """
+    """Summed L1 and generalised-IoU losses of N pairs of boxes (N, 4) cxcywh (DETR, eq. 2);
+    ``giou_eps`` is added to union and hull, by which the GIoU divides."""
     corners = [box_convert(x, "cxcywh", "xyxy") for x in (boxes, target_boxes)]
     giou = generalized_box_iou_loss(*corners, reduction="sum", eps=giou_eps)
     return (boxes - target_boxes).abs().sum(), giou

@@ -1,11 +1,10 @@
 """Hungarian matching of predictions and ground truth."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, configurable
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
@@ -17,41 +16,20 @@ from .structures import MatchIndices, Prediction, Targets
 WORST_COST = 1e6
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class HungarianMatcher:
     """One-to-one assignment of least cost (DETR, eq. 1, with the focal cost of Deformable DETR)."""
 
-    @configurable
-    def __init__(self, *, class_cost: float, box_cost: float, giou_cost: float) -> None:
-        """
-        Args:
-            class_cost: weight of the focal cost.
-            box_cost: weight of the L1 distance.
-            giou_cost: weight of the generalised IoU.
-        """
-        self.class_cost = class_cost
-        self.box_cost = box_cost
-        self.giou_cost = giou_cost
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from ``MODEL.DETR.MATCHER``."""
-        matcher = cfg.MODEL.DETR.MATCHER
-        return {
-            "class_cost": matcher.CLASS_COST,
-            "box_cost": matcher.BOX_COST,
-            "giou_cost": matcher.GIOU_COST,
-        }
+    class_cost: float  #: weight of the focal cost
+    box_cost: float  #: weight of the L1 distance
+    giou_cost: float  #: weight of the generalised IoU
 
     @torch.no_grad()
     def __call__(
         self, predictions: Sequence[Prediction], targets: Sequence[Targets]
     ) -> list[MatchIndices]:
-        """Match sets of predictions with one device-to-host copy for all of them.
-
-        Args:
-            predictions: each of any number of queries.
-            targets: the ground truth for each of them.
-        """
+        """Match sets of predictions, each with its own ``targets`` and number of queries, with one
+        device-to-host copy for all of them."""
         costs = [self.cost(p, t) for p, t in zip(predictions, targets, strict=True)]
         flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
         parts = np.split(flat, np.cumsum([cost.numel() for cost in costs])[:-1])
@@ -69,8 +47,7 @@ class HungarianMatcher:
         prob = logits.gather(2, target_classes).sigmoid()  # (B, Q, T)
         pos_cost = -(prob + 1e-8).log() * FOCAL_ALPHA * (1 - prob) ** FOCAL_GAMMA
         neg_cost = -(1 - prob + 1e-8).log() * (1 - FOCAL_ALPHA) * prob**FOCAL_GAMMA
-        boxes = prediction.boxes
-        target_boxes = targets.boxes.to(boxes.dtype)
+        boxes, target_boxes = prediction.boxes, targets.boxes.to(prediction.boxes.dtype)
         corners = [box_convert(x, "cxcywh", "xyxy") for x in (boxes, target_boxes)]
         giou = torch.vmap(generalized_box_iou)(*corners)
         distance = torch.cdist(boxes, target_boxes, p=1)

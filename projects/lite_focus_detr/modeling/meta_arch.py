@@ -12,18 +12,21 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes
 
-from .criterion import Criterion, average_num_boxes
+from .criterion import Criterion, average_num_boxes, build_criterion
 from .decoder import Decoder
 from .denoising import Denoising, build_denoising
 from .encoder import Encoder, build_encoder
 from .heads import DetectionHeads
 from .neck import Neck
 from .postprocess import COCO_IDS, select_detections
-from .proposals import ProposalHead, SharedTokenClassifier, TokenClassifier
+from .proposals import ProposalHead, SharedTokenHead, TokenHead
 from .query_selectors import build_query_selector
 from .structures import DetectorOutputs, FeatureTokens, Prediction, Targets
 from .targets import prepare_targets
 from .tokens import flatten_levels
+
+#: Images and what is known of them, as detectron2's data loaders give them.
+Batch = Sequence[Mapping[str, Any]]
 
 
 class DetectionTransformer(nn.Module):
@@ -47,7 +50,7 @@ class DetectionTransformer(nn.Module):
         neck: Neck,
         encoder: Encoder,
         query_selector: nn.Module,
-        proposal_head: TokenClassifier | None,
+        proposal_head: TokenHead | None,
         decoder: Decoder,
         heads: DetectionHeads,
         denoising: Denoising | None,
@@ -69,16 +72,13 @@ class DetectionTransformer(nn.Module):
             encoder: makes the memory.
             query_selector: gives the decoder its queries.
             proposal_head: scores tokens; None if neither encoder nor query selector needs it.
-            decoder: of any number of layers.
-            heads: of the decoder layers.
+            decoder, heads: of as many layers; the heads may be shared by them.
             denoising: makes further queries in training; None: there are none.
             criterion: the losses.
-            position_temperature: of the tokens' sine position.
-            position_offset: of the tokens' sine position, in pixels of their level.
+            position_temperature, position_offset: of the sine position, see :func:`flatten_levels`.
             max_detections: of an image.
             coco_id_rows: rows of the class heads are COCO ids, of which 80 are classes.
-            pixel_mean: of each channel, in ``input_format``.
-            pixel_std: of each channel.
+            pixel_mean, pixel_std: of each channel, in ``input_format``.
             input_format: order of the channels of images.
             vis_period: iterations between pictures of the training for TensorBoard; 0: none.
         """
@@ -125,7 +125,7 @@ class DetectionTransformer(nn.Module):
             "decoder": Decoder(cfg),
             "heads": heads,
             "denoising": build_denoising(cfg),
-            "criterion": Criterion(cfg),
+            "criterion": build_criterion(cfg),
             "position_temperature": detr.POSITION.TEMPERATURE,
             "position_offset": detr.POSITION.OFFSET,
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
@@ -142,14 +142,14 @@ class DetectionTransformer(nn.Module):
         return self.pixel_mean.device
 
     def forward(
-        self, batched_inputs: Sequence[Mapping[str, Any]], num_boxes: Tensor | None = None
+        self, batched_inputs: Batch, num_boxes: Tensor | None = None
     ) -> dict[str, Tensor] | list[dict[str, Instances]]:
         """Train or detect.
 
         Args:
-            batched_inputs: one mapping per image: ``image`` (C, H, W) in ``INPUT.FORMAT``;
-                optionally ``height`` and ``width`` of the detections; in training ``instances``
-                with ``gt_boxes`` and ``gt_classes``.
+            batched_inputs: of each image ``image`` (C, H, W) in ``INPUT.FORMAT``, optionally
+                ``height`` and ``width`` of the detections, in training ``instances`` with
+                ``gt_boxes`` and ``gt_classes``.
             num_boxes: normaliser of the losses; None: ``average_num_boxes`` of this batch.
 
         Returns:
@@ -165,28 +165,17 @@ class DetectionTransformer(nn.Module):
             self.visualize_training(batched_inputs, outputs, images)
         return self.losses(outputs, targets, num_boxes)
 
-    def inference(
-        self, images: ImageList, batched_inputs: Sequence[Mapping[str, Any]]
-    ) -> list[dict[str, Instances]]:
-        """Detect.
-
-        Args:
-            images: preprocessed.
-            batched_inputs: see :meth:`forward`.
-
-        Returns:
-            ``{"instances": Instances}`` per image, scaled to its ``height`` and ``width``.
-        """
+    def inference(self, images: ImageList, batched_inputs: Batch) -> list[dict[str, Instances]]:
+        """Detect in preprocessed images, scaled to ``height`` and ``width`` of the inputs."""
         outputs = self.forward_outputs(images, batch_invariant=True)
-        results = []
-        detections = self.select_detections(outputs, images)
+        results, detections = [], self.select_detections(outputs, images)
         for found, inputs in zip(detections, batched_inputs, strict=True):
             height, width = found.image_size
             size = inputs.get("height", height), inputs.get("width", width)
             results.append({"instances": detector_postprocess(found, *size)})
         return results
 
-    def preprocess_image(self, batched_inputs: Sequence[Mapping[str, Any]]) -> ImageList:
+    def preprocess_image(self, batched_inputs: Batch) -> ImageList:
         """Normalise and pad the images to one size."""
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
         return ImageList.from_tensors(
@@ -208,8 +197,7 @@ class DetectionTransformer(nn.Module):
 
         Args:
             images: (B, 3, H, W), normalised and padded, with the sizes before padding.
-            proposal_indices: (B, Q) tokens to use as proposals instead of the best-scored ones, so
-                that results can be compared when scores are tied.
+            proposal_indices: (B, Q) tokens to use as proposals, where tied scores would decide.
             targets: ground truth, for denoising and the encoder's losses; None: without these.
             return_sampling: say where the decoder samples, also if no loss asks for it.
             batch_invariant: exclude what upstream lets an image take from others of its batch.
@@ -222,19 +210,12 @@ class DetectionTransformer(nn.Module):
             denoising = self.denoising(targets, queries.content.shape[1])
             decoder_queries = denoising.prepend_to(queries)
         learns_from_sampling = targets is not None and self.encoder.needs_sampling
-        layers, sampling = self.decoder(
-            decoder_queries,
-            encoded.memory,
-            tokens,
-            self.heads,
-            attn_mask=None if denoising is None else denoising.attn_mask,
-            return_sampling=return_sampling or learns_from_sampling,
-        )
+        arguments = (decoder_queries, encoded.memory, tokens, self.heads)
+        decoded = self.decoder(*arguments, return_sampling or learns_from_sampling)
         denoising_outputs: list[Prediction] = []
         if denoising is not None:
-            denoising_outputs, layers = denoising.split(layers)
-            sampling = [x.skip(denoising.content.shape[1]) for x in sampling]
-        *earlier, last = layers
+            denoising_outputs, decoded = denoising.split(decoded)
+        *earlier, last = decoded.predictions
         return DetectorOutputs(
             pred_logits=last.logits,
             pred_boxes=last.boxes,
@@ -247,7 +228,7 @@ class DetectionTransformer(nn.Module):
             encoder=encoded,
             denoising=denoising,
             denoising_outputs=denoising_outputs,
-            sampling=sampling,
+            sampling=decoded.sampling,
         )
 
     def build_tokens(self, images: ImageList) -> FeatureTokens:
@@ -257,62 +238,28 @@ class DetectionTransformer(nn.Module):
 
     def flatten_levels(self, levels: Sequence[Tensor], images: ImageList) -> FeatureTokens:
         """The tokens of ``levels`` (B, C, H_l, W_l), with this detector's positions."""
-        return flatten_levels(
-            levels,
-            self.neck.level_embed,
-            images,
-            strides=self.neck.strides,
-            temperature=self.position_temperature,
-            offset=self.position_offset,
-        )
+        position = (self.position_temperature, self.position_offset)
+        return flatten_levels(levels, self.neck.level_embed, images, self.neck.strides, *position)
 
     def losses(
         self, outputs: DetectorOutputs, targets: Targets, num_boxes: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """Weighted losses by name.
-
-        Args:
-            outputs: of :meth:`forward_outputs` with ``targets``.
-            targets: ground truth.
-            num_boxes: see :meth:`forward`.
-        """
+        """Weighted losses by name of what :meth:`forward_outputs` predicts with ``targets``."""
         if num_boxes is None:
             num_boxes = average_num_boxes(targets.counts, self.device)
-        losses = {}
-        if outputs.denoising is not None:
-            layers = outputs.denoising_outputs
-            losses.update(self.criterion.denoising(layers, outputs.denoising, targets, num_boxes))
-        encoded, proposals = outputs.encoder, outputs.proposal_outputs
-        losses.update(
-            self.criterion(outputs.layers, proposals, targets, num_boxes, encoded.predictions)
-        )
-        losses.update(self.encoder.losses(encoded, outputs.tokens, targets, outputs.sampling))
-        return losses
+        arguments = (outputs.encoder, outputs.tokens, targets, outputs.sampling)
+        return self.criterion(outputs, targets, num_boxes) | self.encoder.losses(*arguments)
 
     def select_detections(self, outputs: DetectorOutputs, images: ImageList) -> list[Instances]:
         """The best detections of each image, in pixels of its preprocessed size."""
-        return select_detections(
-            outputs.layers[-1],
-            images.image_sizes,
-            self.max_detections,
-            self.coco_id_rows,
-            outputs.padding_mask,
-        )
+        options = (self.max_detections, self.coco_id_rows, outputs.padding_mask)
+        return select_detections(outputs.layers[-1], images.image_sizes, *options)
 
     @torch.no_grad()
     def visualize_training(
-        self,
-        batched_inputs: Sequence[Mapping[str, Any]],
-        outputs: DetectorOutputs,
-        images: ImageList,
+        self, batched_inputs: Batch, outputs: DetectorOutputs, images: ImageList
     ) -> None:
-        """Send ground truth and the best 20 detections of the first image to the event storage.
-
-        Args:
-            batched_inputs: see :meth:`forward`.
-            outputs: predictions for them.
-            images: preprocessed.
-        """
+        """Send ground truth and the best 20 detections of the first image to the event storage."""
         inputs, detections = batched_inputs[0], self.select_detections(outputs, images)[0]
         image = inputs["image"].flip(0) if self.input_format == "BGR" else inputs["image"]
         image = image.clamp(0, 255).to("cpu", torch.uint8)
@@ -322,19 +269,15 @@ class DetectionTransformer(nn.Module):
         get_event_storage().put_image(title, torch.cat(panels, 2))
 
 
-def build_proposal_head(
-    cfg: CfgNode, encoder: Encoder, heads: DetectionHeads
-) -> TokenClassifier | None:
-    """The head that scores tokens, if the queries are made of them or the encoder needs it.
-
-    With learned queries the encoder shares the class head of the last decoder layer.
-    """
+def build_proposal_head(cfg: CfgNode, encoder: Encoder, heads: DetectionHeads) -> TokenHead | None:
+    """The head that scores tokens, if the queries are made of them or the encoder needs it; with
+    learned queries it shares the class head of the last decoder layer."""
     detr = cfg.MODEL.DETR
     if detr.QUERY_SELECTION != "learned":
         return ProposalHead(embed_dim=detr.EMBED_DIM, num_classes=detr.NUM_CLASSES)
     if not encoder.needs_proposal_head:
         return None
-    return SharedTokenClassifier(embed_dim=detr.EMBED_DIM, class_embed=heads.class_embed[-1])
+    return SharedTokenHead(embed_dim=detr.EMBED_DIM, class_embed=heads.class_embed[-1])
 
 
 @META_ARCH_REGISTRY.register()

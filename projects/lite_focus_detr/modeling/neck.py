@@ -16,32 +16,30 @@ class Neck(nn.Module):
     def __init__(
         self,
         *,
-        in_channels: Sequence[int],
-        in_strides: Sequence[int],
+        input_shape: Sequence[ShapeSpec],
         num_levels: int,
         embed_dim: int,
         norm_groups: int,
     ) -> None:
         """
         Args:
-            in_channels: of the backbone maps, fine to coarse.
-            in_strides: of the backbone maps, in pixels.
+            input_shape: channels and stride of the backbone maps, fine to coarse.
             num_levels: feature levels L. The first beyond the maps is a 3x3 stride-2 convolution of
                 the last raw map, the next ones of the level before.
             embed_dim: channels C of all levels.
             norm_groups: of the GroupNorm after each projection; divides ``embed_dim``.
         """
         super().__init__()
-        convolutions = [nn.Conv2d(channels, embed_dim, 1) for channels in in_channels]
-        for level in range(len(in_channels), num_levels):
-            channels = in_channels[-1] if level == len(in_channels) else embed_dim
+        convolutions = [nn.Conv2d(shape.channels, embed_dim, 1) for shape in input_shape]
+        strides, channels = [shape.stride for shape in input_shape], input_shape[-1].channels
+        while len(convolutions) < num_levels:
             convolutions.append(nn.Conv2d(channels, embed_dim, 3, stride=2, padding=1))
+            strides, channels = [*strides, strides[-1] * 2], embed_dim
+        self.strides = tuple(strides)
         self.input_proj = nn.ModuleList(
             nn.Sequential(conv, nn.GroupNorm(norm_groups, embed_dim)) for conv in convolutions
         )
         self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim))
-        extra = range(1, 1 + num_levels - len(in_strides))
-        self.strides = (*in_strides, *(in_strides[-1] << level for level in extra))
         nn.init.normal_(self.level_embed)
         for conv in convolutions:
             nn.init.xavier_uniform_(conv.weight)
@@ -53,8 +51,7 @@ class Neck(nn.Module):
         """Arguments of the constructor from ``MODEL.DETR``, for maps of a shape, fine to coarse."""
         detr = cfg.MODEL.DETR
         return {
-            "in_channels": [shape.channels for shape in input_shape],
-            "in_strides": [shape.stride for shape in input_shape],
+            "input_shape": input_shape,
             "num_levels": detr.NUM_LEVELS,
             "embed_dim": detr.EMBED_DIM,
             "norm_groups": detr.NORM_GROUPS,

@@ -9,15 +9,9 @@ NORMALIZER_EPS = 1e-6
 
 
 def sine_embedding(coordinate: Tensor, dim: int, temperature: float) -> Tensor:
-    """Sine on even, cosine on odd channels ("Attention is all you need", 3.5).
+    """Sine on even, cosine on odd channels ("Attention is all you need", 3.5): (..., dim).
 
-    Args:
-        coordinate: angles of any shape (...); 2 pi is the whole image.
-        dim: channels, even.
-        temperature: ratio of the highest to the lowest frequency.
-
-    Returns:
-        (..., dim).
+    Angles (...) are 2 pi for the whole image; ``temperature`` is the ratio of the frequencies.
     """
     exponent = torch.arange(dim, dtype=coordinate.dtype, device=coordinate.device)
     frequency = temperature ** (2 * (exponent // 2) / dim)
@@ -26,30 +20,18 @@ def sine_embedding(coordinate: Tensor, dim: int, temperature: float) -> Tensor:
 
 
 def sine_box_embedding(boxes: Tensor, dim: int) -> Tensor:
-    """Embed the coordinates of boxes one after the other.
-
-    Args:
-        boxes: (..., N) in [0, 1].
-        dim: channels of each coordinate, even.
-
-    Returns:
-        (..., N * dim).
-    """
+    """Embed N coordinates (..., N) in [0, 1] one after the other: (..., N * dim), ``dim`` even."""
     return sine_embedding(boxes * (2 * math.pi), dim, 10000.0).flatten(-2)
 
 
 def sine_grid_embedding(valid: Tensor, dim: int, temperature: float, offset: float) -> Tensor:
-    """Embed each pixel relative to its image; the first half of the channels is y, the second x.
+    """Embed each pixel relative to its image: (B, H, W, dim), the first half of the channels y.
 
     Args:
         valid: (B, H, W) bool, True inside the image.
         dim: channels, divisible by 4.
         temperature: see :func:`sine_embedding`.
-        offset: shift in pixels before normalising; -0.5 takes pixel centres (Deformable DETR), 0 is
-            DINO's choice.
-
-    Returns:
-        (B, H, W, dim) in float32.
+        offset: shift in pixels; -0.5 takes pixel centres (Deformable DETR), 0 is DINO's choice.
     """
     axes = []
     for axis in (1, 2):

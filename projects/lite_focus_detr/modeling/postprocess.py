@@ -26,21 +26,16 @@ def select_detections(
         prediction: of the last decoder layer.
         image_sizes: (height, width) before padding.
         max_detections: of an image.
-        coco_id_rows: the classes are COCO ids, of which the unused are dropped and the others made
-            contiguous.
+        coco_id_rows: classes are COCO ids: drop the unused and make the others contiguous.
         padding_mask: (B, Q) bool, True for slots that hold no query.
-
-    Returns:
-        ``pred_boxes`` (xyxy in pixels), ``scores`` and ``pred_classes`` of each image.
     """
     scores = prediction.logits.sigmoid()
     if coco_id_rows:
         scores = scores[..., COCO_IDS]
-    num_classes = scores.shape[-1]
     if padding_mask is not None:
         scores = scores.masked_fill(padding_mask[..., None], 0.0)
-    scores = scores.flatten(1)
-    best, index = scores.topk(min(max_detections, scores.shape[1]), dim=1)
+    num_classes = scores.shape[-1]
+    best, index = scores.flatten(1).topk(min(max_detections, scores[0].numel()), dim=1)
     boxes = box_convert(prediction.boxes, "cxcywh", "xyxy")
     results = []
     for image, (height, width) in enumerate(image_sizes):

@@ -8,14 +8,13 @@ from .heads import box_head, class_head
 from .structures import FeatureTokens
 
 
-class TokenClassifier(nn.Module):
+class TokenHead(nn.Module):
     """Project encoder tokens and score their classes; subclasses say with which head."""
 
+    class_embed: nn.Module  #: from channels C to logits of K classes
+
     def __init__(self, *, embed_dim: int) -> None:
-        """
-        Args:
-            embed_dim: channels C of the tokens.
-        """
+        """Args: embed_dim: channels C of the tokens."""
         super().__init__()
         self.enc_output = nn.Linear(embed_dim, embed_dim)
         self.enc_output_norm = nn.LayerNorm(embed_dim)
@@ -27,14 +26,11 @@ class TokenClassifier(nn.Module):
 
     def predict_logits(self, features: Tensor) -> Tensor:
         """Class logits (B, N, K) of features (B, N, C), projected or not."""
-        raise NotImplementedError
+        return to_float32(self.class_embed(features))
 
 
-class SharedTokenClassifier(TokenClassifier):
-    """A classifier for encoders whose detector has no proposals: it shares a decoder's class head.
-
-    Focus-DETR, 3.3: the class scores of tokens share their parameters with the decoder's.
-    """
+class SharedTokenHead(TokenHead):
+    """Scores of encoders whose detector has no proposals, by a decoder's head (Focus-DETR, 3.3)."""
 
     def __init__(self, *, embed_dim: int, class_embed: nn.Module) -> None:
         """
@@ -47,26 +43,21 @@ class SharedTokenClassifier(TokenClassifier):
         self.shared = (class_embed,)
 
     def predict_logits(self, features: Tensor) -> Tensor:
-        """See :meth:`TokenClassifier.predict_logits`."""
+        """See :meth:`TokenHead.predict_logits`."""
         return to_float32(self.shared[0](features))
 
 
-class ProposalHead(TokenClassifier):
+class ProposalHead(TokenHead):
     """Score encoder tokens and turn them into proposals (Deformable DETR, two-stage)."""
 
     def __init__(self, *, embed_dim: int, num_classes: int) -> None:
         """
         Args:
-            embed_dim: channels C of the tokens.
-            num_classes: rows K of the class head.
+            embed_dim, num_classes: channels C of the tokens and rows K of the class head.
         """
         super().__init__(embed_dim=embed_dim)
         self.class_embed = class_head(embed_dim, num_classes)
         self.bbox_embed = box_head(embed_dim, 0.0)
-
-    def predict_logits(self, features: Tensor) -> Tensor:
-        """See :meth:`TokenClassifier.predict_logits`."""
-        return to_float32(self.class_embed(features))
 
     def box_logits(self, projected: Tensor, anchors: Tensor) -> Tensor:
         """Box logits (B, N, 4) of projected tokens (B, N, C) and their anchors' logits."""
@@ -74,16 +65,12 @@ class ProposalHead(TokenClassifier):
 
 
 def token_anchors(tokens: FeatureTokens) -> tuple[Tensor, Tensor]:
-    """A square anchor at each token, of 5 % of the image on the finest level and doubling.
-
-    Returns:
-        Logits (B, S, 4) cxcywh, infinite (the box is 1, 1, 1, 1) where invalid, and validity
-        (B, S): inside the image with all coordinates at least 0.01 from its border.
-    """
-    sides = [
-        tokens.centers.new_full((height * width, 2), 0.05 * 2.0**level)
-        for level, (height, width) in enumerate(tokens.spatial_shapes)
-    ]
+    """A square anchor at each token, of 5 % of the image on the finest level and doubling: logits
+    (B, S, 4), infinite (the box is 1, 1, 1, 1) where invalid, and validity (B, S): inside the image
+    with all coordinates at least 0.01 from its border."""
+    sides = []
+    for level, (height, width) in enumerate(tokens.spatial_shapes):
+        sides.append(tokens.centers.new_full((height * width, 2), 0.05 * 2.0**level))
     anchors = torch.cat((tokens.centers, torch.cat(sides).expand_as(tokens.centers)), -1)
     valid = ((anchors > 0.01) & (anchors < 0.99)).all(-1) & ~tokens.padding_mask
     return torch.logit(anchors).masked_fill(~valid[..., None], float("inf")), valid

@@ -1,10 +1,10 @@
 """Where the decoder's queries come from: learned, from the best proposals, or mixed."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from detectron2.config import CfgNode, configurable
+from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from .position_encoding import sine_box_embedding
@@ -22,23 +22,16 @@ def has_box_queries(cfg: CfgNode) -> bool:
 class LearnedPointQuerySelector(nn.Module):
     """Learned content and position; the reference point is read off the position."""
 
-    @configurable
     def __init__(self, *, num_queries: int, embed_dim: int) -> None:
         """
         Args:
-            num_queries: Q.
-            embed_dim: channels C of the decoder.
+            num_queries, embed_dim: Q and the channels C of the decoder.
         """
         super().__init__()
         self.query_embed = nn.Embedding(num_queries, embed_dim * 2)
         self.reference_points = nn.Linear(embed_dim, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from ``MODEL.DETR``."""
-        return {"num_queries": cfg.MODEL.DETR.NUM_QUERIES, "embed_dim": cfg.MODEL.DETR.EMBED_DIM}
 
     def forward(self, memory: Tensor, *_: object) -> Queries:
         """The same queries for every image of ``memory`` (B, S, C)."""
@@ -52,12 +45,10 @@ class LearnedPointQuerySelector(nn.Module):
 class LearnedBoxQuerySelector(nn.Module):
     """Learned content and anchor boxes (DAB-DETR)."""
 
-    @configurable
     def __init__(self, *, num_queries: int, embed_dim: int, indicator: bool) -> None:
         """
         Args:
-            num_queries: Q.
-            embed_dim: channels C of the decoder.
+            num_queries, embed_dim: Q and the channels C of the decoder.
             indicator: the last channel is zero here and one in plain denoising queries.
         """
         super().__init__()
@@ -70,28 +61,19 @@ class LearnedBoxQuerySelector(nn.Module):
         anchors = torch.rand(num_queries, 4).logit().clamp(-3.0, 3.0)
         self.refpoint_embed.weight.data.copy_(anchors)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from ``MODEL.DETR``."""
-        detr = cfg.MODEL.DETR
-        return {
-            "num_queries": detr.NUM_QUERIES,
-            "embed_dim": detr.EMBED_DIM,
-            "indicator": detr.DENOISING.TYPE == "plain",
-        }
-
     def forward(self, memory: Tensor, *_: object) -> Queries:
         """The same queries for every image of ``memory`` (B, S, C)."""
         content = nn.functional.pad(self.tgt_embed.weight, (0, self.num_indicators))
         boxes = self.refpoint_embed.weight.sigmoid()
-        batch = len(memory)
-        return Queries(content.expand(batch, -1, -1), None, boxes.expand(batch, -1, -1))
+        content, boxes = (x.expand(len(memory), -1, -1) for x in (content, boxes))
+        return Queries(content, None, boxes)
 
 
 @dataclasses.dataclass(frozen=True)
-class ProposalSettings:
+class ProposalConfig:
     """How proposals are selected and trained."""
 
+    embed_dim: int  #: channels C of the decoder
     num_queries: int  #: tokens to select per image, Q
     class_agnostic: bool  #: score tokens by row 0 of the class head, else by the best class
     proposal_boxes: Literal["selected", "all"]  #: tokens whose boxes are predicted
@@ -102,39 +84,16 @@ class ProposalSettings:
 class ProposalQuerySelector(nn.Module):
     """Queries at the best-scored tokens; subclasses give them content (and position)."""
 
-    @configurable
-    def __init__(self, *, embed_dim: int, settings: ProposalSettings) -> None:
-        """
-        Args:
-            embed_dim: channels C of the decoder.
-            settings: of the selection.
-        """
+    def __init__(self, config: ProposalConfig) -> None:
+        """Args: config: of the selection."""
         super().__init__()
-        self.embed_dim = embed_dim
-        self.num_queries = settings.num_queries
-        self.class_agnostic = settings.class_agnostic
-        self.train_all = settings.proposal_loss == "all" or settings.class_agnostic
-        self.predict_all = settings.proposal_boxes == "all" or self.train_all
-
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from ``MODEL.DETR``."""
-        detr = cfg.MODEL.DETR
-        settings = ProposalSettings(
-            num_queries=detr.NUM_QUERIES,
-            class_agnostic=detr.CLASS_AGNOSTIC_PROPOSALS,
-            proposal_boxes=detr.PROPOSAL_BOXES,
-            proposal_loss=detr.PROPOSAL_LOSS,
-        )
-        return {"embed_dim": detr.EMBED_DIM, "settings": settings}
+        self.config = config
+        self.train_all = config.proposal_loss == "all" or config.class_agnostic
+        self.predict_all = config.proposal_boxes == "all" or self.train_all
 
     def embed(self, boxes: Tensor, selected: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Content (B, N, C) of queries and, if it is fixed, their position (B, N, C).
-
-        Args:
-            boxes: (B, N, 4) of the proposals, best first.
-            selected: (B, N, C) their tokens in the memory.
-        """
+        """Content and, if it is fixed, position (B, N, C) of queries, from the boxes (B, N, 4) of
+        the proposals, best first, and their tokens (B, N, C) in the memory."""
         raise NotImplementedError
 
     def forward(
@@ -144,51 +103,37 @@ class ProposalQuerySelector(nn.Module):
         proposal_head: ProposalHead,
         proposal_indices: Tensor | None,
     ) -> Queries:
-        """Select the proposals (Deformable DETR, two-stage) and make queries of them.
-
-        Args:
-            memory: (B, S, C) output of the encoder.
-            tokens: its input.
-            proposal_head: makes proposals of tokens.
-            proposal_indices: (B, Q) tokens to select instead of the best.
-        """
+        """Make queries of proposals (Deformable DETR, two-stage) from the ``memory`` (B, S, C) of
+        ``tokens``: of those with ``proposal_indices`` (B, Q), else of the best."""
         anchors, valid = token_anchors(tokens)
         projected = proposal_head.project(memory, valid)
         logits = proposal_head.predict_logits(projected)
         indices, padding_mask = proposal_indices, None
         if indices is None:
             indices, padding_mask = self.select(logits, tokens)
-        selected, boxes = self.predict_boxes(projected, anchors, proposal_head, indices)
+        rows = indices[..., None]
+        if self.predict_all:
+            boxes = proposal_head.box_logits(projected, anchors)
+            selected = boxes.take_along_dim(rows, 1)
+        else:
+            projected, anchors = (x.take_along_dim(rows, 1) for x in (projected, anchors))
+            boxes = selected = proposal_head.box_logits(projected, anchors)
         if not self.train_all:
-            logits, boxes = logits.take_along_dim(indices[..., None], 1), selected
+            logits, boxes = logits.take_along_dim(rows, 1), selected
         reference_points = selected.detach().sigmoid()
-        content, position = self.embed(
-            reference_points, memory.take_along_dim(indices[..., None], 1)
-        )
+        content, position = self.embed(reference_points, memory.take_along_dim(rows, 1))
         proposals = Prediction(logits, boxes.sigmoid())
         return Queries(content, position, reference_points, padding_mask, indices, proposals)
 
     def select(self, logits: Tensor, tokens: FeatureTokens) -> tuple[Tensor, Tensor | None]:
         """Indices (B, N) of the best tokens by logits (B, S, K), and which of them are padding."""
-        scores = logits[..., 0] if self.class_agnostic else logits.amax(-1)
-        count = min(self.num_queries, max(tokens.num_valid))
+        scores = logits[..., 0] if self.config.class_agnostic else logits.amax(-1)
+        count = min(self.config.num_queries, max(tokens.num_valid))
         indices = scores.masked_fill(tokens.padding_mask, -torch.inf).topk(count, dim=1).indices
         # Token counts are Python ints: this needs no GPU sync.
         if min(tokens.num_valid) >= count:
             return indices, None
         return indices, tokens.padding_mask.gather(1, indices)
-
-    def predict_boxes(
-        self, projected: Tensor, anchors: Tensor, proposal_head: ProposalHead, indices: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Box logits (B, N, 4) of the tokens with these ``indices`` (B, N), and those of all."""
-        rows = indices[..., None]
-        if self.predict_all:
-            boxes = proposal_head.box_logits(projected, anchors)
-            return boxes.take_along_dim(rows, 1), boxes
-        projected, anchors = projected.take_along_dim(rows, 1), anchors.take_along_dim(rows, 1)
-        boxes = proposal_head.box_logits(projected, anchors)
-        return boxes, boxes
 
 
 class TwoStageQuerySelector(ProposalQuerySelector):
@@ -197,17 +142,13 @@ class TwoStageQuerySelector(ProposalQuerySelector):
     #: Embeddings of ``embed_dim`` channels that are made of a box.
     num_embeddings = 2
 
-    @configurable
-    def __init__(self, *, embed_dim: int, settings: ProposalSettings) -> None:
-        """
-        Args:
-            embed_dim: channels C of the decoder.
-            settings: of the selection.
-        """
-        super().__init__(embed_dim=embed_dim, settings=settings)
+    def __init__(self, config: ProposalConfig) -> None:
+        """Args: config: of the selection."""
+        super().__init__(config)
+        channels = config.embed_dim * self.num_embeddings
         # Names of the released weights.
-        self.pos_trans = nn.Linear(embed_dim * 2, embed_dim * self.num_embeddings)
-        self.pos_trans_norm = nn.LayerNorm(embed_dim * self.num_embeddings)
+        self.pos_trans = nn.Linear(config.embed_dim * 2, channels)
+        self.pos_trans_norm = nn.LayerNorm(channels)
         nn.init.xavier_uniform_(self.pos_trans.weight)
 
     def embed(self, boxes: Tensor, selected: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -217,7 +158,7 @@ class TwoStageQuerySelector(ProposalQuerySelector):
 
     def embed_boxes(self, boxes: Tensor) -> Tensor:
         """Embed x, y, w and h of boxes (B, N, 4), in this order."""
-        sine = sine_box_embedding(boxes, self.embed_dim // 2)
+        sine = sine_box_embedding(boxes, self.config.embed_dim // 2)
         return self.pos_trans_norm(self.pos_trans(sine))
 
 
@@ -234,16 +175,11 @@ class TokenContentQuerySelector(TwoStageQuerySelector):
 class MixedQuerySelector(ProposalQuerySelector):
     """Content is learned for each rank, position follows the box (DINO, 3.4)."""
 
-    @configurable
-    def __init__(self, *, embed_dim: int, settings: ProposalSettings) -> None:
-        """
-        Args:
-            embed_dim: channels C of the decoder.
-            settings: of the selection.
-        """
-        super().__init__(embed_dim=embed_dim, settings=settings)
+    def __init__(self, config: ProposalConfig) -> None:
+        """Args: config: of the selection."""
+        super().__init__(config)
         # Name of the released weights.
-        self.tgt_embed = nn.Embedding(settings.num_queries, embed_dim)
+        self.tgt_embed = nn.Embedding(config.num_queries, config.embed_dim)
         nn.init.xavier_uniform_(self.tgt_embed.weight)
 
     def embed(self, boxes: Tensor, selected: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -251,19 +187,24 @@ class MixedQuerySelector(ProposalQuerySelector):
         return self.tgt_embed.weight[: selected.shape[1]].expand_as(selected), None
 
 
-#: By the value of ``QUERY_SELECTION``; ``learned`` has another class for each ``REFERENCE``.
-PROPOSAL_QUERY_SELECTORS: dict[str, type[ProposalQuerySelector]] = {
-    "two_stage": TwoStageQuerySelector,
-    "token_content": TokenContentQuerySelector,
-    "mixed": MixedQuerySelector,
-}
-
-
 def build_query_selector(cfg: CfgNode) -> nn.Module:
     """The selector of ``MODEL.DETR.QUERY_SELECTION`` and, if learned, ``REFERENCE``."""
     detr = cfg.MODEL.DETR
-    if detr.QUERY_SELECTION != "learned":
-        return PROPOSAL_QUERY_SELECTORS[detr.QUERY_SELECTION](cfg)
-    if detr.REFERENCE == "point":
-        return LearnedPointQuerySelector(cfg)
-    return LearnedBoxQuerySelector(cfg)
+    if detr.QUERY_SELECTION == "learned":
+        sizes = {"num_queries": detr.NUM_QUERIES, "embed_dim": detr.EMBED_DIM}
+        if detr.REFERENCE == "point":
+            return LearnedPointQuerySelector(**sizes)
+        return LearnedBoxQuerySelector(**sizes, indicator=detr.DENOISING.TYPE == "plain")
+    config = ProposalConfig(
+        embed_dim=detr.EMBED_DIM,
+        num_queries=detr.NUM_QUERIES,
+        class_agnostic=detr.CLASS_AGNOSTIC_PROPOSALS,
+        proposal_boxes=detr.PROPOSAL_BOXES,
+        proposal_loss=detr.PROPOSAL_LOSS,
+    )
+    selectors = {
+        "two_stage": TwoStageQuerySelector,
+        "token_content": TokenContentQuerySelector,
+        "mixed": MixedQuerySelector,
+    }
+    return selectors[detr.QUERY_SELECTION](config)

@@ -46,14 +46,8 @@ class FeatureTokens(NamedTuple):
     batch_invariant: bool = False  #: no image may depend on the others, where upstream lets it
 
     def scale_to_levels(self, reference_points: Tensor) -> Tensor:
-        """Reference points relative to the padded maps that attention samples from.
-
-        Args:
-            reference_points: (B, Q, 2) points or (B, Q, 4) boxes of the un-padded image.
-
-        Returns:
-            (B, Q, L, 2 or 4).
-        """
+        """Points (B, Q, 2) or boxes (B, Q, 4) of the un-padded image relative to the padded maps,
+        which attention samples from: (B, Q, L, 2 or 4)."""
         ratios = self.valid_ratios.repeat(1, 1, reference_points.shape[-1] // 2)
         return reference_points[:, :, None] * ratios[:, None]
 
@@ -88,16 +82,15 @@ class SamplingPoints(NamedTuple):
     locations: Tensor  #: (B, Q, M, L, P, 2), (x, y) relative to each level's padded map
     weights: Tensor  #: (B, Q, M, L, P), summing to one over L * P
 
-    def skip(self, count: int) -> SamplingPoints:
-        """Without the first ``count`` queries."""
-        return SamplingPoints(self.locations[:, count:], self.weights[:, count:])
-
 
 class Prediction(NamedTuple):
     """Class logits and boxes of one set of queries."""
 
     logits: Tensor  #: (B, Q, K) before the sigmoid
     boxes: Tensor  #: (B, Q, 4)
+
+
+Sampling = Sequence[SamplingPoints]  #: of the cross-attention in each decoder layer
 
 
 class Queries(NamedTuple):
@@ -109,6 +102,7 @@ class Queries(NamedTuple):
     padding_mask: Tensor | None = None  #: (B, Q) bool, True for slots that hold no query
     indices: Tensor | None = None  #: (B, Q) tokens that became queries, best score first
     proposals: Prediction | None = None  #: of all tokens if all are trained, else of the selected
+    attn_mask: Tensor | None = None  #: (Q, Q) bool, True where a query must not see another
 
 
 class MatchIndices(NamedTuple):
@@ -154,13 +148,16 @@ class DenoisingQueries(NamedTuple):
             content=torch.cat((self.content, queries.content), 1),
             reference_points=torch.cat((self.reference_points, queries.reference_points), 1),
             padding_mask=mask,
+            attn_mask=self.attn_mask,
         )
 
-    def split(self, layers: Sequence[Prediction]) -> tuple[list[Prediction], list[Prediction]]:
-        """Predictions of each layer for these queries, and for the ones after them."""
+    def split(self, output: DecoderOutput) -> tuple[list[Prediction], DecoderOutput]:
+        """Predictions for these queries, and the decoder's output for the ones after them."""
         count = self.content.shape[1]
-        first = [Prediction(x.logits[:, :count], x.boxes[:, :count]) for x in layers]
-        return first, [Prediction(x.logits[:, count:], x.boxes[:, count:]) for x in layers]
+        first = [Prediction(*(x[:, :count] for x in layer)) for layer in output.predictions]
+        others = [Prediction(*(x[:, count:] for x in layer)) for layer in output.predictions]
+        sampling = [SamplingPoints(*(x[:, count:] for x in layer)) for layer in output.sampling]
+        return first, DecoderOutput(others, sampling)
 
 
 class TokenSelection(NamedTuple):
@@ -179,17 +176,11 @@ class TokenSelection(NamedTuple):
         return x.flatten(0, 1).index_select(0, self._flat(x)).view(*self.indices.shape, -1)
 
     def scatter(self, x: Tensor, rows: Tensor) -> Tensor:
-        """A copy of x (B, S, C) with the selected rows replaced by ``rows`` (B, N, C).
-
-        Those of fillers stay.
-        """
-        rows = self.keep_fillers(rows.to(x.dtype), self.gather(x) if self.has_fillers else x)
+        """A copy of x (B, S, C) with ``rows`` (B, N, C) for the selected, except for fillers."""
+        rows = rows.to(x.dtype)
+        if self.within_budget is not None:
+            rows = self.keep_fillers(rows, self.gather(x))
         return x.flatten(0, 1).index_copy(0, self._flat(x), rows.flatten(0, 1)).view_as(x)
-
-    @property
-    def has_fillers(self) -> bool:
-        """Whether some image has fewer tokens than N."""
-        return self.within_budget is not None
 
     def keep_fillers(self, rows: Tensor, fillers: Tensor) -> Tensor:
         """``rows`` (B, N, C), but beyond the budget those of ``fillers`` (B, N, C)."""

@@ -12,21 +12,17 @@ from .structures import Targets
 def prepare_targets(
     instances: Sequence[Instances], device: torch.device, class_rows: Sequence[int] | None = None
 ) -> Targets:
-    """Collect the ground truth of a batch.
+    """Collect ``gt_boxes`` (xyxy in pixels of the un-padded image) and ``gt_classes`` of a batch.
 
-    Args:
-        instances: of each image, with ``gt_boxes`` (xyxy in pixels of the un-padded image) and
-            ``gt_classes``.
-        device: of the result.
-        class_rows: row of the class heads for each class; None: they are in order.
+    ``class_rows`` has the row of the class heads for each class; None: they are in order.
     """
     counts = tuple(len(x) for x in instances)
     labels = torch.zeros(len(instances), max(counts), dtype=torch.int64, device=device)
     boxes = torch.zeros(*labels.shape, 4, device=device)
     for index, (image, count) in enumerate(zip(instances, counts, strict=True)):
         height, width = image.image_size
-        scale = torch.tensor([width, height, width, height], dtype=torch.float32)
-        xyxy = image.gt_boxes.tensor / scale.to(image.gt_boxes.device)
+        xyxy = image.gt_boxes.tensor
+        xyxy = xyxy / torch.tensor((width, height) * 2, dtype=torch.float32).to(xyxy.device)
         labels[index, :count] = image.gt_classes.to(device)
         boxes[index, :count] = box_convert(xyxy, "xyxy", "cxcywh").to(device)
     if class_rows is not None:

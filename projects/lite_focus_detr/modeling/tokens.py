@@ -1,7 +1,6 @@
 """From feature levels to the token sequence of the encoder: positions, centres and padding."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,19 +11,10 @@ from .position_encoding import sine_grid_embedding
 from .structures import FeatureTokens
 
 
-class _LevelGeometry(NamedTuple):
-    """What follows from the sizes of a level and of the images."""
-
-    mask: Tensor  # (B, H, W) bool on the CPU, True outside the image
-    valid_size: Tensor  # (B, 2) un-padded (width, height), float on the CPU
-    num_valid: Tensor  # (B,) un-padded tokens
-
-
 def flatten_levels(
     levels: Sequence[Tensor],
     level_embed: Tensor,
     images: ImageList,
-    *,
     strides: Sequence[int],
     temperature: float,
     offset: float,
@@ -36,59 +26,52 @@ def flatten_levels(
         level_embed: (L, C), added to the positions.
         images: of which the sizes count.
         strides: pixels per token of each level.
-        temperature: of the sine position, see :func:`sine_grid_embedding`.
-        offset: likewise.
+        temperature, offset: of the sine position, see :func:`sine_grid_embedding`.
     """
-    device, dtype = levels[0].device, torch.promote_types(levels[0].dtype, torch.float32)
-    # Masks are built on the CPU from the image sizes: no GPU sync.
-    sizes = torch.tensor([(int(height), int(width)) for height, width in images.image_sizes])
+    image_sizes = tuple((int(height), int(width)) for height, width in images.image_sizes)
     shapes = tuple((int(x.shape[-2]), int(x.shape[-1])) for x in levels)
-    geometry = [_geometry(shape, sizes, images.tensor.shape[-2:], dtype) for shape in shapes]
-    masks = [x.mask.to(device, non_blocking=True) for x in geometry]
-    valid_sizes = [x.valid_size.to(device, non_blocking=True) for x in geometry]
-    positions = [
-        sine_grid_embedding(~mask, embed.numel(), temperature, offset).flatten(1, 2) + embed
-        for mask, embed in zip(masks, level_embed, strict=True)
-    ]
-    centers = [_centers(shape, valid) for shape, valid in zip(shapes, valid_sizes, strict=True)]
-    ratios = [
-        x.valid_size / torch.tensor((width, height))
-        for x, (height, width) in zip(geometry, shapes, strict=True)
-    ]
+    parts = []
+    for x, embed in zip(levels, level_embed, strict=True):
+        mask, valid_size = _padding(x, torch.tensor(image_sizes), images.tensor.shape[-2:])
+        position = sine_grid_embedding(~mask, len(embed), temperature, offset) + embed
+        features, position = x.flatten(2).transpose(1, 2), position.flatten(1, 2)
+        parts.append((features, position, mask.flatten(1), _centers(x, valid_size), valid_size))
+    *joined, valid_sizes = zip(*parts, strict=True)
+    features, position, padding_mask, centers = (torch.cat(x, 1) for x in joined)
+    valid_size = torch.stack(valid_sizes, 1)  # (B, L, 2)
+    map_size = torch.tensor([(width, height) for height, width in shapes])
     return FeatureTokens(
-        features=torch.cat([x.flatten(2).transpose(1, 2) for x in levels], 1),
-        position=torch.cat(positions, 1),
-        padding_mask=torch.cat([mask.flatten(1) for mask in masks], 1),
-        centers=torch.cat(centers, 1),
-        valid_ratios=torch.stack(ratios, 1).to(device, non_blocking=True),
+        features=features,
+        position=position,
+        padding_mask=padding_mask,
+        centers=centers,
+        valid_ratios=(valid_size / map_size).to(features.device, non_blocking=True),
         spatial_shapes=shapes,
-        num_valid=tuple(torch.stack([x.num_valid for x in geometry]).sum(0).tolist()),
-        image_sizes=tuple((int(height), int(width)) for height, width in images.image_sizes),
+        num_valid=tuple(valid_size.prod(-1).sum(1).long().tolist()),
+        image_sizes=image_sizes,
         strides=tuple(strides),
     )
 
 
-def _geometry(
-    shape: tuple[int, int], sizes: Tensor, padded: tuple[int, int], dtype: torch.dtype
-) -> _LevelGeometry:
-    """``sizes`` (B, 2) are the (height, width) of the images in a batch of the size ``padded``."""
+def _padding(x: Tensor, sizes: Tensor, padded: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Padding mask (B, H, W) of a level, and its un-padded (width, height), (B, 2) on the CPU, for
+    images of the ``sizes`` (B, 2), (height, width), in a batch of the size ``padded``."""
+    # Made on the CPU from the image sizes: no GPU sync.
     outside = []
     for axis in (0, 1):
         lines = torch.arange(padded[axis]) >= sizes[:, axis, None]
         # Nearest-neighbour resampling, as upstream does with the masks.
-        resized = F.interpolate(lines[:, None].float(), size=shape[axis])[:, 0].bool()
+        resized = F.interpolate(lines[:, None].float(), size=x.shape[2 + axis])[:, 0].bool()
         outside.append(resized)
     rows, columns = outside
-    mask = rows[:, :, None] | columns[:, None, :]
+    mask = (rows[:, :, None] | columns[:, None, :]).to(x.device, non_blocking=True)
     valid_size = torch.stack(((~columns).sum(1), (~rows).sum(1)), -1)
-    return _LevelGeometry(mask, valid_size.to(dtype), valid_size.prod(-1))
+    return mask, valid_size.to(torch.promote_types(x.dtype, torch.float32))
 
 
-def _centers(shape: tuple[int, int], valid_size: Tensor) -> Tensor:
-    """Centres (B, H * W, 2) of a level's cells relative to its un-padded part."""
-    axes = [
-        torch.arange(count, dtype=valid_size.dtype, device=valid_size.device) + 0.5
-        for count in reversed(shape)
-    ]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="xy"), -1)
+def _centers(x: Tensor, valid_size: Tensor) -> Tensor:
+    """Centres (B, H * W, 2) of the cells of a level (B, C, H, W) relative to its un-padded part."""
+    valid_size = valid_size.to(x.device, non_blocking=True)
+    rows, columns = (torch.arange(n, device=x.device).to(valid_size) + 0.5 for n in x.shape[2:])
+    grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
     return grid.flatten(0, 1) / valid_size[:, None]

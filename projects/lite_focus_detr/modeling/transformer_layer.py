@@ -22,8 +22,7 @@ class TransformerLayer(nn.Module):
         self.linear1 = nn.Linear(embed_dim, ffn_dim)
         self.linear2 = nn.Linear(ffn_dim, embed_dim)
         self.dropout = nn.Dropout(dropout)
-        for linear in (self.linear1, self.linear2):
-            nn.init.xavier_uniform_(linear.weight)
+        xavier_matrices(self)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The residual branch of the feed-forward part, (..., C) to (..., C)."""
@@ -33,23 +32,15 @@ class TransformerLayer(nn.Module):
 
 
 def run_layer(gradient_checkpointing: bool, layer: Callable[..., Any], *args: Any) -> Any:
-    """Call ``layer(*args)``.
-
-    Args:
-        gradient_checkpointing: keep no activations, run the layer again in the backward pass.
-        layer: a layer or one of its methods.
-        args: its arguments.
-    """
+    """Call ``layer(*args)``; with ``gradient_checkpointing`` it keeps no activations and is run
+    again in the backward pass."""
     if gradient_checkpointing and torch.is_grad_enabled():
         return checkpoint(layer, *args, use_reentrant=False)
     return layer(*args)
 
 
 def xavier_matrices(module: nn.Module) -> None:
-    """Start the matrices of a module as a published transformer's; its vectors stay.
-
-    All upstreams end the construction of their transformer so.
-    """
+    """Start the matrices of a module as all upstreams do at the end; its vectors stay."""
     for parameter in module.parameters():
         if parameter.dim() > 1:
             nn.init.xavier_uniform_(parameter)

@@ -48,3 +48,6 @@ def test_variant_is_told_from_the_keys(name, selection, refine, manifest):
     assert settings["MODEL.DETR.QUERY_SELECTION"] == selection
     assert settings["MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS"] is (selection == "two_stage")
     assert settings["MODEL.DETR.BOX_REFINE"] is refine
+    assert settings["MODEL.DETR.POSITION.TEMPERATURE"] == 10000.0
+    assert settings["MODEL.DETR.POSITION.OFFSET"] == -0.5
+    assert settings["MODEL.DETR.INVERSE_SIGMOID_EPS"] == 1e-5

@@ -55,3 +55,20 @@ def test_variant_is_told_from_the_keys(name, selection, refine, manifest):
 
     assert settings["MODEL.DETR.QUERY_SELECTION"] == selection
     assert settings["MODEL.DETR.BOX_REFINE"] is refine
+
+
+@pytest.mark.parametrize(
+    ("name", "positions"),
+    [
+        ("detrex_deformable_detr_r50", [(10000.0, -0.5)]),
+        ("detrex_dn_deformable_detr_r50", [(10000.0, -0.5)]),
+        # Of 12 epochs, and of 24 or 36.
+        ("detrex_dino_r50_4scale", [(10000.0, -0.5), (20.0, 0.0)]),
+    ],
+)
+def test_positions_and_eps_are_those_of_the_release(name, positions, manifest):
+    settings = DETREX.settings(manifest(name).tensors, {})
+    found = settings["MODEL.DETR.POSITION"]
+    found = found if isinstance(found, tuple) else (found,)
+    assert [(x["TEMPERATURE"], x["OFFSET"]) for x in found] == positions
+    assert settings["MODEL.DETR.INVERSE_SIGMOID_EPS"] == 1e-3

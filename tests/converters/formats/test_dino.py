@@ -20,3 +20,14 @@ RENAMED = {
 @pytest.mark.parametrize(("key", "name"), RENAMED.items())
 def test_keys_of_the_original_release_get_our_names(key, name):
     assert DINO.rename(key) == name
+
+
+def test_settings_are_those_of_the_original_release(manifest):
+    assert DINO.settings(manifest("dino_4scale_ideaofficial").tensors, {}) == {
+        "MODEL.DETR.POSITION.TEMPERATURE": 20.0,
+        "MODEL.DETR.POSITION.OFFSET": 0.0,
+        "MODEL.DETR.INVERSE_SIGMOID_EPS": 1e-3,
+        "MODEL.DETR.QUERY_SELECTION": "mixed",
+        "MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS": False,
+        "MODEL.DETR.BOX_REFINE": True,
+    }

@@ -84,6 +84,22 @@ def test_plain_attention_of_the_file_is_named_with_the_remedy(notes):
     assert "set MODEL.DETR.DECODER.ATTENTION deformable" in text
 
 
+@pytest.mark.parametrize("plain", ["ENCODER", "DECODER"])
+def test_attentions_of_encoder_and_decoder_are_told_apart(published, config, plain):
+    sources = {"ENCODER": "lite_dino_h3l1_2p1x3", "DECODER": "lite_dino_h3l1_2p1x3"}
+    sources[plain] = "lite_dino_h3l1_2p1x3_nokda"
+    weights = {
+        key: tensor
+        for part, source in sources.items()
+        for key, tensor in published(source).items()
+        if ("transformer.decoder" in key) == (part == "DECODER")
+    }
+    cfg = config("lite_dino_h3l1_2p1x3_r50_36ep")
+    _, report = convert_state_dict(weights, cfg, expected=[])
+    (difference,) = [text for text in report.differences if "ATTENTION" in text]
+    assert f"set MODEL.DETR.{plain}.ATTENTION deformable" in difference
+
+
 @pytest.mark.parametrize("source", ["file", "configuration"])
 def test_the_wrong_options_of_the_readme_are_recognised_and_explained(source, notes):
     name = "lite_dino_h2l2_2p1x3"

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from lite_focus_detr.converters.sparse_detr import SPARSE_DETR
 
 from lite_focus_detr.converters import convert_state_dict, detect_format
 from lite_focus_detr.modeling.postprocess import COCO_IDS
@@ -49,3 +50,16 @@ def test_names_of_one_tensor_with_different_values_are_refused(published, config
     weights["class_embed.8.bias"] = weights["class_embed.8.bias"] + 1
     with pytest.raises(ValueError, match=r"class_embed\.8\.bias"):
         convert_state_dict(weights, config(LEAF), expected=[])
+
+
+def test_settings_are_those_of_the_original_release(manifest):
+    assert SPARSE_DETR.settings(manifest("sparse_detr_r50").tensors, {"rho": 0.2}) == {
+        "MODEL.META_ARCHITECTURE": "SparseDETR",
+        "MODEL.DETR.POSITION.TEMPERATURE": 10000.0,
+        "MODEL.DETR.POSITION.OFFSET": -0.5,
+        "MODEL.DETR.INVERSE_SIGMOID_EPS": 1e-5,
+        "MODEL.DETR.QUERY_SELECTION": "token",
+        "MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS": False,
+        "MODEL.DETR.BOX_REFINE": True,
+        "MODEL.SPARSE.KEEP_RATIO": 0.2,
+    }

@@ -8,6 +8,7 @@ from detectron2.utils.events import EventStorage
 
 from lite_focus_detr.modeling.encoder import focus
 from lite_focus_detr.modeling.encoder.foreground import (
+    ForegroundRule,
     assign_foreground,
     foreground_loss,
     foreground_recall,
@@ -31,7 +32,8 @@ def label(boxes, distance="max_side", ranges=RANGES, ranges_at=0):
     boxes = torch.cat((boxes[..., :2] + boxes[..., 2:] / 2, boxes[..., 2:]), -1)
     boxes = boxes / torch.tensor([320.0, 256.0, 320.0, 256.0])
     targets = Targets(torch.zeros(1, 1, dtype=torch.int64), boxes, (boxes.shape[1],))
-    labels = assign_foreground(tokens, targets, ranges, distance, ranges_at)[0]
+    rule = ForegroundRule(ranges, ranges_at, distance)
+    labels = assign_foreground(tokens, targets, rule)[0]
     parts = labels.split([height * width for height, width in SHAPES])
     return [part.view(shape) for part, shape in zip(parts, SHAPES, strict=True)]
 

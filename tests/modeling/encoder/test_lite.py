@@ -207,3 +207,31 @@ def test_autocast_keeps_references_in_full_precision(lite_config, make_batch, mo
         losses = model(make_batch((3, 1)))
     assert dtypes == {(torch.bfloat16, torch.bfloat16, torch.float32)}
     sum(losses.values()).backward()
+
+
+def test_hidden_units_and_outputs_of_the_small_feed_forward_are_dropped_apart(lite_config):
+    model = build_model(lite_config(**{"ENCODER.NUM_LAYERS": 1, "ENCODER.DROPOUT": 0.5}))
+    (layer,) = model.encoder.layers
+    # Low tokens are their own norm and attend to nothing; their 16 hidden units are all one.
+    for name in ("norm1", "norm22"):
+        setattr(layer, name, torch.nn.Identity())
+    for parameter, value in (
+        (layer.self_attn.output_proj.weight, 0.0),
+        (layer.linear12.weight, 0.0),
+        (layer.linear12.bias, 1.0),
+        (layer.linear22.weight, 1.0),
+        (layer.linear22.bias, 0.0),
+    ):
+        torch.nn.init.constant_(parameter, value)
+    tokens = make_tokens(model, [(64, 96)] * 2)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        branch = (model.train().encoder(tokens, None).memory - tokens.features)[:, : 8 * 12]
+        assert (branch.round().eq(0)).float().mean().item() == pytest.approx(0.5, abs=0.05)
+        # Both dropouts double what they keep: 4 times the number of units that stay, 8 +- 2.
+        kept = branch[branch.round() != 0]
+        torch.testing.assert_close(kept / 4, (kept / 4).round(), rtol=0, atol=1e-5)
+        assert kept.mean().item() == pytest.approx(32, abs=2)
+        assert kept.std().item() == pytest.approx(8, abs=1.5)
+        branch = (model.eval().encoder(tokens, None).memory - tokens.features)[:, : 8 * 12]
+    torch.testing.assert_close(branch, torch.full_like(branch, 16.0))

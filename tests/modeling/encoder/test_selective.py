@@ -67,6 +67,20 @@ def test_loss_names_do_not_depend_on_the_ground_truth(config, make_batch, archit
     assert model(make_batch((3, 1))).keys() == model(make_batch((0, 0))).keys()
 
 
+@pytest.mark.parametrize(
+    ("architecture", "section", "name"),
+    [("FocusDETR", "FOCUS", "loss_foreground"), ("SparseDETR", "SPARSE", "loss_dam")],
+)
+def test_the_loss_of_the_scores_has_its_weight(config, make_batch, architecture, section, name):
+    losses = []
+    for weight in (1.0, 2.5):
+        cfg = config(architecture)
+        cfg.MODEL[section].LOSS_WEIGHT = weight
+        torch.manual_seed(2)
+        losses.append(build(cfg).train()(make_batch((3, 1)))[name].item())
+    assert losses[1] == pytest.approx(2.5 * losses[0], rel=1e-5)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_keep_ratio_one_equals_the_dense_encoder(config, architecture):
     cfg = config(architecture, VALUE="updated", OBJECT_TOKENS=0, KEEP_RATIOS=[1.0, 1.0])
@@ -127,7 +141,7 @@ def test_no_object_token_is_padding(config, ratio):
     for kept, objects in zip(output.trace.kept, output.trace.objects, strict=True):
         chosen = kept.indices.gather(1, objects.indices)
         padded = tokens.padding_mask.gather(1, chosen)
-        usable = torch.ones_like(padded) if objects.within_budget is None else objects.within_budget
+        usable = torch.ones_like(padded) if objects.budget_mask is None else objects.budget_mask
         assert not (padded & usable).any()
         assert usable.sum(1).tolist() == [min(60, output.trace.budgets[0]), 60]
         assert (objects.indices < torch.tensor(output.trace.budgets)[:, None])[usable].all()
@@ -150,7 +164,7 @@ def test_rows_beyond_a_budget_are_objects_only_as_published(config, score, invar
     tokens = tokens_of(model, [(64, 64), (128, 128)])._replace(batch_invariant=invariant)
     output = model.encoder(tokens, model.proposal_head)
     objects = output.trace.objects[0]
-    usable = slice(None) if objects.within_budget is None else objects.within_budget[0]
+    usable = slice(None) if objects.budget_mask is None else objects.budget_mask[0]
     assert (objects.indices[0, usable] >= output.trace.budgets[0]).any() == beyond
 
 
@@ -210,6 +224,25 @@ def test_objects_have_the_highest_product_of_class_and_foreground(config):
             logits, foreground = logits.sigmoid(), foreground.sigmoid()
         expected = (logits * foreground).topk(10).indices
         assert torch.equal(objects.indices.sort().values, expected.sort().values)
+
+
+def test_padding_that_competes_to_be_an_object_has_the_lowest_score_of_the_batch(config):
+    model = build(config("FocusDETR", OBJECT_SCORE="logit", OBJECT_TOKENS=40)).train()
+    head = model.proposal_head.class_embed
+    head.weight.data, head.bias.data = 10 * head.weight.data, torch.zeros(7)  # Of either sign.
+    # The first image has 29 tokens, which are fewer than half of those of the second.
+    tokens = tokens_of(model, [(32, 40), (128, 128)])
+    output = model.encoder(tokens, model.proposal_head)
+    kept, objects = output.trace.kept[0], output.trace.objects[0]
+    assert tokens.padding_mask.gather(1, kept.indices)[0].any()
+    foreground = output.trace.foreground.clone()
+    foreground[tokens.padding_mask] = foreground.min()
+    logits = head(kept.gather(tokens.features)).amax(-1)
+    expected = (logits * foreground.gather(1, kept.indices)).topk(40).indices
+    padded = tokens.padding_mask.gather(1, kept.indices.gather(1, expected))[0]
+    assert padded.any()
+    assert not padded.all()
+    assert torch.equal(objects.indices.sort().values, expected.sort().values)
 
 
 def test_dual_attention_changes_the_object_tokens_only_by_self_attention(config):

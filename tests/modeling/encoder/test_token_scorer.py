@@ -60,3 +60,12 @@ def test_modulation_scales_a_level_by_the_scores_of_the_one_before(projected, or
         scaled = level(projected, this) * factor[..., None]
         expected = alone(scaled, (SHAPES[this],))
         torch.testing.assert_close(level(scores, this), expected)
+
+
+@pytest.mark.parametrize("order", ["top_down", "none", "joint"])
+def test_scores_under_autocast_are_in_full_precision(projected, order):
+    scorer = make(order).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        scores = scorer(projected.float(), SHAPES)
+    assert scores.dtype == torch.float32
+    torch.testing.assert_close(scores, scorer(projected.float(), SHAPES), rtol=0.05, atol=0.05)

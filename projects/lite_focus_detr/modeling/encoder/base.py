@@ -8,8 +8,8 @@ from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-from ..proposals import TokenClassifier
-from ..structures import EncoderOutput, FeatureTokens, SamplingPoints, Targets
+from ..proposals import TokenHead
+from ..structures import EncoderOutput, FeatureTokens, Sampling, Targets
 
 ENCODER_REGISTRY = Registry("ENCODER")
 ENCODER_REGISTRY.__doc__ = "Encoders by name, built as ``Encoder(cfg)``; see :class:`Encoder`."
@@ -31,39 +31,21 @@ class Encoder(nn.Module):
 
     @staticmethod
     def validate_config(cfg: CfgNode) -> None:
-        """Refuse keys that the encoder cannot be built or trained with; by default none.
+        """Raise a ValueError for keys that the encoder cannot be built or trained with."""
 
-        Raises:
-            ValueError: names the keys, their values and the remedy.
-        """
+    def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
+        """Encode all levels of a batch.
 
-    def forward(
-        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
-    ) -> EncoderOutput:
-        """Encode the feature levels of a batch.
-
-        Args:
-            tokens: all levels of all images.
-            proposal_head: scores tokens; None if neither queries nor encoder ask for one. It is the
-                detector's, handed on because published weights have it once.
+        The ``proposal_head`` scores tokens; None if neither queries nor encoder ask for it. It is
+        the detector's, handed on because published weights have it once.
         """
         raise NotImplementedError
 
     def losses(
-        self,
-        output: EncoderOutput,
-        tokens: FeatureTokens,
-        targets: Targets,
-        sampling: Sequence[SamplingPoints],
+        self, output: EncoderOutput, tokens: FeatureTokens, targets: Targets, sampling: Sampling
     ) -> dict[str, Tensor]:
-        """Weighted losses beyond those of the detector, by name; none by default.
-
-        Args:
-            output: of this encoder for ``tokens``.
-            tokens: what it was given.
-            targets: ground truth of the batch.
-            sampling: of the queries in each decoder layer if ``needs_sampling``, else empty.
-        """
+        """Weighted losses beyond those of the detector, by name, of the ``output`` for ``tokens``;
+        none by default. ``sampling`` is empty unless ``needs_sampling``."""
         return {}
 
 
@@ -75,16 +57,7 @@ def build_encoder(name: str, cfg: CfgNode) -> Encoder:
 def require_values(
     cfg: CfgNode, choices: Mapping[str, Sequence[str]], minimum_values: Mapping[str, float]
 ) -> None:
-    """Check single keys.
-
-    Args:
-        cfg: configuration.
-        choices: the possible values of keys, given by their full names.
-        minimum_values: the smallest values of others.
-
-    Raises:
-        ValueError: names the key, its value and what is possible.
-    """
+    """Refuse keys, given by full name, whose value is none of the ``choices`` or is too small."""
     for key, allowed in choices.items():
         value = reduce(getitem, key.split("."), cfg)
         if value not in allowed:

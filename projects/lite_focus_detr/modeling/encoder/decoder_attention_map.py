@@ -1,29 +1,18 @@
 """Where the decoder looks: the DAM of Sparse DETR."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from ... import ops
-from ..structures import SamplingPoints, SpatialShapes
+from ..structures import Sampling, SpatialShapes
 
 
-def decoder_attention_map(
-    sampling: Sequence[SamplingPoints], spatial_shapes: SpatialShapes
-) -> Tensor:
-    """Attention that each token gets from all queries in all of the samplings (Sparse DETR, 3.2).
+def decoder_attention_map(sampling: Sampling, spatial_shapes: SpatialShapes) -> Tensor:
+    """Attention (B, S, M) that each token gets from all queries in all layers (Sparse DETR, 3.2).
 
     The weights of the samples, spread bilinearly over the tokens around them: that is the gradient
     of the attention with respect to its values. As published, the location (0, 0) is the centre of
     the first token, not its corner.
-
-    Args:
-        sampling: of every decoder layer.
-        spatial_shapes: (height, width) of each level.
-
-    Returns:
-        (B, S, M).
     """
     locations = torch.cat([x.locations for x in sampling], dim=1)
     weights = torch.cat([x.weights for x in sampling], dim=1)

@@ -6,7 +6,7 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from torch import nn
 
-from ..proposals import TokenClassifier
+from ..proposals import TokenHead
 from ..structures import EncoderOutput, FeatureTokens, TokenQueries
 from ..transformer_layer import run_layer
 from .base import ENCODER_REGISTRY, Encoder
@@ -32,14 +32,10 @@ class DeformableEncoder(Encoder):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.DETR``."""
         detr = cfg.MODEL.DETR
-        return {
-            "layers": [EncoderLayer(cfg) for _ in range(detr.ENCODER.NUM_LAYERS)],
-            "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING,
-        }
+        layers = [EncoderLayer(cfg) for _ in range(detr.ENCODER.NUM_LAYERS)]
+        return {"layers": layers, "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING}
 
-    def forward(
-        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
-    ) -> EncoderOutput:
+    def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` is not used."""
         queries = TokenQueries.all_of(tokens)
         for layer in self.layers:

@@ -12,14 +12,11 @@ class DualAttention(nn.Module):
     def __init__(self, *, embed_dim: int, num_heads: int, dropout: float) -> None:
         """
         Args:
-            embed_dim: channels C.
-            num_heads: attention heads M.
+            embed_dim, num_heads: channels C and heads M.
             dropout: probability, of the attention's weights and of the residual branch.
         """
         super().__init__()
-        self.self_attn = nn.MultiheadAttention(
-            embed_dim, num_heads, dropout=dropout, batch_first=True
-        )
+        self.self_attn = nn.MultiheadAttention(embed_dim, num_heads, dropout, batch_first=True)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(embed_dim)
         xavier_matrices(self.self_attn)
@@ -29,7 +26,5 @@ class DualAttention(nn.Module):
         content = objects.gather(queries.features)
         query = content + objects.gather(queries.position)
         fillers = None if objects.within_budget is None else ~objects.within_budget
-        attended = self.self_attn(
-            query, query, content, key_padding_mask=fillers, need_weights=False
-        )[0]
+        attended = self.self_attn(query, query, content, fillers, need_weights=False)[0]
         return objects.scatter(queries.features, self.norm(content + self.dropout(attended)))

@@ -1,7 +1,6 @@
 """The encoder of Focus-DETR: foreground tokens found with supervision, objects attended twice."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,13 +8,10 @@ from detectron2.config import CfgNode, configurable
 from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor
 
-from ..structures import EncoderOutput, FeatureTokens, SamplingPoints, Targets
+from ..structures import EncoderOutput, FeatureTokens, Sampling, Targets
 from .base import ENCODER_REGISTRY, require_values
-from .dual_attention import DualAttention
-from .foreground import ScaleRanges, assign_foreground, foreground_loss, foreground_recall
-from .layer import EncoderLayer
-from .selective import SelectionSettings, SelectiveEncoder, selective_arguments
-from .token_scorer import TokenScorer
+from .foreground import ForegroundRule, assign_foreground, foreground_loss, foreground_recall
+from .selective import SelectiveEncoder, SelectiveParts, build_selective_parts
 
 logger = logging.getLogger(__name__)
 
@@ -42,43 +38,17 @@ class FocusEncoder(SelectiveEncoder):
     """Cascade of foreground tokens with dual attention (Focus-DETR, 3.2 and 3.3)."""
 
     @configurable
-    def __init__(
-        self,
-        *,
-        layers: Sequence[EncoderLayer],
-        scorer: TokenScorer,
-        dual_attention: Sequence[DualAttention],
-        settings: SelectionSettings,
-        gradient_checkpointing: bool,
-        scale_ranges: ScaleRanges,
-        scale_ranges_at: int,
-        distance: str,
-        loss_weight: float,
-    ) -> None:
+    def __init__(self, *, parts: SelectiveParts, rule: ForegroundRule, loss_weight: float) -> None:
         """
         Args:
-            layers: in order.
-            scorer: of all tokens.
-            dual_attention: one before each layer; empty: none.
-            settings: of the selection.
-            gradient_checkpointing: see :func:`run_layer`.
-            scale_ranges: (low, high] in pixels of the boxes that each level must find.
-            scale_ranges_at: short side of the images that these are for; 0: of any.
-            distance: measure of a box, see :func:`assign_foreground`.
+            parts: of the selection.
+            rule: says which tokens must be found.
             loss_weight: of the foreground loss, at least 0.
         """
-        super().__init__(
-            layers=layers,
-            scorer=scorer,
-            dual_attention=dual_attention,
-            settings=settings,
-            gradient_checkpointing=gradient_checkpointing,
-        )
-        self.scale_ranges = scale_ranges
-        self.scale_ranges_at = scale_ranges_at
-        self.distance = distance
+        super().__init__(parts)
+        self.rule = rule
         self.loss_weight = loss_weight
-        self.levels_found: Tensor | None = None
+        self.levels_found = torch.tensor(False)  # (L,) from the first iteration on
         self.checked_iterations = 0
 
     @staticmethod
@@ -87,8 +57,8 @@ class FocusEncoder(SelectiveEncoder):
         cfg.MODEL.FOCUS = focus = CfgNode()
         # Share of an image's tokens that each encoder layer updates, not rising: 0.3 of Table 7.
         focus.KEEP_RATIOS = [0.5, 0.4, 0.3, 0.3, 0.2, 0.1]
-        # Scores of a level scale the features from which the next is scored: top_down (release and
-        # paper), bottom_up or none (Table 5).
+        # Scores of a level scale the features of the next: top_down (release and paper), bottom_up
+        # or none (Table 5).
         focus.MODULATION = "top_down"
         # (low, high] in pixels: the sizes of the boxes whose tokens are foreground, for each level.
         # As released and in Table 8, row 1; row 2 has [[-1, 128], [128, 256], [256, 512], [512,
@@ -103,11 +73,9 @@ class FocusEncoder(SelectiveEncoder):
         # Weight of the foreground loss, as released; 0: the scores stay untrained (Table 4, row 1).
         focus.LOSS_WEIGHT = 1.5
         # Tokens that the layers attend to: frozen, the features of the neck in every layer
-        # (release), or updated by the layers before (paper, algorithm 1). Weights fit one of them
-        # only.
+        # (release), or updated (paper, algorithm 1). Weights fit one of them only.
         focus.VALUE = "frozen"
-        # Tokens of the self-attention before each deformable attention, 300 in release and paper;
-        # 0: no dual attention.
+        # Tokens of the dual attention before each deformable attention, as published; 0: none.
         focus.OBJECT_TOKENS = 300
         # They have the highest product of class and foreground score, before (logit, release) or
         # after (probability, paper eq. 3) the sigmoid. Two negative logits have a high product.
@@ -120,56 +88,39 @@ class FocusEncoder(SelectiveEncoder):
         detr, focus = cfg.MODEL.DETR, cfg.MODEL.FOCUS
         ratios, ranges = list(focus.KEEP_RATIOS), focus.SCALE_RANGES
         for key, entries, parts, count in (
-            ("KEEP_RATIOS", ratios, "MODEL.DETR.ENCODER.NUM_LAYERS", detr.ENCODER.NUM_LAYERS),
-            ("SCALE_RANGES", ranges, "MODEL.DETR.NUM_LEVELS", detr.NUM_LEVELS),
+            ("KEEP_RATIOS", ratios, "ENCODER.NUM_LAYERS", detr.ENCODER.NUM_LAYERS),
+            ("SCALE_RANGES", ranges, "NUM_LEVELS", detr.NUM_LEVELS),
         ):
             if len(entries) != count:
-                raise ValueError(
-                    f"MODEL.FOCUS.{key} has {len(entries)} entries, {parts} is {count}; give one "
-                    "each"
-                )
+                found = f"MODEL.FOCUS.{key} has {len(entries)} entries"
+                raise ValueError(f"{found}, MODEL.DETR.{parts} is {count}; give one each")
         if ratios != sorted(ratios, reverse=True) or not 0 < ratios[-1] <= ratios[0] <= 1:
-            raise ValueError(
-                f"MODEL.FOCUS.KEEP_RATIOS {ratios} must lie in (0, 1] and not rise from layer to "
-                "layer"
-            )
+            rule = "must lie in (0, 1] and not rise from layer to layer"
+            raise ValueError(f"MODEL.FOCUS.KEEP_RATIOS {ratios} {rule}")
         if any(len(limits) != 2 or limits[0] >= limits[1] for limits in ranges):
-            raise ValueError(
-                f"MODEL.FOCUS.SCALE_RANGES {ranges} must hold a [low, high] with low < high per "
-                "level"
-            )
+            rule = "must hold a [low, high] with low < high per level"
+            raise ValueError(f"MODEL.FOCUS.SCALE_RANGES {ranges} {rule}")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.FOCUS`` and ``MODEL.DETR.ENCODER``."""
         focus = cfg.MODEL.FOCUS
-        return {
-            **selective_arguments(
-                cfg,
-                focus,
-                keep_ratios=focus.KEEP_RATIOS,
-                value=focus.VALUE,
-                modulation=focus.MODULATION,
-            ),
-            "scale_ranges": [tuple(limits) for limits in focus.SCALE_RANGES],
-            "scale_ranges_at": focus.SCALE_RANGES_AT,
-            "distance": focus.DISTANCE,
-            "loss_weight": focus.LOSS_WEIGHT,
-        }
+        rule = ForegroundRule(
+            scale_ranges=[tuple(limits) for limits in focus.SCALE_RANGES],
+            scale_ranges_at=focus.SCALE_RANGES_AT,
+            distance=focus.DISTANCE,
+        )
+        ratios, modulation = focus.KEEP_RATIOS, focus.MODULATION
+        parts = build_selective_parts(cfg, focus, ratios, value=focus.VALUE, modulation=modulation)
+        return {"parts": parts, "rule": rule, "loss_weight": focus.LOSS_WEIGHT}
 
     def losses(
-        self,
-        output: EncoderOutput,
-        tokens: FeatureTokens,
-        targets: Targets,
-        sampling: Sequence[SamplingPoints],
+        self, output: EncoderOutput, tokens: FeatureTokens, targets: Targets, sampling: Sampling
     ) -> dict[str, Tensor]:
         """``loss_foreground``: focal loss of the scores; see :class:`Encoder`."""
         trace = output.trace
         assert trace is not None
-        foreground = assign_foreground(
-            tokens, targets, self.scale_ranges, self.distance, self.scale_ranges_at
-        )
+        foreground = assign_foreground(tokens, targets, self.rule)
         self.check_levels(foreground, tokens)
         if has_event_storage() and get_event_storage().iter % LOG_PERIOD == 0:
             for layer in {0, len(trace.kept) - 1}:
@@ -180,12 +131,12 @@ class FocusEncoder(SelectiveEncoder):
 
     def check_levels(self, foreground: Tensor, tokens: FeatureTokens) -> None:
         """Warn once if a level has had no foreground, (B, S) bool, since the training began."""
-        if self.checked_iterations >= LEVEL_CHECK_ITERATIONS:
-            return
         self.checked_iterations += 1
+        if self.checked_iterations > LEVEL_CHECK_ITERATIONS:
+            return
         lengths = [height * width for height, width in tokens.spatial_shapes]
         found = torch.stack([level.any() for level in torch.split(foreground, lengths, 1)])
-        self.levels_found = found if self.levels_found is None else self.levels_found | found
+        self.levels_found = self.levels_found | found
         if self.checked_iterations < LEVEL_CHECK_ITERATIONS or self.levels_found.all():
             return
         empty = (~self.levels_found).nonzero()[:, 0].tolist()

@@ -5,8 +5,8 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..attention import SampledAttention, build_attention
-from ..structures import FeatureTokens, ProjectedTokens, TokenQueries
+from ..attention import SampledAttention, Value, build_attention
+from ..structures import FeatureTokens, TokenQueries
 from ..transformer_layer import TransformerLayer
 
 
@@ -14,16 +14,13 @@ class EncoderLayer(TransformerLayer):
     """Deformable attention and feed-forward of any tokens, each with residual and post-norm."""
 
     @configurable
-    def __init__(
-        self, *, self_attn: SampledAttention, embed_dim: int, ffn_dim: int, dropout: float
-    ) -> None:
+    def __init__(self, *, self_attn: SampledAttention, ffn_dim: int, dropout: float) -> None:
         """
         Args:
             self_attn: attention to the tokens.
-            embed_dim: channels C.
-            ffn_dim: hidden channels of the feed-forward part.
-            dropout: probability, on every residual branch and the hidden channels.
+            ffn_dim, dropout: see :class:`TransformerLayer`.
         """
+        embed_dim = self_attn.config.embed_dim
         super().__init__(embed_dim=embed_dim, ffn_dim=ffn_dim, dropout=dropout)
         self.self_attn = self_attn
         self.norm1 = nn.LayerNorm(embed_dim)
@@ -35,30 +32,17 @@ class EncoderLayer(TransformerLayer):
         detr, encoder = cfg.MODEL.DETR, cfg.MODEL.DETR.ENCODER
         return {
             "self_attn": build_attention(detr, encoder),
-            "embed_dim": detr.EMBED_DIM,
             "ffn_dim": encoder.FFN_DIM,
             "dropout": encoder.DROPOUT,
         }
 
-    def forward(
-        self, queries: TokenQueries, value: Tensor | ProjectedTokens, tokens: FeatureTokens
-    ) -> Tensor:
-        """Update tokens.
-
-        Args:
-            queries: the N tokens to update.
-            value: (B, S, C) tokens to attend to, or what ``self_attn.project`` made of them.
-            tokens: whose padding and levels are those of ``value``.
-
-        Returns:
-            Features (B, N, C) of the queries.
-        """
+    def forward(self, queries: TokenQueries, value: Value, tokens: FeatureTokens) -> Tensor:
+        """Updated features (B, N, C) of N tokens, the ``queries``, that attend to ``value``, whose
+        padding and levels are those of ``tokens``."""
         features = self.attend(queries, value, tokens)
         return self.norm2(features + self.feed_forward(features))
 
-    def attend(
-        self, queries: TokenQueries, value: Tensor | ProjectedTokens, tokens: FeatureTokens
-    ) -> Tensor:
+    def attend(self, queries: TokenQueries, value: Value, tokens: FeatureTokens) -> Tensor:
         """Features (B, N, C) after the attention only; see :meth:`forward`."""
         attended = self.self_attn(
             queries.features + queries.position,

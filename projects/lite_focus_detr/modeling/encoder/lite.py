@@ -7,9 +7,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from ..attention import SampledAttention
-from ..proposals import TokenClassifier
-from ..structures import EncoderOutput, FeatureTokens, ProjectedTokens, TokenQueries
+from ..attention import SampledAttention, Value
+from ..proposals import TokenHead
+from ..structures import EncoderOutput, FeatureTokens, TokenQueries
 from ..transformer_layer import run_layer
 from .base import ENCODER_REGISTRY, Encoder, require_values
 from .layer import EncoderLayer
@@ -20,23 +20,16 @@ class AllLevelsLayer(EncoderLayer):
 
     @configurable
     def __init__(
-        self,
-        *,
-        self_attn: SampledAttention,
-        embed_dim: int,
-        ffn_dim: int,
-        low_ffn_dim: int,
-        dropout: float,
+        self, *, self_attn: SampledAttention, ffn_dim: int, low_ffn_dim: int, dropout: float
     ) -> None:
         """
         Args:
             self_attn: attention to the tokens, of both kinds of levels.
-            embed_dim: channels C.
-            ffn_dim: hidden channels of the high levels' feed-forward part.
-            low_ffn_dim: hidden channels of the low levels'.
+            ffn_dim, low_ffn_dim: hidden channels of the high and the low levels' feed-forward part.
             dropout: probability, on every residual branch and the hidden channels.
         """
-        super().__init__(self_attn=self_attn, embed_dim=embed_dim, ffn_dim=ffn_dim, dropout=dropout)
+        super().__init__(self_attn=self_attn, ffn_dim=ffn_dim, dropout=dropout)
+        embed_dim = self_attn.config.embed_dim
         # Names of the released weights.
         self.linear12 = nn.Linear(embed_dim, low_ffn_dim)
         self.linear22 = nn.Linear(low_ffn_dim, embed_dim)
@@ -44,14 +37,7 @@ class AllLevelsLayer(EncoderLayer):
         for linear in (self.linear12, self.linear22):
             nn.init.xavier_uniform_(linear.weight)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Arguments of the constructor from ``MODEL.DETR.ENCODER`` and ``MODEL.LITE``."""
-        return {**super().from_config(cfg), "low_ffn_dim": cfg.MODEL.LITE.LOW_FFN_DIM}
-
-    def update_low(
-        self, queries: TokenQueries, value: ProjectedTokens, tokens: FeatureTokens
-    ) -> Tensor:
+    def update_low(self, queries: TokenQueries, value: Value, tokens: FeatureTokens) -> Tensor:
         """Update tokens of the low levels; see :meth:`EncoderLayer.forward`."""
         features = self.attend(queries, value, tokens)
         hidden = self.dropout(self.linear12(features).relu_())
@@ -60,11 +46,8 @@ class AllLevelsLayer(EncoderLayer):
 
 @ENCODER_REGISTRY.register()
 class LiteEncoder(Encoder):
-    """Blocks that update the high levels in every layer and all levels in the last (3.2-3.3).
-
-    Low and high levels are kept apart until the end, so that the low tokens, three quarters of
-    all, are never copied.
-    """
+    """Blocks that update the high levels in every layer and all levels in the last (3.2-3.3); low
+    levels, three quarters of all tokens, are kept apart until the end and so never copied."""
 
     @configurable
     def __init__(
@@ -79,8 +62,7 @@ class LiteEncoder(Encoder):
         Args:
             layers: in order; an :class:`AllLevelsLayer` updates the low levels as well.
             num_high_levels: the coarsest levels, from 1 to all L.
-            low_update: ``joint``: the low levels sample the high ones as they were before the
-                layer; ``after``: as it left them.
+            low_update: low levels sample high ones as a layer finds (joint) or leaves them (after).
             gradient_checkpointing: see :func:`run_layer`.
         """
         super().__init__()
@@ -92,19 +74,16 @@ class LiteEncoder(Encoder):
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
         """Add ``MODEL.LITE``."""
-        # The interleaved encoder of LiteDETR. Blocks of ENCODER.NUM_LAYERS / NUM_BLOCKS layers, all
-        # of which update the high levels; the last one also the low levels: "(A+1)xB" in the paper,
-        # where A is the number of layers of a block and B that of the blocks.
         cfg.MODEL.LITE = lite = CfgNode()
-        # B of "(A+1)xB"; divides ENCODER.NUM_LAYERS.
+        # Blocks of ENCODER.NUM_LAYERS / NUM_BLOCKS layers, all of which update the high levels, the
+        # last one also the low ones: B of "(A+1)xB" in the paper, where A is the layers of a block.
         lite.NUM_BLOCKS = 3
         # The coarsest levels, which are cheap: H3L1 has 3 of 4.
         lite.NUM_HIGH_LEVELS = 3
         # Hidden channels of the low levels' feed-forward; the high levels have ENCODER.FFN_DIM.
         lite.LOW_FFN_DIM = 256
         # The low levels sample the high levels as they were before the block's last layer (joint,
-        # the released models) or as that layer left them (after, the paper). The weights are the
-        # same.
+        # the released models) or as that layer left them (after, the paper). Weights fit both.
         lite.LOW_UPDATE = "joint"
 
     @staticmethod
@@ -129,12 +108,13 @@ class LiteEncoder(Encoder):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.DETR`` and ``MODEL.LITE``."""
         detr, lite = cfg.MODEL.DETR, cfg.MODEL.LITE
-        has_low = lite.NUM_HIGH_LEVELS < detr.NUM_LEVELS
-        layers_per_block = detr.ENCODER.NUM_LAYERS // lite.NUM_BLOCKS
-        layers = [
-            AllLevelsLayer(cfg) if has_low and index % layers_per_block == 0 else EncoderLayer(cfg)
-            for index in range(1, detr.ENCODER.NUM_LAYERS + 1)
-        ]
+        layers = []
+        for index in range(1, detr.ENCODER.NUM_LAYERS + 1):
+            last_of_block = index % (detr.ENCODER.NUM_LAYERS // lite.NUM_BLOCKS) == 0
+            if last_of_block and lite.NUM_HIGH_LEVELS < detr.NUM_LEVELS:
+                layers.append(AllLevelsLayer(cfg, low_ffn_dim=lite.LOW_FFN_DIM))
+            else:
+                layers.append(EncoderLayer(cfg))
         return {
             "layers": layers,
             "num_high_levels": lite.NUM_HIGH_LEVELS,
@@ -142,9 +122,7 @@ class LiteEncoder(Encoder):
             "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING,
         }
 
-    def forward(
-        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
-    ) -> EncoderOutput:
+    def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` is not used."""
         low_shapes = tokens.spatial_shapes[: -self.num_high_levels]
         num_low = sum(height * width for height, width in low_shapes)

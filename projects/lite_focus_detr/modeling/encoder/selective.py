@@ -2,13 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..proposals import TokenClassifier, token_anchors
+from ..proposals import TokenHead, token_anchors
 from ..structures import EncoderOutput, FeatureTokens, SelectionTrace, TokenQueries, TokenSelection
 from ..transformer_layer import run_layer
 from .base import Encoder
@@ -17,17 +17,29 @@ from .layer import EncoderLayer
 from .token_scorer import TokenScorer
 from .token_selection import budget_mask, token_budgets, tokens_per_layer, topk_tokens
 
+#: The features of the neck in every layer, or the updated ones.
+Source = Literal["frozen", "updated"]
+
 
 @dataclasses.dataclass(frozen=True)
 class SelectionSettings:
     """Which tokens a selective encoder updates, and what they attend to."""
 
     keep_ratios: Sequence[float]  #: of an image's tokens, for each layer; in (0, 1], not rising
-    #: What the layers attend to: the features of the neck in every layer, or the updated ones.
-    value: Literal["frozen", "updated"]
+    value: Source  #: what the layers attend to
     object_tokens: int  #: of the dual attention
     #: They have the highest product of class and foreground score, before or after the sigmoid.
     object_score: Literal["logit", "probability"]
+    gradient_checkpointing: bool  #: see :func:`run_layer`
+
+
+class SelectiveParts(NamedTuple):
+    """What every selective encoder is made of."""
+
+    layers: Sequence[EncoderLayer]  #: in order
+    scorer: TokenScorer  #: of all tokens
+    dual_attention: Sequence[DualAttention]  #: one before each layer; empty: none
+    settings: SelectionSettings
 
 
 class SelectiveEncoder(Encoder):
@@ -41,42 +53,23 @@ class SelectiveEncoder(Encoder):
     #: layer to layer. Else they enter every layer as they came from the neck.
     carries_fillers = False
 
-    def __init__(
-        self,
-        *,
-        layers: Sequence[EncoderLayer],
-        scorer: TokenScorer,
-        dual_attention: Sequence[DualAttention],
-        settings: SelectionSettings,
-        gradient_checkpointing: bool,
-    ) -> None:
-        """
-        Args:
-            layers: in order.
-            scorer: of all tokens.
-            dual_attention: one before each layer; empty: none.
-            settings: of the selection.
-            gradient_checkpointing: see :func:`run_layer`.
-        """
+    def __init__(self, parts: SelectiveParts) -> None:
+        """Args: parts: layers and what chooses their tokens."""
         super().__init__()
-        self.layers = nn.ModuleList(layers)
-        self.scorer = scorer
-        self.dual_attention = nn.ModuleList(dual_attention)
-        self.settings = settings
-        self.gradient_checkpointing = gradient_checkpointing
+        self.layers = nn.ModuleList(parts.layers)
+        self.scorer = parts.scorer
+        self.dual_attention = nn.ModuleList(parts.dual_attention)
+        self.settings = parts.settings
 
-    def forward(
-        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
-    ) -> EncoderOutput:
+    def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` scores them."""
         assert proposal_head is not None
         scores, ranking, trace = self.rank_tokens(tokens, proposal_head)
         initial = active = gather_queries(ranking, tokens)
         memory = tokens.features
         dropped: list[Tensor] = []  # features that no later layer updates
-        for index, count in enumerate(
-            tokens_per_layer(max(trace.budgets), self.settings.keep_ratios)
-        ):
+        counts = tokens_per_layer(max(trace.budgets), self.settings.keep_ratios)
+        for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
             kept = ranking.first(count)
             dropped.append(active.features[:, count:])
             active = active.part(0, count)
@@ -84,8 +77,8 @@ class SelectiveEncoder(Encoder):
                 objects = self.select_object_tokens(active, scores, trace, tokens, proposal_head)
                 active = active._replace(features=self.dual_attention[index](active, objects))
                 trace.objects.append(objects)
-            arguments = (self.layers[index], active, memory, tokens)
-            features = run_layer(self.gradient_checkpointing, *arguments)
+            arguments = (layer, active, memory, tokens)
+            features = run_layer(self.settings.gradient_checkpointing, *arguments)
             if not self.carries_fillers:
                 features = kept.keep_fillers(features, initial.features[:, :count])
             active = active._replace(features=features)
@@ -99,7 +92,7 @@ class SelectiveEncoder(Encoder):
         return EncoderOutput(memory, trace)
 
     def rank_tokens(
-        self, tokens: FeatureTokens, proposal_head: TokenClassifier
+        self, tokens: FeatureTokens, proposal_head: TokenHead
     ) -> tuple[Tensor, TokenSelection, SelectionTrace]:
         """Foreground scores (B, N) of the tokens of the first layer, these tokens, best first, and
         the trace to be filled."""
@@ -120,19 +113,12 @@ class SelectiveEncoder(Encoder):
         foreground: Tensor,
         trace: SelectionTrace,
         tokens: FeatureTokens,
-        proposal_head: TokenClassifier,
+        proposal_head: TokenHead,
     ) -> TokenSelection:
-        """The best of N tokens by the product of their class and foreground scores.
+        """The best of the N ``active`` tokens by the product of class and foreground score (B, N…).
 
         As published, the score ``logit`` also finds tokens beyond an image's budget, unless the
         result must not depend on the batch.
-
-        Args:
-            active: the N tokens, sorted by foreground.
-            foreground: (B, at least N) their logits.
-            trace: has the budget of each image.
-            tokens: the batch that they are of.
-            proposal_head: gives the class scores.
         """
         score = proposal_head.predict_logits(active.features).amax(-1)
         count, budgets = score.shape[1], trace.budgets
@@ -157,24 +143,22 @@ def gather_queries(selection: TokenSelection, tokens: FeatureTokens) -> TokenQue
     )
 
 
-def selective_arguments(
-    cfg: CfgNode, node: CfgNode, *, keep_ratios: Sequence[float], value: str, modulation: str
-) -> dict[str, Any]:
-    """Arguments of :class:`SelectiveEncoder` from ``MODEL.DETR`` and the encoder's own ``node``."""
+def build_selective_parts(
+    cfg: CfgNode, node: CfgNode, keep_ratios: Sequence[float], *, value: Source, modulation: str
+) -> SelectiveParts:
+    """The parts of a selective encoder from ``MODEL.DETR`` and the encoder's own ``node``."""
     detr, num_layers = cfg.MODEL.DETR, cfg.MODEL.DETR.ENCODER.NUM_LAYERS
-    sizes = {"embed_dim": detr.EMBED_DIM, "num_heads": detr.NUM_HEADS}
-    dropout = detr.ENCODER.DROPOUT
-    return {
-        "layers": [EncoderLayer(cfg) for _ in range(num_layers)],
-        "scorer": TokenScorer(
-            embed_dim=detr.EMBED_DIM, num_levels=detr.NUM_LEVELS, modulation=modulation
-        ),
-        "dual_attention": [
-            DualAttention(**sizes, dropout=dropout)
-            for _ in range(num_layers if node.OBJECT_TOKENS else 0)
-        ],
-        "settings": SelectionSettings(
-            list(keep_ratios), value, node.OBJECT_TOKENS, node.OBJECT_SCORE
-        ),
-        "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING,
-    }
+    settings = SelectionSettings(
+        keep_ratios=list(keep_ratios),
+        value=value,
+        object_tokens=node.OBJECT_TOKENS,
+        object_score=node.OBJECT_SCORE,
+        gradient_checkpointing=detr.GRADIENT_CHECKPOINTING,
+    )
+    layers = [EncoderLayer(cfg) for _ in range(num_layers)]
+    embed_dim, num_heads = detr.EMBED_DIM, detr.NUM_HEADS
+    scorer = TokenScorer(embed_dim=embed_dim, num_levels=detr.NUM_LEVELS, modulation=modulation)
+    sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": detr.ENCODER.DROPOUT}
+    num_dual = num_layers if node.OBJECT_TOKENS else 0
+    dual_attention = [DualAttention(**sizes) for _ in range(num_dual)]
+    return SelectiveParts(layers, scorer, dual_attention, settings)

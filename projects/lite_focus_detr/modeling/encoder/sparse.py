@@ -1,6 +1,5 @@
 """The encoder of Sparse DETR: tokens chosen by where the decoder will look."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,14 +8,11 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from ..heads import DetectionHeads
-from ..proposals import TokenClassifier, token_anchors
-from ..structures import EncoderOutput, FeatureTokens, Prediction, SamplingPoints, Targets
+from ..proposals import TokenHead, token_anchors
+from ..structures import EncoderOutput, FeatureTokens, Prediction, Sampling, Targets
 from .base import ENCODER_REGISTRY, require_values
 from .decoder_attention_map import decoder_attention_map
-from .dual_attention import DualAttention
-from .layer import EncoderLayer
-from .selective import SelectionSettings, SelectiveEncoder, selective_arguments
-from .token_scorer import TokenScorer
+from .selective import SelectiveEncoder, SelectiveParts, build_selective_parts
 from .token_selection import topk_tokens
 
 
@@ -30,33 +26,15 @@ class SparseEncoder(SelectiveEncoder):
 
     @configurable
     def __init__(
-        self,
-        *,
-        layers: Sequence[EncoderLayer],
-        scorer: TokenScorer,
-        dual_attention: Sequence[DualAttention],
-        settings: SelectionSettings,
-        gradient_checkpointing: bool,
-        aux_heads: DetectionHeads | None,
-        loss_weight: float,
+        self, *, parts: SelectiveParts, aux_heads: DetectionHeads | None, loss_weight: float
     ) -> None:
         """
         Args:
-            layers: in order.
-            scorer: of all tokens.
-            dual_attention: one before each layer; empty: none.
-            settings: of the selection.
-            gradient_checkpointing: see :func:`run_layer`.
+            parts: of the selection.
             aux_heads: detect from the tokens of all layers but the last, in training only.
             loss_weight: of the scoring network's loss, at least 0.
         """
-        super().__init__(
-            layers=layers,
-            scorer=scorer,
-            dual_attention=dual_attention,
-            settings=settings,
-            gradient_checkpointing=gradient_checkpointing,
-        )
+        super().__init__(parts)
         self.aux_heads = aux_heads
         self.loss_weight = loss_weight
 
@@ -85,9 +63,8 @@ class SparseEncoder(SelectiveEncoder):
         )
         sparse, attention = cfg.MODEL.SPARSE, cfg.MODEL.DETR.DECODER.ATTENTION
         if not 0 < sparse.KEEP_RATIO <= 1:
-            raise ValueError(
-                f"MODEL.SPARSE.KEEP_RATIO is {sparse.KEEP_RATIO}; it must lie in (0, 1]"
-            )
+            ratio = sparse.KEEP_RATIO
+            raise ValueError(f"MODEL.SPARSE.KEEP_RATIO is {ratio}; it must lie in (0, 1]")
         if attention != "deformable":
             raise ValueError(
                 f"SparseDETR learns from MODEL.DETR.DECODER.ATTENTION deformable, not {attention}"
@@ -96,33 +73,16 @@ class SparseEncoder(SelectiveEncoder):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.SPARSE`` and ``MODEL.DETR.ENCODER``."""
-        detr, sparse = cfg.MODEL.DETR, cfg.MODEL.SPARSE
-        num_layers = detr.ENCODER.NUM_LAYERS
+        sparse, num_layers = cfg.MODEL.SPARSE, cfg.MODEL.DETR.ENCODER.NUM_LAYERS
         aux_heads = None
         if sparse.AUX_HEADS:
-            aux_heads = DetectionHeads(
-                embed_dim=detr.EMBED_DIM,
-                num_classes=detr.NUM_CLASSES,
-                num_layers=num_layers - 1,
-                share_heads=False,
-                size_bias=0.0,
-                inverse_sigmoid_eps=detr.INVERSE_SIGMOID_EPS,
-            )
-        return {
-            **selective_arguments(
-                cfg,
-                sparse,
-                keep_ratios=[sparse.KEEP_RATIO] * num_layers,
-                value="updated",
-                modulation="joint",
-            ),
-            "aux_heads": aux_heads,
-            "loss_weight": sparse.LOSS_WEIGHT,
-        }
+            options = {"num_layers": num_layers - 1, "share_heads": False, "size_bias": 0.0}
+            aux_heads = DetectionHeads(cfg, **options)
+        ratios = [sparse.KEEP_RATIO] * num_layers
+        parts = build_selective_parts(cfg, sparse, ratios, value="updated", modulation="joint")
+        return {"parts": parts, "aux_heads": aux_heads, "loss_weight": sparse.LOSS_WEIGHT}
 
-    def forward(
-        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
-    ) -> EncoderOutput:
+    def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """Encode, in training with a prediction from every layer but the last."""
         output = super().forward(tokens, proposal_head)
         if self.aux_heads is None or not self.training:
@@ -137,11 +97,7 @@ class SparseEncoder(SelectiveEncoder):
         return output._replace(predictions=predictions)
 
     def losses(
-        self,
-        output: EncoderOutput,
-        tokens: FeatureTokens,
-        targets: Targets,
-        sampling: Sequence[SamplingPoints],
+        self, output: EncoderOutput, tokens: FeatureTokens, targets: Targets, sampling: Sampling
     ) -> dict[str, Tensor]:
         """``loss_dam``: the tokens that the decoder looks at most; see :class:`Encoder`."""
         trace = output.trace

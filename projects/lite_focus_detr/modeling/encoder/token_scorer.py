@@ -9,10 +9,9 @@ from ..structures import SpatialShapes
 
 
 class TokenScorer(nn.Module):
-    """Foreground logit of every token, from itself and the mean of its level.
+    """Foreground logit of every token, from itself and the mean of its level (Sparse DETR, 3.2).
 
-    The scoring network of Sparse DETR (3.2); Focus-DETR (3.2) scores one level after the other and
-    lets the scores of the last modulate the features of the next. Released Focus-DETR weights were
+    In Focus-DETR (3.2) the scores of a level modulate the features of the next; its weights were
     trained so, although the first LayerNorm removes the factor but for its sign.
     """
 
@@ -21,22 +20,16 @@ class TokenScorer(nn.Module):
         Args:
             embed_dim: channels C of the tokens, a multiple of 4.
             num_levels: feature levels L.
-            modulation: the scores of a level scale the features of the next, ``top_down`` or
-                ``bottom_up``; ``none``: each level by itself; ``joint``: all as one map (Sparse
-                DETR).
+            modulation: the scores of a level scale the next, ``top_down`` or ``bottom_up``;
+                ``none``: each level by itself; ``joint``: all as one map (Sparse DETR).
         """
         super().__init__()
         self.modulation = modulation
-        self.layer1 = nn.Sequential(
-            nn.LayerNorm(embed_dim), nn.Linear(embed_dim, embed_dim), nn.GELU()
-        )
-        self.layer2 = nn.Sequential(
-            nn.Linear(embed_dim, embed_dim // 2),
-            nn.GELU(),
-            nn.Linear(embed_dim // 2, embed_dim // 4),
-            nn.GELU(),
-            nn.Linear(embed_dim // 4, 1),
-        )
+        linear = nn.Linear(embed_dim, embed_dim)
+        self.layer1 = nn.Sequential(nn.LayerNorm(embed_dim), linear, nn.GELU())
+        half, quarter = embed_dim // 2, embed_dim // 4
+        linears = (nn.Linear(embed_dim, half), nn.Linear(half, quarter), nn.Linear(quarter, 1))
+        self.layer2 = nn.Sequential(linears[0], nn.GELU(), linears[1], nn.GELU(), linears[2])
         for linear in (*self.layer1, *self.layer2):
             if isinstance(linear, nn.Linear):
                 nn.init.xavier_uniform_(linear.weight)
@@ -45,15 +38,7 @@ class TokenScorer(nn.Module):
             self.alpha = nn.Parameter(torch.empty(num_levels - 1).uniform_(-0.3, 0.3))
 
     def forward(self, projected: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
-        """Score all tokens, padded ones included.
-
-        Args:
-            projected: (B, S, C) tokens as the proposal head projects them.
-            spatial_shapes: (height, width) of each level.
-
-        Returns:
-            Logits (B, S).
-        """
+        """Logits (B, S) of tokens (B, S, C) as the proposal head projects them, padded ones too."""
         if self.modulation == "joint":
             return self._score(projected)
         levels = torch.split(projected, [height * width for height, width in spatial_shapes], 1)

@@ -10,37 +10,21 @@ from ..structures import TokenSelection
 
 
 def token_budgets(num_valid: Sequence[int], keep_ratio: float) -> tuple[int, ...]:
-    """Tokens to keep of each image, at least one.
-
-    In single precision, which is what the published code truncates.
-
-    Args:
-        num_valid: un-padded tokens of each image.
-        keep_ratio: share to keep, in (0, 1].
-    """
+    """Share of the un-padded tokens of each image, at least one, in single precision, which is what
+    the published code truncates."""
     ratio = np.float32(keep_ratio)
     return tuple(min(int(np.float32(count) * ratio) + 1, count) for count in num_valid)
 
 
 def tokens_per_layer(largest_budget: int, keep_ratios: Sequence[float]) -> list[int]:
-    """Tokens of each layer, in proportion to keep ratios that do not rise.
-
-    Args:
-        largest_budget: tokens of the first layer.
-        keep_ratios: of all layers.
-    """
+    """Tokens of each layer, in proportion to keep ratios that do not rise from the first layer."""
     shares = [np.float32(ratio / keep_ratios[0]) for ratio in keep_ratios]
     return [max(1, int(share * np.float32(largest_budget))) for share in shares]
 
 
 def topk_tokens(scores: Tensor, count: int, budgets: Sequence[int]) -> TokenSelection:
-    """Select the ``count`` best tokens, as far as the budget of each image goes.
-
-    Args:
-        scores: (B, S).
-        count: N, at most S.
-        budgets: of each image, Python numbers, so that this does not synchronise with the GPU.
-    """
+    """The ``count`` best tokens by scores (B, S), as far as the budget of each image goes. Budgets
+    are Python numbers, so that this does not synchronise with the GPU."""
     within = budget_mask(count, budgets, scores.device) if min(budgets) < count else None
     return TokenSelection(scores.topk(count, dim=1).indices, within)
 
