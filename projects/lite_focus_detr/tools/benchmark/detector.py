@@ -29,7 +29,7 @@ from ...engine import user_errors
 from ...model_zoo import get_config
 from ...modeling import DetectionTransformer
 from ...modeling.encoder import Encoder, EncoderLayer, EncoderOutput, TokenQueries
-from ...modeling.proposals import TokenClassifier
+from ...modeling.proposals import TokenHead
 from ...modeling.structures import FeatureTokens
 from ..command_line import BASELINE
 from .encoders import (
@@ -103,9 +103,7 @@ class SingleLayer(Encoder):
         super().__init__()
         self.layer = layer
 
-    def forward(
-        self, tokens: FeatureTokens, proposal_head: TokenClassifier | None
-    ) -> EncoderOutput:
+    def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """See :class:`Encoder`."""
         return EncoderOutput(self.layer(TokenQueries.all_of(tokens), tokens.features, tokens))
 

@@ -32,7 +32,7 @@ from ...engine import user_errors
 from ...model_zoo import get_config
 from ...modeling import DetectionTransformer
 from ...modeling.encoder import Encoder
-from ...modeling.proposals import TokenClassifier
+from ...modeling.proposals import TokenHead
 from ...modeling.structures import FeatureTokens
 from ..command_line import add_opts_argument, encoder_configs
 from .measure import (
@@ -121,7 +121,7 @@ def build_detector(cfg: CfgNode, device: str) -> DetectionTransformer:
 
 
 def encoder_workload(
-    encoder: Encoder, head: TokenClassifier | None, tokens: FeatureTokens, train: bool
+    encoder: Encoder, head: TokenHead | None, tokens: FeatureTokens, train: bool
 ) -> Workload:
     """A function that runs an encoder once.
 
