@@ -1,5 +1,6 @@
 # make env    the environment in .venv: pinned dependencies, detectron2, this package with its kernels
 # make demo   train, evaluate and draw the quick configuration on generated images
+# make dev    what tests and lint need on top, in the same environment
 # make test   all tests
 # make lint   ruff, mypy --strict, clang-format
 # Every target sets up what it needs, once. Another interpreter: make env PYTHON=python3.12
@@ -15,10 +16,12 @@ PY := $(VENV)/bin/python
 KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env demo test lint
+.PHONY: env demo dev test lint
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.installed
+
+dev: $(VENV)/.dev
 
 demo: env
 	$(PY) -m lite_focus_detr.tools.check_env
@@ -26,10 +29,10 @@ demo: env
 	$(PY) -m lite_focus_detr.tools.visualize --config-file $(DEMO_CONFIG) \
 		--weights $(DEMO_OUTPUT)/model_final.pth --output $(DEMO_OUTPUT)/pictures
 
-test: env
-	$(PY) -m pytest
+test: dev
+	$(PY) -m pytest --cov --cov-report=term
 
-lint: env
+lint: dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict
@@ -41,8 +44,8 @@ $(VENV)/.created:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.requirements: requirements.txt requirements-dev.txt | $(VENV)/.created
-	$(PY) -m pip install -r requirements.txt -r requirements-dev.txt
+$(VENV)/.requirements: requirements.txt | $(VENV)/.created
+	$(PY) -m pip install -r requirements.txt
 	@touch $@
 
 $(VENV)/.detectron2: requirements-detectron2.txt dev/install_detectron2.sh $(VENV)/.requirements
@@ -52,4 +55,9 @@ $(VENV)/.detectron2: requirements-detectron2.txt dev/install_detectron2.sh $(VEN
 $(VENV)/.installed: setup.py pyproject.toml $(KERNELS) $(VENV)/.detectron2
 	@mkdir -p build
 	$(PY) -m pip install -v --no-build-isolation --no-deps --editable . 2>&1 | tee build/nvcc.log
+	@touch $@
+
+# Together with requirements.txt, so that nothing here changes a version of there.
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.installed
+	$(PY) -m pip install -r requirements.txt -r requirements-dev.txt
 	@touch $@

@@ -65,6 +65,7 @@ def _extensions() -> list[Extension]:
         define_macros=[("USE_CUDA", None)],
         extra_compile_args={
             "cxx": COMPILE,
+            # Registers and spills, for dev/check_cuda_registers.py.
             "nvcc": ["-O3", "-std=c++17", "-Xptxas", "-v", *STABLE_ABI],
         },
         **common,
@@ -113,33 +114,8 @@ def _native_build() -> dict[str, Any]:
     return {"ext_modules": _extensions(), "cmdclass": {"build_ext": OptionalBuild}}
 
 
+# All other metadata is in pyproject.toml.
 setup(
-    name="lite-focus-detr",
-    version="0.1.0",
-    description="Lite DETR, Focus-DETR and their baselines for detectron2",
-    license="Apache-2.0",
-    python_requires=">=3.10",
     packages=[*find_packages("projects"), f"{PACKAGE}.configs", f"{PACKAGE}.kernels"],
-    package_dir={
-        "": "projects",
-        f"{PACKAGE}.configs": "configs",
-        f"{PACKAGE}.kernels": "kernels",
-    },
-    package_data={
-        f"{PACKAGE}.configs": ["**/*.yaml", "*.md"],
-        f"{PACKAGE}.kernels": ["**/*.cpp", "**/*.cu", "**/*.cuh", "**/*.h", "*.md"],
-    },
-    install_requires=[
-        "fvcore",
-        "matplotlib",
-        "numpy",
-        "pillow",
-        "pycocotools",
-        "scipy",
-        "tensorboard",
-        "timm",
-        "torch>=2.10",
-        "torchvision>=0.25",
-    ],
     **_native_build(),
 )

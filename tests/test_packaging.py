@@ -1,16 +1,39 @@
 """Installation of the package."""
 
+import ast
+import email
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import lite_focus_detr
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ("setup.py", "pyproject.toml", "configs", "kernels", "projects")
+METADATA = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+SOURCES = (*METADATA, "configs", "kernels", "projects")
+NO_COMPILER = {"CXX": "/bin/false", "CC": "/bin/false", "CUDA_HOME": "/nowhere"}
+# Not on PyPI under its own name, so that it cannot be declared.
+NOT_DECLARABLE = {"detectron2", "lite_focus_detr"}
+# What detectron2 imports for us, without requiring it at installation: COCOEvaluator and the
+# writer of TensorBoard files.
+FOR_DETECTRON2 = {"pycocotools", "tensorboard"}
 
 REPORT = """
 import json
@@ -36,11 +59,8 @@ def report(path, folder):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def installed_without_compiler(tmp_path_factory):
-    """The folder that a plain, not editable, installation with broken compilers fills."""
-    folder = tmp_path_factory.mktemp("packaging")
-    checkout, target = folder / "checkout", folder / "target"
+def copy_sources(checkout):
+    """What an installation needs of the project, in an empty folder."""
     checkout.mkdir()
     ignore = shutil.ignore_patterns("__pycache__", "*.so", "*.egg-info")
     for name in SOURCES:
@@ -49,7 +69,15 @@ def installed_without_compiler(tmp_path_factory):
             shutil.copytree(source, checkout / name, ignore=ignore)
         else:
             shutil.copy(source, checkout)
-    environment = {**os.environ, "CXX": "/bin/false", "CC": "/bin/false", "CUDA_HOME": "/nowhere"}
+
+
+@pytest.fixture(scope="module")
+def installed_without_compiler(tmp_path_factory):
+    """The folder that a plain, not editable, installation with broken compilers fills."""
+    folder = tmp_path_factory.mktemp("packaging")
+    checkout, target = folder / "checkout", folder / "target"
+    copy_sources(checkout)
+    environment = {**os.environ, **NO_COMPILER}
     command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
     command += ["--quiet", "--target", str(target), str(checkout)]
     subprocess.run(command, env=environment, check=True, timeout=300)
@@ -80,3 +108,114 @@ def test_a_checkout_works_without_installation(tmp_path):
     assert Path(found["package"]).is_relative_to(ROOT)
     assert Path(found["config"]).is_relative_to(ROOT)
     assert found["iterations"] == 90000
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory):
+    """The sdist, and the wheel that is built from it."""
+    folder = tmp_path_factory.mktemp("distributions")
+    copy_sources(folder / "checkout")
+    command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", folder / "dist", "."]
+    environment = {**os.environ, **NO_COMPILER}
+    done = subprocess.run(
+        command, cwd=folder / "checkout", env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (sdist,) = (folder / "dist").glob("*.tar.gz")
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return sdist, wheel
+
+
+def test_the_distributions_can_be_published(distributions):
+    command = [sys.executable, "-m", "twine", "check", "--strict", *distributions]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("PASSED") == 2
+
+
+def test_the_metadata_say_what_this_is_and_what_it_needs(distributions):
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        found = email.message_from_bytes(wheel.read(name))
+    assert found["Name"] == "lite-focus-detr"
+    assert found["Version"] == lite_focus_detr.__version__
+    assert found["License-Expression"] == "Apache-2.0"
+    assert found["Requires-Python"] == ">=3.10"
+    assert {"torch>=2.10", "tabulate", "pyyaml"} <= set(found.get_all("Requires-Dist"))
+
+
+def test_the_source_distribution_can_build_the_kernels(distributions):
+    with tarfile.open(distributions[0]) as sdist:
+        names = {name.partition("/")[2] for name in sdist.getnames()}
+    kernels = {str(path.relative_to(ROOT)) for path in (ROOT / "kernels").rglob("*.*")}
+    assert {"setup.py", "pyproject.toml", "LICENSE", *kernels} <= names
+
+
+def test_the_wheel_has_every_module_and_every_configuration(distributions):
+    with zipfile.ZipFile(distributions[1]) as wheel:
+        names = set(wheel.namelist())
+    package, configs = ROOT / "projects" / "lite_focus_detr", ROOT / "configs"
+    modules = {f"lite_focus_detr/{path.relative_to(package)}" for path in package.rglob("*.py")}
+    files = [path for pattern in ("*.yaml", "*.py") for path in configs.rglob(pattern)]
+    assert modules | {f"lite_focus_detr/configs/{x.relative_to(configs)}" for x in files} <= names
+
+
+def project_table():
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def names_of(requirements):
+    return {canonicalize_name(Requirement(line).name) for line in requirements}
+
+
+def imported_distributions(*folders):
+    """Distributions whose modules are imported anywhere in the Python files of folders."""
+    modules = set()
+    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                modules.add(node.module.partition(".")[0])
+    modules -= set(sys.stdlib_module_names) | NOT_DECLARABLE
+    owners = metadata.packages_distributions()
+    return {canonicalize_name(owners[module][0]) for module in modules}
+
+
+def test_every_import_of_the_package_is_declared_and_no_other():
+    declared = names_of(project_table()["dependencies"])
+    assert declared == imported_distributions("projects") | FOR_DETECTRON2
+
+
+def requirements_file(name):
+    lines = (re.sub("#.*", "", line).strip() for line in (ROOT / name).read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def test_pinned_requirements_cover_what_is_declared():
+    project = project_table()
+    pinned = names_of(requirements_file("requirements.txt"))
+    assert names_of(project["dependencies"]) <= pinned
+    for_development = names_of(requirements_file("requirements-dev.txt"))
+    extras = [line for extra in project["optional-dependencies"].values() for line in extra]
+    assert names_of(extras) - {"lite-focus-detr"} <= pinned | for_development
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_pinned_requirements_are_exact(name):
+    for line in requirements_file(name):
+        assert re.fullmatch(r"==[^,*]+", str(Requirement(line).specifier)), line
+
+
+def test_changelog_and_citation_are_of_this_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    released = re.findall(r"^## \[(\d+\.\d+\.\d+)\]", changelog, re.MULTILINE)
+    assert released[0] == lite_focus_detr.__version__
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == lite_focus_detr.__version__
+    assert citation["license"] == "Apache-2.0"
+    papers = {
+        identifier["value"] for x in citation["references"] for identifier in x["identifiers"]
+    }
+    numbers = ("2303.07335", "2307.12612", "2111.14330", "2010.04159", "2203.01305", "2203.03605")
+    assert papers == {f"arXiv:{number}" for number in numbers}

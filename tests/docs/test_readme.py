@@ -5,9 +5,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from PIL import Image
 
-from lite_focus_detr import add_lite_focus_detr_config
+from lite_focus_detr import add_lite_focus_detr_config, model_zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (".", "configs", "docs", "kernels")
@@ -56,3 +59,34 @@ def test_every_leaf_of_the_readme_table_exists():
     assert len(names) >= 9
     for name in names:
         assert list(ROOT.glob(f"configs/*/{name}.yaml")), name
+
+
+def test_the_python_lines_of_the_readme_run(tmp_path, monkeypatch):
+    cfg = model_zoo.get_config("dino_shapes")
+    cfg.MODEL.DEVICE = "cpu"
+    weights = tmp_path / "output" / "demo" / "model_final.pth"
+    weights.parent.mkdir(parents=True)
+    torch.save({"model": build_model(cfg).state_dict()}, weights)
+    Image.new("RGB", (160, 120)).save(tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    assert len([line for line in lines.splitlines() if line]) == 6
+    names = {}
+    exec(lines, names)
+    assert names["instances"].image_size == (120, 160)
+    assert set(names["instances"].get_fields()) == {"pred_boxes", "scores", "pred_classes"}
+    assert type(names["model"]).__name__ == "DeformableDETR"
+
+
+def test_the_first_screen_of_the_readme_has_what_a_newcomer_looks_for():
+    first = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
+    assert re.search(r"!\[.+\]\(docs/images/demo\.png\)", first)
+    assert "make demo" in first
+    assert "make test" in first
+    assert "```python" in first
+    assert re.search(r"^\| `dino_r50_12ep` \|", first, re.MULTILINE)
+
+
+def test_pictures_are_small():
+    for picture in (ROOT / "docs").rglob("*.png"):
+        assert picture.stat().st_size <= 150_000

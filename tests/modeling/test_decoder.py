@@ -28,9 +28,9 @@ def predict(model):
     random = torch.Generator().manual_seed(1)
     levels = [torch.randn(2, 32, *shape, generator=random) for shape in LEVELS]
     sizes = [(64, 96), (64, 96)]
-    tokens = model.tokens(levels, ImageList(torch.empty(2, 3, 64, 96), sizes))
-    queries = model.queries(tokens.features, tokens, None, None)
-    (prediction,) = model.decoder(queries, tokens.features, tokens, model.heads)
+    tokens = model.flatten_levels(levels, ImageList(torch.empty(2, 3, 64, 96), sizes))
+    queries = model.query_selector(tokens.features, tokens, None, None)
+    (prediction,) = model.decoder(queries, tokens.features, tokens, model.heads).predictions
     return prediction.logits, queries
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from lite_focus_detr.modeling.denoising import Denoising, DenoisingConfig, Noise
-from lite_focus_detr.modeling.structures import Prediction, Queries, Targets
+from lite_focus_detr.modeling.structures import DecoderOutput, Prediction, Queries, Targets
 
 
 def denoising(contrastive, **changes):
@@ -143,7 +143,8 @@ def test_they_come_before_the_other_queries_and_are_never_padding(contrastive):
     assert not joined.padding_mask[:, :count].any()
     assert torch.equal(joined.padding_mask[:, count:], mask)
     layer = Prediction(torch.randn(2, count + 4, 5), torch.rand(2, count + 4, 4))
-    (first,), (rest,) = noised.split([layer])
+    (first,), output = noised.split(DecoderOutput([layer], []))
+    (rest,) = output.predictions
     for part, rows in ((first, slice(count)), (rest, slice(count, None))):
         assert torch.equal(part.logits, layer.logits[:, rows])
         assert torch.equal(part.boxes, layer.boxes[:, rows])

@@ -6,13 +6,14 @@ from detectron2.structures import ImageList
 
 from lite_focus_detr.modeling.proposals import ProposalHead, token_anchors
 from lite_focus_detr.modeling.query_selectors import (
-    PROPOSAL_QUERIES,
     LearnedBoxQuerySelector,
     LearnedPointQuerySelector,
     MixedQuerySelector,
+    ProposalConfig,
     TokenContentQuerySelector,
+    TwoStageQuerySelector,
 )
-from lite_focus_detr.modeling.tokens import TokenBuilder
+from lite_focus_detr.modeling.tokens import flatten_levels
 
 
 def sigmoid(x):
@@ -35,7 +36,7 @@ def test_learned_points_are_read_off_the_position_in_full_precision(memory, auto
     position, content = selector.query_embed.weight[:, :16], selector.query_embed.weight[:, 16:]
     layer = selector.reference_points
     expected = sigmoid(position.double() @ layer.weight.double().T + layer.bias.double())
-    assert queries.reference.dtype == torch.float32
+    assert queries.reference_points.dtype == torch.float32
     for image in range(2):
         # bfloat16 is off by 0.004, more than two pixels of an image of 800.
         torch.testing.assert_close(
@@ -54,7 +55,7 @@ def test_learned_boxes_are_the_sigmoid_of_their_anchors(memory, autocast, indica
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         queries = selector(memory)
     expected = sigmoid(selector.refpoint_embed.weight).expand(2, -1, -1)
-    torch.testing.assert_close(queries.reference.double(), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(queries.reference_points.double(), expected, rtol=0, atol=1e-6)
     learned = 15 if indicator else 16
     assert torch.equal(queries.content[1, :, :learned], selector.tgt_embed.weight)
     assert (queries.content[..., learned:] == 0).all()
@@ -71,16 +72,16 @@ def propose():
 
     def run(selector, indices=None):
         torch.manual_seed(0)
-        builder = TokenBuilder(
-            in_channels=[1] * 3,
-            num_levels=4,
-            embed_dim=16,
-            norm_groups=4,
+        levels = [torch.randn(2, 16, *shape) for shape in LEVELS]
+        images = ImageList(torch.empty(2, 3, 64, 96), SIZES)
+        tokens = flatten_levels(
+            levels,
+            torch.randn(4, 16),
+            images,
+            strides=(8, 16, 32, 64),
             temperature=20.0,
             offset=0.0,
         )
-        maps = [torch.randn(2, 16, *shape) for shape in LEVELS]
-        tokens = builder(maps, ImageList(torch.empty(2, 3, 64, 96), SIZES))
         head = ProposalHead(embed_dim=16, num_classes=5)
         for parameter in head.parameters():
             torch.nn.init.normal_(parameter, std=0.3)
@@ -93,17 +94,19 @@ def propose():
     return run
 
 
-def selection(num_queries, class_agnostic=False, all_boxes=False, train_all=False):
-    return {
-        "num_queries": num_queries,
-        "embed_dim": 16,
-        "class_agnostic": class_agnostic,
-        "all_boxes": all_boxes,
-        "train_all": train_all,
-    }
+def selection(
+    num_queries, class_agnostic=False, proposal_boxes="selected", proposal_loss="selected"
+):
+    return ProposalConfig(
+        num_queries=num_queries,
+        embed_dim=16,
+        class_agnostic=class_agnostic,
+        proposal_boxes=proposal_boxes,
+        proposal_loss=proposal_loss,
+    )
 
 
-SELECTORS = list(PROPOSAL_QUERIES.values())
+SELECTORS = [TwoStageQuerySelector, TokenContentQuerySelector, MixedQuerySelector]
 
 
 @pytest.mark.parametrize("class_agnostic", [False, True])
@@ -111,7 +114,7 @@ SELECTORS = list(PROPOSAL_QUERIES.values())
 def test_proposals_are_the_tokens_of_the_best_scores_without_padding(
     propose, selector, class_agnostic
 ):
-    queries, _, tokens, logits, boxes = propose(selector(**selection(30, class_agnostic)))
+    queries, _, tokens, logits, boxes = propose(selector(selection(30, class_agnostic)))
     scores = logits[..., 0] if class_agnostic else logits.max(-1).values
     for image in range(2):
         inside = [i for i in range(128) if not tokens.padding_mask[image, i]]
@@ -119,12 +122,12 @@ def test_proposals_are_the_tokens_of_the_best_scores_without_padding(
         assert queries.indices[image].tolist() == best
         torch.testing.assert_close(queries.reference_points[image], boxes[image, best])
     assert queries.padding_mask is None
-    assert not queries.reference.requires_grad
+    assert not queries.reference_points.requires_grad
 
 
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_slots_beyond_the_tokens_of_an_image_are_padding(propose, selector):
-    queries, _, tokens, *_ = propose(selector(**selection(500)))
+    queries, _, tokens, *_ = propose(selector(selection(500)))
     inside = (~tokens.padding_mask).sum(1)
     # As many slots as the larger image has tokens, which are not all.
     count = inside.max().item()
@@ -139,14 +142,14 @@ def test_slots_beyond_the_tokens_of_an_image_are_padding(propose, selector):
     ("options", "count"),
     [
         ({}, 30),
-        ({"all_boxes": True}, 30),
-        ({"train_all": True}, 128),
+        ({"proposal_boxes": "all"}, 30),
+        ({"proposal_loss": "all"}, 128),
         ({"class_agnostic": True}, 128),
     ],
 )
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_all_tokens_are_trained_if_asked_for_or_of_one_class(propose, selector, options, count):
-    queries, _, _, logits, boxes = propose(selector(**selection(30, **options)))
+    queries, _, _, logits, boxes = propose(selector(selection(30, **options)))
     prediction = queries.proposals
     if count == 30:
         rows = queries.indices[..., None]
@@ -156,12 +159,12 @@ def test_all_tokens_are_trained_if_asked_for_or_of_one_class(propose, selector, 
 
 
 def test_content_is_the_token_with_its_gradient_or_learned_for_each_rank(propose):
-    queries, memory, *_ = propose(TokenContentQuerySelector(**selection(30)))
+    queries, memory, *_ = propose(TokenContentQuerySelector(selection(30)))
     rows = queries.indices[..., None].expand(-1, -1, 16)
     assert torch.equal(queries.content, memory.gather(1, rows))
     (gradient,) = torch.autograd.grad(queries.content.sum(), memory)
     assert torch.equal(gradient, torch.zeros_like(memory).scatter(1, rows, 1.0))
-    selector = MixedQuerySelector(**selection(500))
+    selector = MixedQuerySelector(selection(500))
     queries, *_ = propose(selector)
     count = queries.indices.shape[1]
     assert torch.equal(queries.content, selector.tgt_embed.weight[:count].expand(2, -1, -1))
@@ -171,6 +174,7 @@ def test_content_is_the_token_with_its_gradient_or_learned_for_each_rank(propose
 @pytest.mark.parametrize("selector", SELECTORS)
 def test_given_tokens_are_taken_instead_of_the_best(propose, selector):
     indices = torch.tensor([[5, 3, 100], [7, 0, 2]])
-    queries, _, _, _, boxes = propose(selector(**selection(30)), indices)
+    queries, _, _, _, boxes = propose(selector(selection(30)), indices)
     assert torch.equal(queries.indices, indices)
-    torch.testing.assert_close(queries.reference, boxes.take_along_dim(indices[..., None], 1))
+    expected = boxes.take_along_dim(indices[..., None], 1)
+    torch.testing.assert_close(queries.reference_points, expected)

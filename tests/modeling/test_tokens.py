@@ -102,13 +102,8 @@ def test_the_sine_position_is_that_of_the_formula(temperature, offset):
     ("num_levels", "strides"), [(3, (8, 16, 32)), (4, (8, 16, 32, 64)), (5, (8, 16, 32, 64, 128))]
 )
 def test_each_level_beyond_the_maps_doubles_the_stride(num_levels, strides):
-    neck = Neck(
-        in_channels=[4, 5, 6],
-        in_strides=[8, 16, 32],
-        num_levels=num_levels,
-        embed_dim=8,
-        norm_groups=4,
-    )
+    shapes = [ShapeSpec(channels=4 + level, stride=8 << level) for level in range(3)]
+    neck = Neck(input_shape=shapes, num_levels=num_levels, embed_dim=8, norm_groups=4)
     levels = neck([torch.zeros(1, c, 128 // s, 256 // s) for c, s in ((4, 8), (5, 16), (6, 32))])
     images = ImageList(torch.zeros(1, 3, 128, 256), [(128, 256)])
     tokens = flatten(levels, images, neck.strides)

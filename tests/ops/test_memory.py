@@ -9,6 +9,8 @@ import torch
 from lite_focus_detr import ops
 from lite_focus_detr.tools.benchmark import peak_memory
 
+pytestmark = pytest.mark.slow
+
 # The tokens of an image of 800 x 1333 pixels, each of which is a query.
 SHAPES = ((100, 167), (50, 84), (25, 42), (13, 21))
 TOKENS, HEADS, CHANNELS, POINTS = 22_223, 8, 32, 4

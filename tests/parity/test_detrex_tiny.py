@@ -65,7 +65,7 @@ def test_losses_and_gradient_norms_equal_those_of_detrex(case):
         instances.gt_classes = torch.from_numpy(data[f"in/gt_classes{image}"])
         batch.append({"image": torch.zeros(3, height, width), "instances": instances})
     if model.denoising is not None:
-        noise = recorded_noise(data, model.denoising.contrastive)
+        noise = recorded_noise(data, model.denoising.config.contrastive)
         model.denoising.sample_noise = lambda count, device: noise
     losses = model(batch)
     assert sorted(losses) == sorted(data["out_train/loss_names"].tolist())

@@ -125,6 +125,42 @@ def test_a_missing_package_is_fatal(monkeypatch):
     assert found.fix == "pip install scipy"
 
 
+def requires(monkeypatch, requirements):
+    """Let the installed package have these requirements."""
+    real = metadata.requires
+    own = check_env.DISTRIBUTION
+
+    def fake(name):
+        if name != own:
+            return real(name)
+        if requirements is None:
+            raise metadata.PackageNotFoundError(name)
+        return requirements
+
+    monkeypatch.setattr(metadata, "requires", fake)
+
+
+def test_what_the_package_declares_is_checked_but_not_its_extras(monkeypatch):
+    requires(
+        monkeypatch,
+        ["torch>=2.10", "numpy", "no-such-thing>=2; python_version > '3'", "x-ray; extra == 'a'"],
+    )
+    names = [found.name for found in check_env.examine()]
+    assert "numpy" in names
+    assert names.count("torch") == 1
+    assert "x-ray" not in names
+    assert finding("no-such-thing").fatal
+    assert finding("no-such-thing").fix == "pip install no-such-thing"
+
+
+def test_without_metadata_the_report_says_what_it_could_not_check(monkeypatch):
+    requires(monkeypatch, None)
+    found = finding(check_env.DISTRIBUTION)
+    assert found.value == "not installed"
+    assert found.problem
+    assert not found.fatal
+
+
 @pytest.mark.parametrize("broken", ["multi_scale", "key_aware"])
 def test_the_self_test_notices_a_wrong_operator(monkeypatch, broken):
     assert check_env.operator_error("cpu") <= check_env.TOLERANCE

@@ -90,7 +90,8 @@ def import_modules(config_file: str, options: Sequence[str] = ()) -> None:
 
 def _names_to_import(config_file: str, options: Sequence[str]) -> tuple[list[str], str]:
     """The modules, and the place that names them; the command line beats the file."""
-    names, place = [], config_file
+    names: Any = []
+    place = config_file
     if config_file:
         names = _read_yaml(config_file).get("IMPORTS", [])
     if "IMPORTS" in options[::2]:

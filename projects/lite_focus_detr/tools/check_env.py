@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 import shutil
 import sys
 import warnings
@@ -18,16 +19,9 @@ from importlib import metadata
 from importlib.util import find_spec
 from typing import NamedTuple
 
-REQUIREMENTS = (
-    "fvcore",
-    "matplotlib",
-    "numpy",
-    "pillow",
-    "pycocotools",
-    "scipy",
-    "tensorboard",
-    "timm",
-)
+DISTRIBUTION = "lite-focus-detr"
+# They have checks of their own: that they import, and that they fit each other.
+IMPORTED = ("torch", "torchvision")
 DETECTRON2_FIX = (
     "make env, or: pip install --no-build-isolation "
     "'git+https://github.com/facebookresearch/detectron2.git'"
@@ -73,8 +67,7 @@ def run_checks() -> Iterator[Finding]:
     yield _torchvision()
     yield _imports("detectron2", DETECTRON2_FIX, "detectron2.modeling")
     yield _pkg_resources()
-    for distribution in REQUIREMENTS:
-        yield _installed(distribution)
+    yield from _requirements()
     yield _compiler()
     if find_spec("torch") is not None:
         yield from _devices()
@@ -136,6 +129,20 @@ def _pkg_resources() -> Finding:
         "dropped; lite_focus_detr.model_zoo does not need it",
         "only for detectron2's own zoo: pip install 'setuptools<81'",
     )
+
+
+def _requirements() -> Iterator[Finding]:
+    """What the metadata of the installed package require, without the extras."""
+    try:
+        requirements = metadata.requires(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError:
+        problem = f"{DISTRIBUTION} is not installed, so that its requirements are not known"
+        yield Finding(DISTRIBUTION, "not installed", problem, BUILD_FIX)
+        return
+    for requirement in requirements:
+        name = re.split(r"[^\w.-]", requirement)[0]
+        if "extra ==" not in requirement and name not in IMPORTED:
+            yield _installed(name)
 
 
 def _installed(distribution: str) -> Finding:

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from lite_focus_detr.converters.sparse_detr import SPARSE_DETR
 
 from lite_focus_detr.converters import convert_state_dict, detect_format
+from lite_focus_detr.converters.formats.sparse_detr import SPARSE_DETR
 from lite_focus_detr.modeling.postprocess import COCO_IDS
 
 LEAF = "sparse_deformable_detr_two_stage_r50_50ep"

@@ -141,7 +141,7 @@ def test_no_object_token_is_padding(config, ratio):
     for kept, objects in zip(output.trace.kept, output.trace.objects, strict=True):
         chosen = kept.indices.gather(1, objects.indices)
         padded = tokens.padding_mask.gather(1, chosen)
-        usable = torch.ones_like(padded) if objects.budget_mask is None else objects.budget_mask
+        usable = torch.ones_like(padded) if objects.within_budget is None else objects.within_budget
         assert not (padded & usable).any()
         assert usable.sum(1).tolist() == [min(60, output.trace.budgets[0]), 60]
         assert (objects.indices < torch.tensor(output.trace.budgets)[:, None])[usable].all()
@@ -164,7 +164,7 @@ def test_rows_beyond_a_budget_are_objects_only_as_published(config, score, invar
     tokens = tokens_of(model, [(64, 64), (128, 128)])._replace(batch_invariant=invariant)
     output = model.encoder(tokens, model.proposal_head)
     objects = output.trace.objects[0]
-    usable = slice(None) if objects.budget_mask is None else objects.budget_mask[0]
+    usable = slice(None) if objects.within_budget is None else objects.within_budget[0]
     assert (objects.indices[0, usable] >= output.trace.budgets[0]).any() == beyond
 
 

@@ -33,7 +33,7 @@ def test_selection_is_the_best_first(scores):
     selection = topk_tokens(scores, 10, (10, 40, 12))
     expected = np.argsort(-scores.numpy(), 1)[:, :10]
     np.testing.assert_array_equal(selection.indices, expected)
-    assert selection.budget_mask is None
+    assert selection.within_budget is None
 
 
 def test_gathered_rows_are_the_chosen_ones(scores):
@@ -52,7 +52,7 @@ def test_only_rows_within_the_budget_are_written(scores):
         expected = x[image].clone()
         expected[selection.indices[image, :budget]] = rows[image, :budget]
         assert torch.equal(written[image], expected)
-    assert torch.equal(selection.first(5).budget_mask, budget_mask(5, budgets, x.device))
+    assert torch.equal(selection.first(5).within_budget, budget_mask(5, budgets, x.device))
 
 
 def test_gather_and_scatter_have_the_gradients_of_a_permutation(scores):

@@ -6,6 +6,8 @@ import torch
 
 from lite_focus_detr.tools.benchmark import peak_memory
 
+pytestmark = pytest.mark.slow
+
 needs_linux = pytest.mark.skipif(not peak_memory._CLEAR.exists(), reason="needs Linux")
 
 
