@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
 
-from ..modeling.encoder import ENCODER_REGISTRY, require_values
+from ..modeling.encoder import ENCODER_REGISTRY
 from ..modeling.query_selectors import has_box_queries
 from .suggestions import did_you_mean
 
@@ -45,13 +46,29 @@ def validate_config(cfg: CfgNode) -> None:
     Raises:
         ValueError: names the keys, their values and the remedy.
     """
-    require_values(cfg, CHOICES, MINIMUM_VALUES)
+    _require_values(cfg, CHOICES, MINIMUM_VALUES)
     _validate_sizes(cfg)
     _validate_family(cfg)
     _validate_attention(cfg)
     encoder_name = getattr(find_meta_architecture(cfg), "encoder_name", None)
     if encoder_name is not None:
-        ENCODER_REGISTRY.get(encoder_name).validate_config(cfg)
+        encoder = ENCODER_REGISTRY.get(encoder_name)
+        _require_values(cfg, encoder.choices, encoder.minimum_values)
+        encoder.validate_config(cfg)
+
+
+def _require_values(
+    cfg: CfgNode, choices: Mapping[str, Sequence[str]], minimum_values: Mapping[str, float]
+) -> None:
+    """Refuse keys, given by full name, whose value is none of the ``choices`` or is too small."""
+    for key, allowed in choices.items():
+        value = reduce(getitem, key.split("."), cfg)
+        if value not in allowed:
+            raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
+    for key, least in minimum_values.items():
+        value = reduce(getitem, key.split("."), cfg)
+        if value < least:
+            raise ValueError(f"{key} is {value}; it must be at least {least}")
 
 
 def _validate_sizes(cfg: CfgNode) -> None:

@@ -39,7 +39,10 @@ class SampledAttention(nn.Module):
     """Attention to a few samples around a reference on every level; subclasses weigh them."""
 
     def __init__(self, config: AttentionConfig) -> None:
-        """Args: config: sizes."""
+        """
+        Args:
+            config: sizes.
+        """
         super().__init__()
         self.config = config
         heads, points = config.num_heads, config.num_points
@@ -123,7 +126,10 @@ class DeformableAttention(SampledAttention):
     """Weights are a linear function of the query (Deformable DETR, eq. 3)."""
 
     def __init__(self, config: AttentionConfig) -> None:
-        """Args: config: sizes."""
+        """
+        Args:
+            config: sizes.
+        """
         super().__init__(config)
         num_samples = config.num_heads * config.num_levels * config.num_points
         self.attention_weights = nn.Linear(config.embed_dim, num_samples)
@@ -148,7 +154,10 @@ class KeyAwareAttention(SampledAttention):
     """
 
     def __init__(self, config: AttentionConfig) -> None:
-        """Args: config: sizes and kind."""
+        """
+        Args:
+            config: sizes and kind.
+        """
         super().__init__(config)
         self.query_proj = _projection(config.embed_dim)
         self.key_proj = _projection(config.embed_dim) if config.projected_key else None

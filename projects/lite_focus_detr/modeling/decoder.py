@@ -55,13 +55,16 @@ class DecoderLayer(TransformerLayer):
         attn_mask: Tensor | None,
         return_sampling: bool = False,
     ) -> tuple[Tensor, SamplingPoints | None]:
-        """Update the content of queries, and say where the cross-attention samples if asked to.
+        """Update the content of queries; the second result is the sampling, if asked for.
 
         Args:
-            content, position: (B, Q, C); the position is added to queries and keys.
+            content: (B, Q, C).
+            position: (B, Q, C), added to queries and keys.
             reference_points: (B, Q, L, 2 or 4) relative to each level's padded map.
-            memory, tokens: the memory (B, S, C), and what has its padding and levels.
+            memory: (B, S, C).
+            tokens: has the padding and levels of the memory.
             attn_mask: (Q, Q) or (B * M, Q, Q) bool, True where a query must not see another.
+            return_sampling: say where the cross-attention samples.
         """
         query = content + position
         attended = self.self_attn(query, query, content, attn_mask=attn_mask, need_weights=False)[0]

@@ -53,7 +53,10 @@ class Denoising(nn.Module):
     """
 
     def __init__(self, config: DenoisingConfig) -> None:
-        """Args: config: kind, number and noise of the queries."""
+        """
+        Args:
+            config: kind, number and noise of the queries.
+        """
         super().__init__()
         self.config = config
         # The parts of a group hold the same boxes: positives, and if contrastive negatives.

@@ -24,7 +24,10 @@ class MLP(nn.Module):
     """Linear layers with ReLU between them."""
 
     def __init__(self, *dims: int) -> None:
-        """Args: dims: channels of the input, of each hidden layer and of the output."""
+        """
+        Args:
+            dims: channels of the input, of each hidden layer and of the output.
+        """
         super().__init__()
         self.layers = nn.ModuleList(nn.Linear(*sizes) for sizes in pairwise(dims))
 
@@ -61,7 +64,8 @@ class DetectionHeads(nn.Module):
     ) -> None:
         """
         Args:
-            embed_dim, num_classes: channels C of the hidden states and rows K of the class heads.
+            embed_dim: channels C of the hidden states.
+            num_classes: rows K of the class heads.
             num_layers: layers with predictions.
             share_heads: one pair of heads for all layers.
             size_bias: initial logit of the first layer's widths and heights.

@@ -72,13 +72,16 @@ class DetectionTransformer(nn.Module):
             encoder: makes the memory.
             query_selector: gives the decoder its queries.
             proposal_head: scores tokens; None if neither encoder nor query selector needs it.
-            decoder, heads: of as many layers; the heads may be shared by them.
+            decoder: looks at the memory.
+            heads: of the decoder layers.
             denoising: makes further queries in training; None: there are none.
             criterion: the losses.
-            position_temperature, position_offset: of the sine position, see :func:`flatten_levels`.
+            position_temperature: of the sine position of tokens.
+            position_offset: likewise, in pixels of a level.
             max_detections: of an image.
             coco_id_rows: rows of the class heads are COCO ids, of which 80 are classes.
-            pixel_mean, pixel_std: of each channel, in ``input_format``.
+            pixel_mean: of each channel, in ``input_format``.
+            pixel_std: likewise.
             input_format: order of the channels of images.
             vis_period: iterations between pictures of the training for TensorBoard; 0: none.
         """

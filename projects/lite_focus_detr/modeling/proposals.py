@@ -14,7 +14,10 @@ class TokenHead(nn.Module):
     class_embed: nn.Module  #: from channels C to logits of K classes
 
     def __init__(self, *, embed_dim: int) -> None:
-        """Args: embed_dim: channels C of the tokens."""
+        """
+        Args:
+            embed_dim: channels C of the tokens.
+        """
         super().__init__()
         self.enc_output = nn.Linear(embed_dim, embed_dim)
         self.enc_output_norm = nn.LayerNorm(embed_dim)
@@ -53,7 +56,8 @@ class ProposalHead(TokenHead):
     def __init__(self, *, embed_dim: int, num_classes: int) -> None:
         """
         Args:
-            embed_dim, num_classes: channels C of the tokens and rows K of the class head.
+            embed_dim: channels C of the tokens.
+            num_classes: rows K of the class head.
         """
         super().__init__(embed_dim=embed_dim)
         self.class_embed = class_head(embed_dim, num_classes)

@@ -25,7 +25,8 @@ class LearnedPointQuerySelector(nn.Module):
     def __init__(self, *, num_queries: int, embed_dim: int) -> None:
         """
         Args:
-            num_queries, embed_dim: Q and the channels C of the decoder.
+            num_queries: Q.
+            embed_dim: channels C of the decoder.
         """
         super().__init__()
         self.query_embed = nn.Embedding(num_queries, embed_dim * 2)
@@ -48,7 +49,8 @@ class LearnedBoxQuerySelector(nn.Module):
     def __init__(self, *, num_queries: int, embed_dim: int, indicator: bool) -> None:
         """
         Args:
-            num_queries, embed_dim: Q and the channels C of the decoder.
+            num_queries: Q.
+            embed_dim: channels C of the decoder.
             indicator: the last channel is zero here and one in plain denoising queries.
         """
         super().__init__()
@@ -85,7 +87,10 @@ class ProposalQuerySelector(nn.Module):
     """Queries at the best-scored tokens; subclasses give them content (and position)."""
 
     def __init__(self, config: ProposalConfig) -> None:
-        """Args: config: of the selection."""
+        """
+        Args:
+            config: of the selection.
+        """
         super().__init__()
         self.config = config
         self.train_all = config.proposal_loss == "all" or config.class_agnostic
@@ -143,7 +148,10 @@ class TwoStageQuerySelector(ProposalQuerySelector):
     num_embeddings = 2
 
     def __init__(self, config: ProposalConfig) -> None:
-        """Args: config: of the selection."""
+        """
+        Args:
+            config: of the selection.
+        """
         super().__init__(config)
         channels = config.embed_dim * self.num_embeddings
         # Names of the released weights.
@@ -176,7 +184,10 @@ class MixedQuerySelector(ProposalQuerySelector):
     """Content is learned for each rank, position follows the box (DINO, 3.4)."""
 
     def __init__(self, config: ProposalConfig) -> None:
-        """Args: config: of the selection."""
+        """
+        Args:
+            config: of the selection.
+        """
         super().__init__(config)
         # Name of the released weights.
         self.tgt_embed = nn.Embedding(config.num_queries, config.embed_dim)

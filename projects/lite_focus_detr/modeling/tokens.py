@@ -26,7 +26,8 @@ def flatten_levels(
         level_embed: (L, C), added to the positions.
         images: of which the sizes count.
         strides: pixels per token of each level.
-        temperature, offset: of the sine position, see :func:`sine_grid_embedding`.
+        temperature: see :func:`sine_grid_embedding`.
+        offset: likewise.
     """
     image_sizes = tuple((int(height), int(width)) for height, width in images.image_sizes)
     shapes = tuple((int(x.shape[-2]), int(x.shape[-1])) for x in levels)

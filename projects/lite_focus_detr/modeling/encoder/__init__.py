@@ -1,7 +1,7 @@
 """Encoders: modules that turn feature tokens into the decoder's memory."""
 
 from ..structures import EncoderOutput, TokenQueries, TokenSelection
-from .base import ENCODER_REGISTRY, Encoder, build_encoder, require_values
+from .base import ENCODER_REGISTRY, Encoder, build_encoder
 from .deformable import DeformableEncoder
 from .focus import FocusEncoder
 from .layer import EncoderLayer
@@ -20,5 +20,4 @@ __all__ = [
     "TokenQueries",
     "TokenSelection",
     "build_encoder",
-    "require_values",
 ]

@@ -1,8 +1,7 @@
 """What an encoder is: the interface between tokens and queries."""
 
 from collections.abc import Mapping, Sequence
-from functools import reduce
-from operator import getitem
+from typing import ClassVar
 
 from detectron2.config import CfgNode
 from detectron2.utils.registry import Registry
@@ -24,6 +23,9 @@ class Encoder(nn.Module):
     needs_sampling = False
     #: Names of submodules that only a training uses.
     training_only: tuple[str, ...] = ()
+    #: Possible values of configuration keys, by their full names; checked as the smallest ones are.
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {}
+    minimum_values: ClassVar[Mapping[str, float]] = {}
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -52,17 +54,3 @@ class Encoder(nn.Module):
 def build_encoder(name: str, cfg: CfgNode) -> Encoder:
     """Build the encoder registered as ``name``."""
     return ENCODER_REGISTRY.get(name)(cfg)
-
-
-def require_values(
-    cfg: CfgNode, choices: Mapping[str, Sequence[str]], minimum_values: Mapping[str, float]
-) -> None:
-    """Refuse keys, given by full name, whose value is none of the ``choices`` or is too small."""
-    for key, allowed in choices.items():
-        value = reduce(getitem, key.split("."), cfg)
-        if value not in allowed:
-            raise ValueError(f"{key} is {value!r}; it must be one of {', '.join(allowed)}")
-    for key, least in minimum_values.items():
-        value = reduce(getitem, key.split("."), cfg)
-        if value < least:
-            raise ValueError(f"{key} is {value}; it must be at least {least}")

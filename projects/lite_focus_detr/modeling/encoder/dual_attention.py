@@ -12,7 +12,8 @@ class DualAttention(nn.Module):
     def __init__(self, *, embed_dim: int, num_heads: int, dropout: float) -> None:
         """
         Args:
-            embed_dim, num_heads: channels C and heads M.
+            embed_dim: channels C.
+            num_heads: heads M.
             dropout: probability, of the attention's weights and of the residual branch.
         """
         super().__init__()

@@ -1,7 +1,7 @@
 """The encoder of Focus-DETR: foreground tokens found with supervision, objects attended twice."""
 
 import logging
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -9,7 +9,7 @@ from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor
 
 from ..structures import EncoderOutput, FeatureTokens, Sampling, Targets
-from .base import ENCODER_REGISTRY, require_values
+from .base import ENCODER_REGISTRY
 from .foreground import ForegroundRule, assign_foreground, foreground_loss, foreground_recall
 from .selective import SelectiveEncoder, SelectiveParts, build_selective_parts
 
@@ -20,22 +20,22 @@ LOG_PERIOD = 20
 # A level without a single foreground token in so many iterations is worth a warning.
 LEVEL_CHECK_ITERATIONS = 100
 
-CHOICES = {
-    "MODEL.FOCUS.MODULATION": ("none", "top_down", "bottom_up"),
-    "MODEL.FOCUS.DISTANCE": ("max_side", "half_size"),
-    "MODEL.FOCUS.VALUE": ("frozen", "updated"),
-    "MODEL.FOCUS.OBJECT_SCORE": ("logit", "probability"),
-}
-MINIMUM_VALUES = {
-    "MODEL.FOCUS.OBJECT_TOKENS": 0,
-    "MODEL.FOCUS.SCALE_RANGES_AT": 0,
-    "MODEL.FOCUS.LOSS_WEIGHT": 0,
-}
-
 
 @ENCODER_REGISTRY.register()
 class FocusEncoder(SelectiveEncoder):
     """Cascade of foreground tokens with dual attention (Focus-DETR, 3.2 and 3.3)."""
+
+    choices: ClassVar = {
+        "MODEL.FOCUS.MODULATION": ("none", "top_down", "bottom_up"),
+        "MODEL.FOCUS.DISTANCE": ("max_side", "half_size"),
+        "MODEL.FOCUS.VALUE": ("frozen", "updated"),
+        "MODEL.FOCUS.OBJECT_SCORE": ("logit", "probability"),
+    }
+    minimum_values: ClassVar = {
+        "MODEL.FOCUS.OBJECT_TOKENS": 0,
+        "MODEL.FOCUS.SCALE_RANGES_AT": 0,
+        "MODEL.FOCUS.LOSS_WEIGHT": 0,
+    }
 
     @configurable
     def __init__(self, *, parts: SelectiveParts, rule: ForegroundRule, loss_weight: float) -> None:
@@ -84,7 +84,6 @@ class FocusEncoder(SelectiveEncoder):
     @staticmethod
     def validate_config(cfg: CfgNode) -> None:
         """See :meth:`Encoder.validate_config`."""
-        require_values(cfg, CHOICES, MINIMUM_VALUES)
         detr, focus = cfg.MODEL.DETR, cfg.MODEL.FOCUS
         ratios, ranges = list(focus.KEEP_RATIOS), focus.SCALE_RANGES
         for key, entries, parts, count in (

@@ -18,7 +18,8 @@ class EncoderLayer(TransformerLayer):
         """
         Args:
             self_attn: attention to the tokens.
-            ffn_dim, dropout: see :class:`TransformerLayer`.
+            ffn_dim: see :class:`TransformerLayer`.
+            dropout: likewise.
         """
         embed_dim = self_attn.config.embed_dim
         super().__init__(embed_dim=embed_dim, ffn_dim=ffn_dim, dropout=dropout)

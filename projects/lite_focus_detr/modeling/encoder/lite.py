@@ -1,7 +1,7 @@
 """The interleaved encoder of Lite DETR: many updates of few tokens, few updates of many."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -11,7 +11,7 @@ from ..attention import SampledAttention, Value
 from ..proposals import TokenHead
 from ..structures import EncoderOutput, FeatureTokens, TokenQueries
 from ..transformer_layer import run_layer
-from .base import ENCODER_REGISTRY, Encoder, require_values
+from .base import ENCODER_REGISTRY, Encoder
 from .layer import EncoderLayer
 
 
@@ -25,7 +25,8 @@ class AllLevelsLayer(EncoderLayer):
         """
         Args:
             self_attn: attention to the tokens, of both kinds of levels.
-            ffn_dim, low_ffn_dim: hidden channels of the high and the low levels' feed-forward part.
+            ffn_dim: hidden channels of the high levels' feed-forward part.
+            low_ffn_dim: hidden channels of the low levels'.
             dropout: probability, on every residual branch and the hidden channels.
         """
         super().__init__(self_attn=self_attn, ffn_dim=ffn_dim, dropout=dropout)
@@ -48,6 +49,9 @@ class AllLevelsLayer(EncoderLayer):
 class LiteEncoder(Encoder):
     """Blocks that update the high levels in every layer and all levels in the last (3.2-3.3); low
     levels, three quarters of all tokens, are kept apart until the end and so never copied."""
+
+    choices: ClassVar = {"MODEL.LITE.LOW_UPDATE": ("joint", "after")}
+    minimum_values: ClassVar = {"MODEL.LITE.LOW_FFN_DIM": 1}
 
     @configurable
     def __init__(
@@ -89,8 +93,6 @@ class LiteEncoder(Encoder):
     @staticmethod
     def validate_config(cfg: CfgNode) -> None:
         """See :meth:`Encoder.validate_config`."""
-        choices = {"MODEL.LITE.LOW_UPDATE": ("joint", "after")}
-        require_values(cfg, choices, {"MODEL.LITE.LOW_FFN_DIM": 1})
         lite, detr = cfg.MODEL.LITE, cfg.MODEL.DETR
         layers = detr.ENCODER.NUM_LAYERS
         if lite.NUM_BLOCKS < 1 or layers % lite.NUM_BLOCKS:

@@ -54,7 +54,10 @@ class SelectiveEncoder(Encoder):
     carries_fillers = False
 
     def __init__(self, parts: SelectiveParts) -> None:
-        """Args: parts: layers and what chooses their tokens."""
+        """
+        Args:
+            parts: layers and what chooses their tokens.
+        """
         super().__init__()
         self.layers = nn.ModuleList(parts.layers)
         self.scorer = parts.scorer

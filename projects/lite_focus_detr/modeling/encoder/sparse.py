@@ -1,6 +1,6 @@
 """The encoder of Sparse DETR: tokens chosen by where the decoder will look."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..heads import DetectionHeads
 from ..proposals import TokenHead, token_anchors
 from ..structures import EncoderOutput, FeatureTokens, Prediction, Sampling, Targets
-from .base import ENCODER_REGISTRY, require_values
+from .base import ENCODER_REGISTRY
 from .decoder_attention_map import decoder_attention_map
 from .selective import SelectiveEncoder, SelectiveParts, build_selective_parts
 from .token_selection import topk_tokens
@@ -23,6 +23,8 @@ class SparseEncoder(SelectiveEncoder):
     needs_sampling = True
     carries_fillers = True
     training_only = ("aux_heads",)
+    choices: ClassVar = {"MODEL.SPARSE.OBJECT_SCORE": ("logit", "probability")}
+    minimum_values: ClassVar = {"MODEL.SPARSE.OBJECT_TOKENS": 0, "MODEL.SPARSE.LOSS_WEIGHT": 0}
 
     @configurable
     def __init__(
@@ -56,11 +58,6 @@ class SparseEncoder(SelectiveEncoder):
     @staticmethod
     def validate_config(cfg: CfgNode) -> None:
         """See :meth:`Encoder.validate_config`."""
-        require_values(
-            cfg,
-            {"MODEL.SPARSE.OBJECT_SCORE": ("logit", "probability")},
-            {"MODEL.SPARSE.OBJECT_TOKENS": 0, "MODEL.SPARSE.LOSS_WEIGHT": 0},
-        )
         sparse, attention = cfg.MODEL.SPARSE, cfg.MODEL.DETR.DECODER.ATTENTION
         if not 0 < sparse.KEEP_RATIO <= 1:
             ratio = sparse.KEEP_RATIO
