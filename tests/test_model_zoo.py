@@ -32,7 +32,7 @@ def test_an_ambiguous_name_lists_its_candidates(tmp_path, monkeypatch):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "same.yaml").touch()
-    monkeypatch.setattr(model_zoo, "_CONFIG_ROOTS", (tmp_path,))
+    monkeypatch.setattr(model_zoo, "CONFIG_ROOTS", (tmp_path,))
     with pytest.raises(ValueError, match="same is ambiguous; choose from: a/same, b/same"):
         model_zoo.get_config_file("same")
 

@@ -10,20 +10,21 @@ Every module is named with its arguments, and any of them can be replaced::
 """
 
 from detectron2.config import LazyCall
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BasicStem, ResNet
 
 from lite_focus_detr.modeling import DeformableDETR
 from lite_focus_detr.modeling.attention import AttentionConfig, DeformableAttention
 from lite_focus_detr.modeling.criterion import Criterion
-from lite_focus_detr.modeling.decoder import Decoder, DecoderLayer
-from lite_focus_detr.modeling.denoising import Denoising
+from lite_focus_detr.modeling.decoder import Decoder, DecoderConfig, DecoderLayer
+from lite_focus_detr.modeling.denoising import Denoising, DenoisingConfig
 from lite_focus_detr.modeling.encoder import EncoderLayer
 from lite_focus_detr.modeling.encoder.deformable import DeformableEncoder
 from lite_focus_detr.modeling.heads import DetectionHeads
 from lite_focus_detr.modeling.matcher import HungarianMatcher
 from lite_focus_detr.modeling.neck import Neck
 from lite_focus_detr.modeling.proposals import ProposalHead
-from lite_focus_detr.modeling.query_selectors import MixedQuerySelector, ProposalSettings
+from lite_focus_detr.modeling.query_selectors import MixedQuerySelector, ProposalConfig
 
 _EMBED_DIM, _FFN_DIM, _NUM_HEADS = 256, 2048, 8
 _NUM_LEVELS, _NUM_LAYERS = 4, 6
@@ -35,16 +36,8 @@ _attention = LazyCall(DeformableAttention)(
         embed_dim=_EMBED_DIM, num_heads=_NUM_HEADS, num_levels=_NUM_LEVELS, num_points=4
     )
 )
-_encoder_layer = LazyCall(EncoderLayer)(
-    self_attn=_attention, embed_dim=_EMBED_DIM, ffn_dim=_FFN_DIM, dropout=0.0
-)
-_decoder_layer = LazyCall(DecoderLayer)(
-    cross_attn=_attention,
-    embed_dim=_EMBED_DIM,
-    num_heads=_NUM_HEADS,
-    ffn_dim=_FFN_DIM,
-    dropout=0.0,
-)
+_encoder_layer = LazyCall(EncoderLayer)(self_attn=_attention, ffn_dim=_FFN_DIM, dropout=0.0)
+_decoder_layer = LazyCall(DecoderLayer)(cross_attn=_attention, ffn_dim=_FFN_DIM, dropout=0.0)
 
 model = LazyCall(DeformableDETR)(
     backbone=LazyCall(ResNet)(
@@ -55,8 +48,11 @@ model = LazyCall(DeformableDETR)(
     ),
     in_features=["res3", "res4", "res5"],
     neck=LazyCall(Neck)(
-        in_channels=[512, 1024, 2048],
-        in_strides=[8, 16, 32],
+        input_shape=[
+            LazyCall(ShapeSpec)(channels=512, stride=8),
+            LazyCall(ShapeSpec)(channels=1024, stride=16),
+            LazyCall(ShapeSpec)(channels=2048, stride=32),
+        ],
         num_levels=_NUM_LEVELS,
         embed_dim=_EMBED_DIM,
         norm_groups=32,
@@ -65,26 +61,27 @@ model = LazyCall(DeformableDETR)(
         layers=[_encoder_layer] * _NUM_LAYERS, gradient_checkpointing=False
     ),
     query_selector=LazyCall(MixedQuerySelector)(
-        embed_dim=_EMBED_DIM,
-        settings=LazyCall(ProposalSettings)(
+        config=LazyCall(ProposalConfig)(
+            embed_dim=_EMBED_DIM,
             num_queries=_NUM_QUERIES,
             class_agnostic=False,
             proposal_boxes="all",
             proposal_loss="selected",
-        ),
+        )
     ),
     proposal_head=LazyCall(ProposalHead)(embed_dim=_EMBED_DIM, num_classes=_NUM_CLASSES),
     decoder=LazyCall(Decoder)(
         layers=[_decoder_layer] * _NUM_LAYERS,
-        embed_dim=_EMBED_DIM,
-        num_heads=_NUM_HEADS,
-        box_position=True,
-        position_scale=False,
-        position_frame="padded",
-        final_norm=True,
-        box_refine=True,
-        look_forward_twice=True,
-        gradient_checkpointing=False,
+        config=LazyCall(DecoderConfig)(
+            embed_dim=_EMBED_DIM,
+            box_position=True,
+            position_scale=False,
+            position_frame="padded",
+            final_norm=True,
+            box_refine=True,
+            look_forward_twice=True,
+            gradient_checkpointing=False,
+        ),
     ),
     heads=LazyCall(DetectionHeads)(
         embed_dim=_EMBED_DIM,
@@ -95,14 +92,16 @@ model = LazyCall(DeformableDETR)(
         inverse_sigmoid_eps=_INVERSE_SIGMOID_EPS,
     ),
     denoising=LazyCall(Denoising)(
-        num_classes=_NUM_CLASSES,
-        embed_dim=_EMBED_DIM,
-        contrastive=True,
-        num=100,
-        label_noise=0.25,
-        box_noise=1.0,
-        max_queries=400,
-        inverse_sigmoid_eps=_INVERSE_SIGMOID_EPS,
+        config=LazyCall(DenoisingConfig)(
+            num_classes=_NUM_CLASSES,
+            embed_dim=_EMBED_DIM,
+            contrastive=True,
+            num=100,
+            label_noise=0.25,
+            box_noise=1.0,
+            max_queries=400,
+            inverse_sigmoid_eps=_INVERSE_SIGMOID_EPS,
+        )
     ),
     criterion=LazyCall(Criterion)(
         matcher=LazyCall(HungarianMatcher)(class_cost=2.0, box_cost=5.0, giou_cost=2.0),
@@ -112,8 +111,7 @@ model = LazyCall(DeformableDETR)(
         giou_eps=1e-6,
         class_agnostic_proposals=False,
     ),
-    position_temperature=10000.0,
-    position_offset=-0.5,
+    position=(10000.0, -0.5),
     max_detections=300,
     coco_id_rows=False,
     pixel_mean=[123.675, 116.28, 103.53],

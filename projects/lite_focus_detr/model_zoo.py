@@ -13,8 +13,8 @@ from torch import nn
 from .config import load_config
 
 _PACKAGE = Path(__file__).parent
-# Installed as package data; in a checkout beside the folder of the package.
-_CONFIG_ROOTS = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")
+#: Installed as package data; in a checkout beside the folder of the package.
+CONFIG_ROOTS = (_PACKAGE / "configs", _PACKAGE.parents[1] / "configs")
 
 
 def get_config_file(name: str) -> str:
@@ -27,7 +27,7 @@ def get_config_file(name: str) -> str:
     Raises:
         ValueError: there is no such file, or more than one.
     """
-    root = next((root for root in _CONFIG_ROOTS if root.is_dir()), None)
+    root = next((root for root in CONFIG_ROOTS if root.is_dir()), None)
     if root is None:
         raise ValueError(f"no folder 'configs' in {_PACKAGE} or in {_PACKAGE.parents[1]}")
     leaf = name.removesuffix(".yaml") + ".yaml"

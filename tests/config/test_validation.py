@@ -44,6 +44,7 @@ def test_every_configuration_builds_and_validates(leaf):
         (["MODEL.DETR.LOSS.GIOU_EPS", -1e-6], "GIOU_EPS is -1e-06; it must be at least 0"),
         (["SOLVER.IMS_PER_BATCH", 0], "IMS_PER_BATCH is 0; it must be at least 1"),
         (["MODEL.DETR.COCO_ID_ROWS", True], "COCO_ID_ROWS needs MODEL.DETR.NUM_CLASSES 91"),
+        (["MODEL.DETR.PROPOSAL_LOSS", "none"], "PROPOSAL_LOSS is 'none'"),
         (["SOLVER.AMP.DTYPE", "fp16"], "float16, bfloat16"),
     ],
 )

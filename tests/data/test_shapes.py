@@ -99,7 +99,7 @@ def test_the_files_are_in_coco_format(tmp_path):
 
 def test_files_are_written_once(tmp_path, monkeypatch):
     draw_dataset(str(tmp_path), SPEC)
-    monkeypatch.setattr(shapes, "_write_dataset", lambda *_: pytest.fail("drawn again"))
+    monkeypatch.setattr(shapes, "draw_image", lambda *_: pytest.fail("drawn again"))
     draw_dataset(str(tmp_path), SPEC)
 
 

@@ -9,8 +9,13 @@ from detectron2.modeling import META_ARCH_REGISTRY
 from torch import Tensor, nn
 
 from lite_focus_detr.modeling import DetectionTransformer
-from lite_focus_detr.modeling.encoder import ENCODER_REGISTRY, Encoder, EncoderLayer
-from lite_focus_detr.modeling.structures import EncoderOutput, TokenQueries
+from lite_focus_detr.modeling.encoder import (
+    ENCODER_REGISTRY,
+    Encoder,
+    EncoderLayer,
+    EncoderOutput,
+    TokenQueries,
+)
 
 
 @ENCODER_REGISTRY.register()

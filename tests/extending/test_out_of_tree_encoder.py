@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.config import get_cfg
 
-from lite_focus_detr.config import load_config
+from lite_focus_detr.config import add_lite_focus_detr_config, load_config, loading
+from lite_focus_detr.modeling import LiteDETR
+from lite_focus_detr.modeling.encoder import ENCODER_REGISTRY, FocusEncoder
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -42,16 +45,19 @@ def test_it_trains_with_its_own_key_and_loss(tmp_path):
     assert any("loss_memory" in json.loads(line) for line in lines)
 
 
-def test_its_keys_are_checked_by_itself():
-    import_path = str(HERE)
-    sys.path.insert(0, import_path)
-    try:
-        with pytest.raises(ValueError, match=r"MODEL.SKIP.PERIOD is 0; it must be at least 1"):
-            load_config(str(CONFIG), ["MODEL.SKIP.PERIOD", "0"])
-        with pytest.raises(ValueError, match=r"did you mean MODEL.SKIP.PERIOD"):
-            load_config(str(CONFIG), ["MODEL.SKIP.PEROD", "1"])
-    finally:
-        sys.path.remove(import_path)
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("MODEL.SKIP.PERIOD", "MODEL.SKIP.PERIOD is 0; it must be at least 1"),
+        ("MODEL.SKIP.PEROD", "did you mean MODEL.SKIP.PERIOD"),
+    ],
+)
+def test_its_keys_are_checked_by_itself(key, message):
+    # In a process of its own: here the encoder must not be registered for other tests.
+    done = train_net(key, "0")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_module_that_does_not_exist_is_one_line(tmp_path):
@@ -91,3 +97,39 @@ def test_the_document_shows_the_same_files():
     blocks = dict(re.findall(r"```(python|yaml)\n(.*?)```", text, re.DOTALL))
     assert blocks["python"] == (HERE / "skip_encoder.py").read_text()
     assert blocks["yaml"] == CONFIG.read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["MODEL.DEVICE", "cpu", "IMPORTS"], "ends with 'IMPORTS'"),
+        (["IMPORTS", "[json"], r"IMPORTS in the command line is '\[json'; give a list"),
+        (["IMPORTS", "['']"], r"IMPORTS in the command line is \[''\]; give a list"),
+        (["IMPORTS", "['.relative']"], r"is \['.relative'\]; give a list"),
+    ],
+)
+def test_mistakes_in_imports_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("", options)
+
+
+def test_an_encoder_derived_from_another_keeps_its_keys(monkeypatch):
+    class Parent(FocusEncoder):
+        @staticmethod
+        def add_config(cfg):
+            cfg.MODEL.FOCUS.EXTRA = 1
+
+    class Child(Parent):
+        pass
+
+    registry = [*ENCODER_REGISTRY, ("Parent", Parent), ("Child", Child)]
+    monkeypatch.setattr(loading, "ENCODER_REGISTRY", registry)
+    cfg = get_cfg()
+    add_lite_focus_detr_config(cfg)
+    assert cfg.MODEL.FOCUS.EXTRA == 1
+
+
+def test_a_detector_of_an_unknown_encoder_is_named(monkeypatch):
+    monkeypatch.setattr(LiteDETR, "encoder_name", "LiteEncodr")
+    with pytest.raises(ValueError, match=r"'LiteEncodr', which is not registered.*LiteEncoder"):
+        load_config("", ["MODEL.META_ARCHITECTURE", "LiteDETR"])

@@ -86,26 +86,6 @@ def test_coco_id_rows_are_mapped_to_contiguous_classes_and_back(tiny_config, mak
     assert classes.max() < 80
 
 
-def test_a_detector_of_every_timm_layout_runs(tiny_config, make_batch):
-    for name in ("test_resnet", "swin_tiny_patch4_window7_224"):
-        cfg = tiny_config("dino")
-        cfg.MODEL.TIMM.NAME = name
-        sizes = ((96, 160), (64, 96))
-        assert len(build_model(cfg).eval()(make_batch((0, 0), sizes))) == 2
-
-
-def test_a_timm_model_without_the_wanted_maps_is_refused(tiny_config):
-    cfg = tiny_config("dino", IN_FEATURES=["res3", "res4", "res6"])
-    with pytest.raises(ValueError, match=r"IN_FEATURES is \['res3', 'res4', 'res6'\]; this"):
-        build_model(cfg)
-    cfg.MODEL.TIMM.NAME = "maxvit_nano_rw_256"  # Only images of 256 x 256.
-    with pytest.raises(ValueError, match="images of any size"):
-        build_model(cfg)
-    cfg.MODEL.TIMM.NAME = "no_such_model"
-    with pytest.raises(ValueError, match="no_such_model"):
-        build_model(cfg)
-
-
 def test_maps_that_the_backbone_does_not_give_are_named(tiny_config):
     cfg = tiny_config("dino", NUM_LEVELS=5, IN_FEATURES=["res2", "res3", "res4", "res5"])
     cfg.MODEL.BACKBONE.NAME = "build_resnet_backbone"

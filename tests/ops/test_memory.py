@@ -61,7 +61,7 @@ def make_steps():
 
 
 @pytest.mark.usefixtures("native")
-@pytest.mark.skipif(not peak_memory._CLEAR.exists(), reason="needs Linux")
+@pytest.mark.skipif(not peak_memory.CLEAR_REFS.exists(), reason="needs Linux")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_key_aware_attention_needs_little_more_than_its_results(monkeypatch, threads):
     # The other process imports this module.

@@ -145,7 +145,7 @@ def test_what_the_package_declares_is_checked_but_not_its_extras(monkeypatch):
         monkeypatch,
         ["torch>=2.10", "numpy", "no-such-thing>=2; python_version > '3'", "x-ray; extra == 'a'"],
     )
-    names = [found.name for found in check_env.examine()]
+    names = [found.name for found in check_env.run_checks()]
     assert "numpy" in names
     assert names.count("torch") == 1
     assert "x-ray" not in names

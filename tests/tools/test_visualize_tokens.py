@@ -69,5 +69,5 @@ def test_a_misspelt_data_set_is_one_line_with_the_likely_name(small_config_file,
 
 
 def test_a_dense_model_is_refused_in_one_line(command):
-    with pytest.raises(SystemExit, match="META_ARCHITECTURE to FocusDETR"):
+    with pytest.raises(SystemExit, match="whose encoder selects tokens"):
         command("DeformableDETR")

@@ -36,8 +36,8 @@ def require_selection(model: DetectionTransformer) -> None:
     """
     if not isinstance(model.encoder, SelectiveEncoder):
         raise ValueError(
-            f"{type(model).__name__} updates all tokens; set MODEL.META_ARCHITECTURE to FocusDETR "
-            "or SparseDETR to see a selection"
+            f"{type(model).__name__} updates all tokens; set MODEL.META_ARCHITECTURE to a detector "
+            "whose encoder selects tokens"
         )
 
 

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -33,7 +34,9 @@ def add_lite_focus_detr_config(cfg: CfgNode) -> None:
     add_data_config(cfg)
     add_backbone_config(cfg)
     for _, encoder in ENCODER_REGISTRY:
-        encoder.add_config(cfg)
+        # An encoder derived from another shares its keys; adding them again would reset them.
+        if "add_config" in vars(encoder):
+            encoder.add_config(cfg)
 
 
 def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
@@ -95,12 +98,26 @@ def _names_to_import(config_file: str, options: Sequence[str]) -> tuple[list[str
     if config_file:
         names = _read_yaml(config_file).get("IMPORTS", [])
     if "IMPORTS" in options[::2]:
+        _require_pairs(options)
         place = "the command line"
         names = options[2 * options[::2].index("IMPORTS") + 1]
-        names = yaml.safe_load(names) if isinstance(names, str) else names
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        with suppress(yaml.YAMLError):
+            names = yaml.safe_load(names) if isinstance(names, str) else names
+    if not isinstance(names, (list, tuple)) or not all(map(_is_module_name, names)):
         raise ValueError(f"IMPORTS in {place} is {names!r}; give a list of modules, [my_encoder]")
     return list(names), place
+
+
+def _is_module_name(name: object) -> bool:
+    return isinstance(name, str) and all(part.isidentifier() for part in name.split("."))
+
+
+def _require_pairs(options: Sequence[str]) -> None:
+    if len(options) % 2:
+        raise ValueError(
+            f"the command line ends with {options[-1]!r}: configuration keys and values come in "
+            "pairs, KEY VALUE"
+        )
 
 
 def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) -> None:
@@ -117,11 +134,7 @@ def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) ->
     if config_file:
         content = _read_yaml(config_file)
         _merge(cfg, _flatten(content), config_file, lambda: cfg.merge_from_other_cfg(content))
-    if len(options) % 2:
-        raise ValueError(
-            f"the command line ends with {options[-1]!r}: configuration keys and values come in "
-            "pairs, KEY VALUE"
-        )
+    _require_pairs(options)
     _merge(cfg, options[::2], "the command line", lambda: cfg.merge_from_list(list(options)))
 
 

@@ -8,6 +8,7 @@ from operator import getitem
 
 from detectron2.config import CfgNode
 from detectron2.modeling import BACKBONE_REGISTRY, META_ARCH_REGISTRY
+from detectron2.utils.registry import Registry
 
 from ..modeling.encoder import ENCODER_REGISTRY
 from ..modeling.query_selectors import has_box_queries
@@ -50,8 +51,11 @@ def validate_config(cfg: CfgNode) -> None:
     _validate_sizes(cfg)
     _validate_family(cfg)
     _validate_attention(cfg)
-    encoder_name = getattr(find_meta_architecture(cfg), "encoder_name", None)
+    require_registered(cfg)
+    architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    encoder_name = getattr(architecture, "encoder_name", None)
     if encoder_name is not None:
+        _require_known("encoder_name of MODEL.META_ARCHITECTURE", encoder_name, ENCODER_REGISTRY)
         encoder = ENCODER_REGISTRY.get(encoder_name)
         _require_values(cfg, encoder.choices, encoder.minimum_values)
         encoder.validate_config(cfg)
@@ -129,17 +133,11 @@ def require_registered(cfg: CfgNode) -> None:
     Raises:
         ValueError: names the key and similar names.
     """
-    for key, name, registry in (
-        ("META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
-        ("BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
-    ):
-        known = [entry for entry, _ in registry]
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise ValueError(f"MODEL.{key} is {name!r}, which is not registered{hint}")
+    _require_known("MODEL.META_ARCHITECTURE", cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY)
+    _require_known("MODEL.BACKBONE.NAME", cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY)
 
 
-def find_meta_architecture(cfg: CfgNode) -> type | None:
-    """The class that ``MODEL.META_ARCHITECTURE`` names; None if it is not registered."""
-    name = cfg.MODEL.META_ARCHITECTURE
-    return META_ARCH_REGISTRY.get(name) if name in META_ARCH_REGISTRY else None
+def _require_known(key: str, name: str, registry: Registry) -> None:
+    known = [entry for entry, _ in registry]
+    if name not in known:
+        raise ValueError(f"{key} is {name!r}, which is not registered{did_you_mean(name, known)}")

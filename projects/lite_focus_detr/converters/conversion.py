@@ -33,8 +33,8 @@ FORMATS = (_NATIVE, *PUBLISHED_FORMATS)
 BACKBONE_FORMATS: frozenset[str] = frozenset(f.name for f in FORMATS if f.backbone_only)
 
 _CONTAINERS = ("model", "ema_model", "state_dict")
-# A name that this project gave up.
-_RENAMED = "tokens.level_embed"
+# Modules that had other names before 0.2.
+_RENAMED = ("tokens.level_embed", "tokens.input_proj.", "queries.")
 # Buffers that a model computes itself and that releases store in different layouts.
 _CONSTANTS = ("relative_position_index", "attn_mask")
 
@@ -96,7 +96,7 @@ def detect_format(state_dict: Collection[str]) -> str:
 
 
 def _find_format(keys: Collection[str]) -> CheckpointFormat:
-    if _RENAMED in keys:
+    if any(key.startswith(_RENAMED) for key in keys):
         raise ValueError(
             "the weights were written by lite-focus-detr before 0.2, whose names changed; train "
             "again or convert the published file"

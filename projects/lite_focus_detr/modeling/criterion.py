@@ -39,6 +39,19 @@ class Criterion:
     giou_eps: float = 1e-6
     class_agnostic_proposals: bool  #: proposals know one class, 0, for all objects
 
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "Criterion":
+        """Build it from ``MODEL.DETR.LOSS``, and the matcher from ``MODEL.DETR.MATCHER``."""
+        detr, loss = cfg.MODEL.DETR, cfg.MODEL.DETR.LOSS
+        return cls(
+            matcher=HungarianMatcher.from_config(cfg),
+            class_weight=loss.CLASS_WEIGHT,
+            box_weight=loss.BOX_WEIGHT,
+            giou_weight=loss.GIOU_WEIGHT,
+            giou_eps=loss.GIOU_EPS,
+            class_agnostic_proposals=detr.CLASS_AGNOSTIC_PROPOSALS,
+        )
+
     def __call__(
         self, outputs: DetectorOutputs, targets: Targets, num_boxes: Tensor
     ) -> dict[str, Tensor]:
@@ -92,20 +105,3 @@ class Criterion:
 def layer_suffixes(count: int) -> list[str]:
     """Names of the decoder layers' losses: ``_0`` … and none for the last."""
     return [f"_{index}" for index in range(count - 1)] + [""]
-
-
-def build_criterion(cfg: CfgNode) -> Criterion:
-    """The criterion of ``MODEL.DETR.LOSS`` with the matcher of ``MODEL.DETR.MATCHER``."""
-    detr, loss, matcher = cfg.MODEL.DETR, cfg.MODEL.DETR.LOSS, cfg.MODEL.DETR.MATCHER
-    return Criterion(
-        matcher=HungarianMatcher(
-            class_cost=matcher.CLASS_COST,
-            box_cost=matcher.BOX_COST,
-            giou_cost=matcher.GIOU_COST,
-        ),
-        class_weight=loss.CLASS_WEIGHT,
-        box_weight=loss.BOX_WEIGHT,
-        giou_weight=loss.GIOU_WEIGHT,
-        giou_eps=loss.GIOU_EPS,
-        class_agnostic_proposals=detr.CLASS_AGNOSTIC_PROPOSALS,
-    )

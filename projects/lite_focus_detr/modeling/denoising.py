@@ -1,11 +1,11 @@
 """Denoising queries: noised ground truth that the decoder learns to restore (DN-DETR, DINO)."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 from torchvision.ops import box_convert
 
@@ -52,6 +52,7 @@ class Denoising(nn.Module):
     A group sees itself and the other queries; these see no group.
     """
 
+    @configurable
     def __init__(self, config: DenoisingConfig) -> None:
         """
         Args:
@@ -66,6 +67,22 @@ class Denoising(nn.Module):
         self.num_labels = config.num_classes + num_indicators
         # Name of the released weights.
         self.label_enc = nn.Embedding(self.num_labels, config.embed_dim - num_indicators)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR.DENOISING``."""
+        detr, denoising = cfg.MODEL.DETR, cfg.MODEL.DETR.DENOISING
+        config = DenoisingConfig(
+            num_classes=detr.NUM_CLASSES,
+            embed_dim=detr.EMBED_DIM,
+            contrastive=denoising.TYPE == "contrastive",
+            num=denoising.NUM,
+            label_noise=denoising.LABEL_NOISE,
+            box_noise=denoising.BOX_NOISE,
+            max_queries=denoising.MAX_QUERIES,
+            inverse_sigmoid_eps=detr.INVERSE_SIGMOID_EPS,
+        )
+        return {"config": config}
 
     def sample_noise(self, count: int, device: torch.device) -> Noise:
         """Draw the noise of ``count`` boxes; replace this method to replay recorded draws."""
@@ -142,21 +159,3 @@ def _padded_indices(counts: list[int], slots: int, parts: int) -> tuple[np.ndarr
     in_part = np.where(filled, first[:-1, None] + slot, 0)
     index = in_part[:, None] + first[-1] * np.arange(parts)[:, None]  # (B, parts, slots)
     return index.reshape(len(counts), -1), np.tile(~filled, parts)[..., None]
-
-
-def build_denoising(cfg: CfgNode) -> Denoising | None:
-    """The denoising of ``MODEL.DETR.DENOISING``, if any."""
-    detr, denoising = cfg.MODEL.DETR, cfg.MODEL.DETR.DENOISING
-    if denoising.TYPE == "none":
-        return None
-    config = DenoisingConfig(
-        num_classes=detr.NUM_CLASSES,
-        embed_dim=detr.EMBED_DIM,
-        contrastive=denoising.TYPE == "contrastive",
-        num=denoising.NUM,
-        label_noise=denoising.LABEL_NOISE,
-        box_noise=denoising.BOX_NOISE,
-        max_queries=denoising.MAX_QUERIES,
-        inverse_sigmoid_eps=detr.INVERSE_SIGMOID_EPS,
-    )
-    return Denoising(config)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
@@ -23,6 +24,16 @@ class HungarianMatcher:
     class_cost: float  #: weight of the focal cost
     box_cost: float  #: weight of the L1 distance
     giou_cost: float  #: weight of the generalised IoU
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "HungarianMatcher":
+        """Build it from ``MODEL.DETR.MATCHER``."""
+        matcher = cfg.MODEL.DETR.MATCHER
+        return cls(
+            class_cost=matcher.CLASS_COST,
+            box_cost=matcher.BOX_COST,
+            giou_cost=matcher.GIOU_COST,
+        )
 
     @torch.no_grad()
     def __call__(

@@ -12,9 +12,9 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torchvision.utils import draw_bounding_boxes
 
-from .criterion import Criterion, average_num_boxes, build_criterion
+from .criterion import Criterion, average_num_boxes
 from .decoder import Decoder
-from .denoising import Denoising, build_denoising
+from .denoising import Denoising
 from .encoder import Encoder, build_encoder
 from .heads import DetectionHeads
 from .neck import Neck
@@ -55,8 +55,7 @@ class DetectionTransformer(nn.Module):
         heads: DetectionHeads,
         denoising: Denoising | None,
         criterion: Criterion,
-        position_temperature: float,
-        position_offset: float,
+        position: tuple[float, float],
         max_detections: int,
         coco_id_rows: bool,
         pixel_mean: Sequence[float],
@@ -76,12 +75,11 @@ class DetectionTransformer(nn.Module):
             heads: of the decoder layers.
             denoising: makes further queries in training; None: there are none.
             criterion: the losses.
-            position_temperature: of the sine position of tokens.
-            position_offset: likewise, in pixels of a level.
+            position: temperature and offset of the tokens' :func:`sine_grid_embedding`.
             max_detections: of an image.
             coco_id_rows: rows of the class heads are COCO ids, of which 80 are classes.
             pixel_mean: of each channel, in ``input_format``.
-            pixel_std: likewise.
+            pixel_std: of each channel.
             input_format: order of the channels of images.
             vis_period: iterations between pictures of the training for TensorBoard; 0: none.
         """
@@ -96,14 +94,13 @@ class DetectionTransformer(nn.Module):
         self.heads = heads
         self.denoising = denoising
         self.criterion = criterion
-        self.position_temperature = position_temperature
-        self.position_offset = position_offset
+        self.position = position
         self.max_detections = max_detections
         self.coco_id_rows = coco_id_rows
         self.input_format = input_format
         self.vis_period = vis_period
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -127,10 +124,9 @@ class DetectionTransformer(nn.Module):
             "proposal_head": build_proposal_head(cfg, encoder, heads),
             "decoder": Decoder(cfg),
             "heads": heads,
-            "denoising": build_denoising(cfg),
-            "criterion": build_criterion(cfg),
-            "position_temperature": detr.POSITION.TEMPERATURE,
-            "position_offset": detr.POSITION.OFFSET,
+            "denoising": None if detr.DENOISING.TYPE == "none" else Denoising(cfg),
+            "criterion": Criterion.from_config(cfg),
+            "position": (detr.POSITION.TEMPERATURE, detr.POSITION.OFFSET),
             "max_detections": cfg.TEST.DETECTIONS_PER_IMAGE,
             "coco_id_rows": detr.COCO_ID_ROWS,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -203,7 +199,8 @@ class DetectionTransformer(nn.Module):
             proposal_indices: (B, Q) tokens to use as proposals, where tied scores would decide.
             targets: ground truth, for denoising and the encoder's losses; None: without these.
             return_sampling: say where the decoder samples, also if no loss asks for it.
-            batch_invariant: exclude what upstream lets an image take from others of its batch.
+            batch_invariant: see ``FeatureTokens``. By default as published, also in evaluation;
+                :meth:`inference` sets it.
         """
         tokens = self.build_tokens(images)._replace(batch_invariant=batch_invariant)
         encoded = self.encoder(tokens, self.proposal_head)
@@ -241,8 +238,10 @@ class DetectionTransformer(nn.Module):
 
     def flatten_levels(self, levels: Sequence[Tensor], images: ImageList) -> FeatureTokens:
         """The tokens of ``levels`` (B, C, H_l, W_l), with this detector's positions."""
-        position = (self.position_temperature, self.position_offset)
-        return flatten_levels(levels, self.neck.level_embed, images, self.neck.strides, *position)
+        temperature, offset = self.position
+        return flatten_levels(
+            levels, self.neck.level_embed, images, self.neck.strides, temperature, offset
+        )
 
     def losses(
         self, outputs: DetectorOutputs, targets: Targets, num_boxes: Tensor | None = None
@@ -277,7 +276,7 @@ def build_proposal_head(cfg: CfgNode, encoder: Encoder, heads: DetectionHeads) -
     learned queries it shares the class head of the last decoder layer."""
     detr = cfg.MODEL.DETR
     if detr.QUERY_SELECTION != "learned":
-        return ProposalHead(embed_dim=detr.EMBED_DIM, num_classes=detr.NUM_CLASSES)
+        return ProposalHead(cfg)
     if not encoder.needs_proposal_head:
         return None
     return SharedTokenHead(embed_dim=detr.EMBED_DIM, class_embed=heads.class_embed[-1])

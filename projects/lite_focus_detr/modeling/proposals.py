@@ -1,6 +1,9 @@
 """Tokens as proposals: their anchors, their scores and, of two-stage models, their boxes."""
 
+from typing import Any
+
 import torch
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from .box_ops import shift_logits, to_float32
@@ -10,8 +13,6 @@ from .structures import FeatureTokens
 
 class TokenHead(nn.Module):
     """Project encoder tokens and score their classes; subclasses say with which head."""
-
-    class_embed: nn.Module  #: from channels C to logits of K classes
 
     def __init__(self, *, embed_dim: int) -> None:
         """
@@ -29,7 +30,7 @@ class TokenHead(nn.Module):
 
     def predict_logits(self, features: Tensor) -> Tensor:
         """Class logits (B, N, K) of features (B, N, C), projected or not."""
-        return to_float32(self.class_embed(features))
+        raise NotImplementedError
 
 
 class SharedTokenHead(TokenHead):
@@ -43,16 +44,17 @@ class SharedTokenHead(TokenHead):
         """
         super().__init__(embed_dim=embed_dim)
         # In a tuple, which registers no submodule: its parameters keep the name of their owner.
-        self.shared = (class_embed,)
+        self.shared_class_embed = (class_embed,)
 
     def predict_logits(self, features: Tensor) -> Tensor:
         """See :meth:`TokenHead.predict_logits`."""
-        return to_float32(self.shared[0](features))
+        return to_float32(self.shared_class_embed[0](features))
 
 
 class ProposalHead(TokenHead):
     """Score encoder tokens and turn them into proposals (Deformable DETR, two-stage)."""
 
+    @configurable
     def __init__(self, *, embed_dim: int, num_classes: int) -> None:
         """
         Args:
@@ -62,6 +64,15 @@ class ProposalHead(TokenHead):
         super().__init__(embed_dim=embed_dim)
         self.class_embed = class_head(embed_dim, num_classes)
         self.bbox_embed = box_head(embed_dim, 0.0)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR``."""
+        return {"embed_dim": cfg.MODEL.DETR.EMBED_DIM, "num_classes": cfg.MODEL.DETR.NUM_CLASSES}
+
+    def predict_logits(self, features: Tensor) -> Tensor:
+        """See :meth:`TokenHead.predict_logits`."""
+        return to_float32(self.class_embed(features))
 
     def box_logits(self, projected: Tensor, anchors: Tensor) -> Tensor:
         """Box logits (B, N, 4) of projected tokens (B, N, C) and their anchors' logits."""

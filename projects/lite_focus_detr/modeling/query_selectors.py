@@ -1,10 +1,10 @@
 """Where the decoder's queries come from: learned, from the best proposals, or mixed."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from .position_encoding import sine_box_embedding
@@ -22,6 +22,7 @@ def has_box_queries(cfg: CfgNode) -> bool:
 class LearnedPointQuerySelector(nn.Module):
     """Learned content and position; the reference point is read off the position."""
 
+    @configurable
     def __init__(self, *, num_queries: int, embed_dim: int) -> None:
         """
         Args:
@@ -33,6 +34,11 @@ class LearnedPointQuerySelector(nn.Module):
         self.reference_points = nn.Linear(embed_dim, 2)
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR``."""
+        return {"num_queries": cfg.MODEL.DETR.NUM_QUERIES, "embed_dim": cfg.MODEL.DETR.EMBED_DIM}
 
     def forward(self, memory: Tensor, *_: object) -> Queries:
         """The same queries for every image of ``memory`` (B, S, C)."""
@@ -46,6 +52,7 @@ class LearnedPointQuerySelector(nn.Module):
 class LearnedBoxQuerySelector(nn.Module):
     """Learned content and anchor boxes (DAB-DETR)."""
 
+    @configurable
     def __init__(self, *, num_queries: int, embed_dim: int, indicator: bool) -> None:
         """
         Args:
@@ -62,6 +69,13 @@ class LearnedBoxQuerySelector(nn.Module):
         nn.init.zeros_(self.tgt_embed.weight)
         anchors = torch.rand(num_queries, 4).logit().clamp(-3.0, 3.0)
         self.refpoint_embed.weight.data.copy_(anchors)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR``."""
+        detr = cfg.MODEL.DETR
+        sizes = {"num_queries": detr.NUM_QUERIES, "embed_dim": detr.EMBED_DIM}
+        return {**sizes, "indicator": detr.DENOISING.TYPE == "plain"}
 
     def forward(self, memory: Tensor, *_: object) -> Queries:
         """The same queries for every image of ``memory`` (B, S, C)."""
@@ -86,6 +100,7 @@ class ProposalConfig:
 class ProposalQuerySelector(nn.Module):
     """Queries at the best-scored tokens; subclasses give them content (and position)."""
 
+    @configurable
     def __init__(self, config: ProposalConfig) -> None:
         """
         Args:
@@ -95,6 +110,19 @@ class ProposalQuerySelector(nn.Module):
         self.config = config
         self.train_all = config.proposal_loss == "all" or config.class_agnostic
         self.predict_all = config.proposal_boxes == "all" or self.train_all
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Arguments of the constructor from ``MODEL.DETR``."""
+        detr = cfg.MODEL.DETR
+        config = ProposalConfig(
+            embed_dim=detr.EMBED_DIM,
+            num_queries=detr.NUM_QUERIES,
+            class_agnostic=detr.CLASS_AGNOSTIC_PROPOSALS,
+            proposal_boxes=detr.PROPOSAL_BOXES,
+            proposal_loss=detr.PROPOSAL_LOSS,
+        )
+        return {"config": config}
 
     def embed(self, boxes: Tensor, selected: Tensor) -> tuple[Tensor, Tensor | None]:
         """Content and, if it is fixed, position (B, N, C) of queries, from the boxes (B, N, 4) of
@@ -147,6 +175,7 @@ class TwoStageQuerySelector(ProposalQuerySelector):
     #: Embeddings of ``embed_dim`` channels that are made of a box.
     num_embeddings = 2
 
+    @configurable
     def __init__(self, config: ProposalConfig) -> None:
         """
         Args:
@@ -183,6 +212,7 @@ class TokenContentQuerySelector(TwoStageQuerySelector):
 class MixedQuerySelector(ProposalQuerySelector):
     """Content is learned for each rank, position follows the box (DINO, 3.4)."""
 
+    @configurable
     def __init__(self, config: ProposalConfig) -> None:
         """
         Args:
@@ -198,24 +228,19 @@ class MixedQuerySelector(ProposalQuerySelector):
         return self.tgt_embed.weight[: selected.shape[1]].expand_as(selected), None
 
 
+#: By the value of ``QUERY_SELECTION``; ``learned`` has another class for each ``REFERENCE``.
+PROPOSAL_QUERY_SELECTORS = {
+    "two_stage": TwoStageQuerySelector,
+    "token_content": TokenContentQuerySelector,
+    "mixed": MixedQuerySelector,
+}
+
+
 def build_query_selector(cfg: CfgNode) -> nn.Module:
     """The selector of ``MODEL.DETR.QUERY_SELECTION`` and, if learned, ``REFERENCE``."""
     detr = cfg.MODEL.DETR
-    if detr.QUERY_SELECTION == "learned":
-        sizes = {"num_queries": detr.NUM_QUERIES, "embed_dim": detr.EMBED_DIM}
-        if detr.REFERENCE == "point":
-            return LearnedPointQuerySelector(**sizes)
-        return LearnedBoxQuerySelector(**sizes, indicator=detr.DENOISING.TYPE == "plain")
-    config = ProposalConfig(
-        embed_dim=detr.EMBED_DIM,
-        num_queries=detr.NUM_QUERIES,
-        class_agnostic=detr.CLASS_AGNOSTIC_PROPOSALS,
-        proposal_boxes=detr.PROPOSAL_BOXES,
-        proposal_loss=detr.PROPOSAL_LOSS,
+    if detr.QUERY_SELECTION != "learned":
+        return PROPOSAL_QUERY_SELECTORS[detr.QUERY_SELECTION](cfg)
+    return (LearnedPointQuerySelector if detr.REFERENCE == "point" else LearnedBoxQuerySelector)(
+        cfg
     )
-    selectors = {
-        "two_stage": TwoStageQuerySelector,
-        "token_content": TokenContentQuerySelector,
-        "mixed": MixedQuerySelector,
-    }
-    return selectors[detr.QUERY_SELECTION](config)

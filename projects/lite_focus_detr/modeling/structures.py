@@ -43,7 +43,9 @@ class FeatureTokens(NamedTuple):
     num_valid: tuple[int, ...]  #: tokens inside each image
     image_sizes: tuple[tuple[int, int], ...] = ()  #: (height, width) in pixels, un-padded
     strides: tuple[int, ...] = ()  #: pixels per token of each level
-    batch_invariant: bool = False  #: no image may depend on the others, where upstream lets it
+    #: Detections are wanted, not upstream's numbers: where upstream lets the other images of a
+    #: batch in, stay within the image. Today encoders do so when they choose object tokens.
+    batch_invariant: bool = False
 
     def scale_to_levels(self, reference_points: Tensor) -> Tensor:
         """Points (B, Q, 2) or boxes (B, Q, 4) of the un-padded image relative to the padded maps,

@@ -41,10 +41,11 @@ def record_calls(attention: SampledAttention) -> Iterator[list[AttentionCall]]:
     """
     calls: list[AttentionCall] = []
 
-    def record(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        calls.append(AttentionCall(*arguments))
+    def record(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
+        calls.append(AttentionCall(*arguments, **options))
 
-    hook = attention.register_forward_pre_hook(record)
+    # A hook, because any encoder calls its attention where it likes.
+    hook = attention.register_forward_pre_hook(record, with_kwargs=True)
     try:
         yield calls
     finally:

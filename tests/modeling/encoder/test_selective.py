@@ -1,15 +1,12 @@
 """What holds for Focus-DETR and Sparse DETR alike, on every host."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.structures import ImageList
 from tests.conftest import FAMILIES
-
-from lite_focus_detr.modeling.structures import SelectionTrace, TokenQueries
 
 ARCHITECTURES = ["FocusDETR", "SparseDETR"]
 SIZES = [(64, 96), (96, 128)]
@@ -181,29 +178,6 @@ def test_rows_beyond_a_budget_start_afresh_in_every_layer(config):
     assert torch.equal(seen[1][0, budget:], tokens.features[0, indices])
 
 
-def select_objects(encoder, features, scores, head, budgets):
-    queries = TokenQueries(features, torch.zeros_like(features), features[..., None, :2])
-    tokens = SimpleNamespace(batch_invariant=True)
-    trace = SelectionTrace(scores, budgets, [], [], [])
-    return encoder.select_object_tokens(queries, scores, trace, tokens, head)
-
-
-def test_fillers_do_not_reach_the_object_tokens(config):
-    model = build(config("FocusDETR", OBJECT_TOKENS=60))
-    attention = model.encoder.dual_attention[0]
-    rows, position = torch.randn(2, 60, 32), torch.randn(2, 60, 32)
-    scores = torch.linspace(1, 0, 60).expand(2, -1)
-    objects = select_objects(model.encoder, rows, scores, model.proposal_head, (29, 60))
-    changed = rows.clone()
-    changed[0, 29:] += 10
-    before, after = (
-        attention(TokenQueries(x, position, None), objects)[0] for x in (rows, changed)
-    )
-    assert not torch.equal(before[:29], rows[0, :29])
-    torch.testing.assert_close(before[:29], after[:29])
-    assert torch.equal(after[29:], changed[0, 29:])
-
-
 def test_object_tokens_of_a_small_image_are_all_of_its_tokens(config):
     model = build(config("FocusDETR", OBJECT_TOKENS=300))
     output = model.encoder(tokens_of(model, [(32, 32)]), model.proposal_head)
@@ -245,29 +219,13 @@ def test_padding_that_competes_to_be_an_object_has_the_lowest_score_of_the_batch
     assert torch.equal(objects.indices.sort().values, expected.sort().values)
 
 
-def test_dual_attention_changes_the_object_tokens_only_by_self_attention(config):
-    model = build(config("FocusDETR"))
-    attention = model.encoder.dual_attention[0]
-    rows, position = torch.randn(2, 30, 32), torch.randn(2, 30, 32)
-    scores = torch.rand(2, 30)
-    objects = select_objects(model.encoder, rows, scores, model.proposal_head, (30, 30))
-    updated = attention(TokenQueries(rows, position, None), objects)
-    for image, indices in enumerate(objects.indices):
-        content = rows[image, indices]
-        query = content + position[image, indices]
-        attended = attention.self_attn(query, query, content)[0]
-        expected = rows[image].clone()
-        expected[indices] = attention.norm(content + attended)
-        torch.testing.assert_close(updated[image], expected)
-
-
 @pytest.mark.parametrize("family", ["deformable", "dn_deformable"])
 def test_learned_queries_borrow_the_last_class_head_of_the_decoder(config, family):
     model = build(config("FocusDETR", family))
-    assert model.proposal_head.shared[0] is model.heads.class_embed[-1]
+    assert model.proposal_head.shared_class_embed[0] is model.heads.class_embed[-1]
     assert not [name for name in model.state_dict() if name.startswith("proposal_head.class")]
     twin = copy.deepcopy(model)
-    assert twin.proposal_head.shared[0] is twin.heads.class_embed[-1]
+    assert twin.proposal_head.shared_class_embed[0] is twin.heads.class_embed[-1]
 
 
 def test_half_precision_trains(config, make_batch):

@@ -2,6 +2,7 @@ import pytest
 import torch
 from detectron2.modeling import build_model
 
+from lite_focus_detr.config import load_config
 from lite_focus_detr.modeling.encoder.decoder_attention_map import decoder_attention_map
 
 
@@ -68,3 +69,21 @@ def test_the_decoder_is_not_watched_by_encoders_that_do_not_ask(tiny_config, mak
     model.encoder.losses = lambda *arguments: seen.append(arguments[-1]) or {}
     model(make_batch((1, 1)))
     assert seen == [[]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["MODEL.SPARSE.OBJECT_TOKENS", -3], "OBJECT_TOKENS is -3; .* at least 0"),
+        (["MODEL.SPARSE.KEEP_RATIO", 0.0], r"KEEP_RATIO is 0.0; it must lie in \(0, 1\]"),
+        (["MODEL.DETR.DECODER.ATTENTION", "key_aware"], "SparseDETR learns from"),
+    ],
+)
+def test_impossible_mixtures_are_refused_with_the_keys_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_config("", ["MODEL.META_ARCHITECTURE", "SparseDETR", *options])
+
+
+def test_the_defaults_are_valid():
+    cfg = load_config("", ["MODEL.META_ARCHITECTURE", "SparseDETR"])
+    assert 0 < cfg.MODEL.SPARSE.KEEP_RATIO <= 1

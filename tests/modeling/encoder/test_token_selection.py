@@ -3,7 +3,6 @@ import pytest
 import torch
 
 from lite_focus_detr.modeling.encoder.token_selection import (
-    budget_mask,
     token_budgets,
     tokens_per_layer,
     topk_tokens,
@@ -34,30 +33,3 @@ def test_selection_is_the_best_first(scores):
     expected = np.argsort(-scores.numpy(), 1)[:, :10]
     np.testing.assert_array_equal(selection.indices, expected)
     assert selection.within_budget is None
-
-
-def test_gathered_rows_are_the_chosen_ones(scores):
-    x = torch.randn(3, 40, 8)
-    selection = topk_tokens(scores, 10, (10, 10, 10))
-    for image in range(3):
-        assert torch.equal(selection.gather(x)[image], x[image][selection.indices[image]])
-
-
-def test_only_rows_within_the_budget_are_written(scores):
-    x, rows = torch.randn(3, 40, 8), torch.randn(3, 10, 8)
-    budgets = (10, 4, 1)
-    selection = topk_tokens(scores, 10, budgets)
-    written = selection.scatter(x, rows)
-    for image, budget in enumerate(budgets):
-        expected = x[image].clone()
-        expected[selection.indices[image, :budget]] = rows[image, :budget]
-        assert torch.equal(written[image], expected)
-    assert torch.equal(selection.first(5).within_budget, budget_mask(5, budgets, x.device))
-
-
-def test_gather_and_scatter_have_the_gradients_of_a_permutation(scores):
-    selection = topk_tokens(scores, 10, (10, 4, 1))
-    x = torch.randn(3, 40, 2, dtype=torch.float64, requires_grad=True)
-    rows = torch.randn(3, 10, 2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(selection.gather, (x,))
-    assert torch.autograd.gradcheck(selection.scatter, (x, rows))

@@ -2,9 +2,7 @@ import os
 import time
 
 import pytest
-import torch
 
-from lite_focus_detr.tools.benchmark.__main__ import main
 from lite_focus_detr.tools.benchmark.measure import measure, operators, with_operators
 
 PEAK_MEMORIES = "lite_focus_detr.tools.benchmark.measure.peak_memories"
@@ -20,9 +18,7 @@ def test_steps_take_turns_and_costs_are_medians(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(
-        "lite_focus_detr.tools.benchmark.measure.peak_memories", lambda *_: {"a": 7, "b": None}
-    )
+    monkeypatch.setattr(PEAK_MEMORIES, lambda *_: {"a": 7, "b": None})
     steps = {"a": step("a", iter([0.3, 0.02, 0.0])), "b": step("b", iter([0.0] * 3))}
     measured = measure(lambda: steps, 3, "cpu")
     assert order == ["a", "b"] * 3
@@ -46,24 +42,3 @@ def test_the_kind_of_operators_is_that_of_the_environment_again_afterwards(monke
     with pytest.raises(ZeroDivisionError), operators("reference"):
         _ = 1 / 0
     assert os.environ.get("LITE_FOCUS_DETR_OPS") == before
-
-
-def test_the_command_sets_the_number_of_threads(capsys, monkeypatch):
-    monkeypatch.setattr(
-        "lite_focus_detr.tools.benchmark.measure.peak_memories",
-        lambda make, _: dict.fromkeys(make()),
-    )
-    before = torch.get_num_threads()
-    try:
-        options = ["--config-file", "dino_shapes", "--image-size", "64", "96", "--native-only"]
-        main(["encoder", *options, "--rounds", "1", "--threads", str(before + 1)])
-        assert torch.get_num_threads() == before + 1
-    finally:
-        torch.set_num_threads(before)
-    assert f"{before + 1} threads" in capsys.readouterr().out
-
-
-def test_an_unknown_command_is_refused(capsys):
-    with pytest.raises(SystemExit):
-        main(["nothing"])
-    assert "invalid choice" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from lite_focus_detr.tools.benchmark import peak_memory
 
 pytestmark = pytest.mark.slow
 
-needs_linux = pytest.mark.skipif(not peak_memory._CLEAR.exists(), reason="needs Linux")
+needs_linux = pytest.mark.skipif(not peak_memory.CLEAR_REFS.exists(), reason="needs Linux")
 
 
 @needs_linux

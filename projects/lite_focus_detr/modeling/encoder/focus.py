@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 # Reading a number from a GPU waits for it, so the recall is not logged in every iteration.
 LOG_PERIOD = 20
-# A level without a single foreground token in so many iterations is worth a warning.
+# A level without a single foreground token in so many batches of a process is worth a warning.
 LEVEL_CHECK_ITERATIONS = 100
 
 
@@ -140,7 +140,7 @@ class FocusEncoder(SelectiveEncoder):
             return
         empty = (~self.levels_found).nonzero()[:, 0].tolist()
         logger.warning(
-            "Levels %s (strides %s) had no foreground token in the first %d iterations: all of "
+            "Levels %s (strides %s) had no foreground token in the first %d batches: all of "
             "their tokens are trained as background. MODEL.FOCUS.SCALE_RANGES are pixels of "
             "images of the usual size; for smaller ones set MODEL.FOCUS.SCALE_RANGES_AT 800",
             ", ".join(map(str, empty)),

@@ -15,7 +15,9 @@ import torch
 Workload = Callable[[], object]
 Key = TypeVar("Key", bound=Hashable)
 
-_STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+#: Resets the high-water mark of resident memory; only Linux has it.
+CLEAR_REFS = Path("/proc/self/clear_refs")
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of malloc.h
 
 
@@ -63,11 +65,11 @@ def peak_memory(workload: Workload, device: str) -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         workload()
         return torch.cuda.max_memory_allocated(device) - before
-    if not _CLEAR.exists():
+    if not CLEAR_REFS.exists():
         workload()
         return None
     _give_back_freed_memory()
-    _CLEAR.write_text("5")  # Resets the high-water mark.
+    CLEAR_REFS.write_text("5")
     before = _resident("VmRSS")
     workload()
     return _resident("VmHWM") - before

@@ -1,0 +1,36 @@
+"""Backbones of timm and detectron2's Swin Transformer."""
+
+import pytest
+import torch
+from detectron2.modeling import build_backbone, build_model
+
+
+def test_a_detector_of_every_timm_layout_runs(tiny_config, make_batch):
+    for name in ("test_resnet", "swin_tiny_patch4_window7_224"):
+        cfg = tiny_config("dino")
+        cfg.MODEL.TIMM.NAME = name
+        sizes = ((96, 160), (64, 96))
+        assert len(build_model(cfg).eval()(make_batch((0, 0), sizes))) == 2
+
+
+def test_a_timm_model_without_the_wanted_maps_is_refused(tiny_config):
+    cfg = tiny_config("dino", IN_FEATURES=["res3", "res4", "res6"])
+    with pytest.raises(ValueError, match=r"IN_FEATURES is \['res3', 'res4', 'res6'\]; this"):
+        build_model(cfg)
+    cfg.MODEL.TIMM.NAME = "maxvit_nano_rw_256"  # Only images of 256 x 256.
+    with pytest.raises(ValueError, match="images of any size"):
+        build_model(cfg)
+    cfg.MODEL.TIMM.NAME = "no_such_model"
+    with pytest.raises(ValueError, match="no_such_model"):
+        build_model(cfg)
+
+
+def test_the_swin_transformer_gives_the_wanted_maps(tiny_config):
+    cfg = tiny_config("dino", IN_FEATURES=["p1", "p3"])
+    cfg.MODEL.BACKBONE.NAME = "build_swin_backbone"
+    cfg.MODEL.SWIN.EMBED_DIM, cfg.MODEL.SWIN.NUM_HEADS = 12, [1, 2, 4, 8]
+    cfg.MODEL.SWIN.DEPTHS = [1, 1, 1, 1]
+    maps = build_backbone(cfg).eval()(torch.zeros(1, 3, 64, 96))
+    # Each stage halves the map and doubles the channels.
+    shapes = {name: tuple(x.shape) for name, x in maps.items()}
+    assert shapes == {"p1": (1, 24, 8, 12), "p3": (1, 96, 2, 3)}
