@@ -65,6 +65,7 @@ def _extensions() -> list[Extension]:
         define_macros=[("USE_CUDA", None)],
         extra_compile_args={
             "cxx": COMPILE,
+            # Registers and spills, for dev/check_cuda_registers.py.
             "nvcc": ["-O3", "-std=c++17", "-Xptxas", "-v", *STABLE_ABI],
         },
         **common,

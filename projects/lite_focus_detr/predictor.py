@@ -48,7 +48,10 @@ class Predictor:
     """Detects objects in image files, with the preprocessing of the evaluation."""
 
     def __init__(self, cfg: CfgNode) -> None:
-        """Build the model of ``cfg`` and load ``MODEL.WEIGHTS``.
+        """Build a model and load its weights.
+
+        Args:
+            cfg: complete configuration; ``MODEL.WEIGHTS`` names a checkpoint.
 
         Raises:
             FileNotFoundError: there are no such weights.
@@ -63,6 +66,9 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, path: str) -> Instances:
         """Detect objects in an image file.
+
+        Args:
+            path: of the image.
 
         Returns:
             on the CPU: ``pred_boxes`` in pixels of the file, ``scores`` in [0, 1] and

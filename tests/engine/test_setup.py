@@ -66,7 +66,7 @@ FAULTS = {
         "MODEL.BACKBONE.NAME is 'build_swin_backbon', .* did you mean build_swin_backbone",
     ),
     "unknown device": (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu': .*; set cuda or cpu"),
-    "value in place of a node": (["MODEL.DETR", "3"], "the command line: .*MODEL.DETR"),
+    "value in place of a node": (["MODEL.DETR", "3"], "the command line: Type mismatch .*CfgNode"),
     "impossible combination": (
         ["MODEL.DETR.LOOK_FORWARD_TWICE", "True"],
         "MODEL.DETR.LOOK_FORWARD_TWICE needs MODEL.DETR.BOX_REFINE",
@@ -227,7 +227,7 @@ def test_a_mistake_is_one_line_and_its_details_are_logged(error, caplog, monkeyp
     with pytest.raises(SystemExit) as exit_, user_errors():
         raise error("a mistake\na table")
     assert exit_.value.code == "error: a mistake"
-    assert caplog.messages == ["a table"]
+    assert "a table" in caplog.messages
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

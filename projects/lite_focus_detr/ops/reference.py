@@ -170,13 +170,15 @@ def fused_key_aware_weights(
 ) -> Tensor:
     """The weights of :func:`fused_key_aware_deformable_attention`, (B, Q, M, L * P).
 
-    The arguments are the same; ``key`` is the value where that is the key.
+    The arguments are the same; ``key`` is the value where that is the key. Masked points have the
+    weight zero, also where all points of a head are masked.
     """
     locations = sampling_locations(spatial_shapes, reference_points, sampling_offsets)
     locations = locations.to(_compute_dtype(key, locations))
     keys = _sample_levels(key.to(locations.dtype), spatial_shapes, locations)
     outside = points_outside(spatial_shapes, locations) if mask_outside else None
-    return _key_weights(query.to(locations.dtype), keys, scale, outside)
+    weights = _key_weights(query.to(locations.dtype), keys, scale, outside)
+    return weights if outside is None else weights.masked_fill(outside.flatten(-2), 0.0)
 
 
 def points_outside(spatial_shapes: SpatialShapes, sampling_locations: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def test_settings_are_those_of_the_original_release(manifest):
         "MODEL.DETR.POSITION.TEMPERATURE": 10000.0,
         "MODEL.DETR.POSITION.OFFSET": -0.5,
         "MODEL.DETR.INVERSE_SIGMOID_EPS": 1e-5,
-        "MODEL.DETR.QUERY_SELECTION": "token",
+        "MODEL.DETR.QUERY_SELECTION": "token_content",
         "MODEL.DETR.CLASS_AGNOSTIC_PROPOSALS": False,
         "MODEL.DETR.BOX_REFINE": True,
         "MODEL.SPARSE.KEEP_RATIO": 0.2,

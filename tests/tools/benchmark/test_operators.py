@@ -55,7 +55,8 @@ def test_points_of_the_encoder_lie_around_their_own_pixel():
 @pytest.mark.usefixtures("small")
 def test_the_table_names_times_ratios_and_memory(capsys):
     main(["op", "--rounds", "1", "--size", "decoder"])
-    header, _, first, *rest = capsys.readouterr().out.splitlines()[1:]
+    _, setting, header, _, first, *rest = capsys.readouterr().out.splitlines()
+    assert setting.startswith("cpu, float32, ")
     assert header.split("  ")[-1] == "ratio"
     assert "peak MB" in header
     assert first.split()[:3] == ["decoder", "multi-scale", "native"]
