@@ -29,8 +29,10 @@ demo: env
 	$(PY) -m lite_focus_detr.tools.visualize --config-file $(DEMO_CONFIG) \
 		--weights $(DEMO_OUTPUT)/model_final.pth --output $(DEMO_OUTPUT)/pictures
 
+# One thread each: the models of the tests are small, and threads that wait for a busy core cost
+# more than they bring. Tests of the kernels choose their own number.
 test: dev
-	$(PY) -m pytest --cov --cov-report=term
+	OMP_NUM_THREADS=1 $(PY) -m pytest --cov --cov-report=term
 
 lint: dev
 	$(PY) -m ruff check .
