@@ -95,5 +95,5 @@ def test_trace_holds_what_each_layer_kept(config, make_batch, architecture):
 
 def test_a_dense_encoder_has_no_selection(config, make_batch):
     config.MODEL.META_ARCHITECTURE = "DeformableDETR"
-    with pytest.raises(ValueError, match="FocusDETR"):
+    with pytest.raises(ValueError, match="whose encoder selects tokens"):
         trace_selection(build_model(config).eval(), make_batch((1, 1))[0])
