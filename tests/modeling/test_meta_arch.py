@@ -1,6 +1,7 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
 from tests.conftest import FAMILIES
 
 from lite_focus_detr import ops
@@ -140,3 +141,28 @@ def test_only_detection_makes_images_independent_of_their_batch(tiny_config, mak
     model.forward_outputs(images)  # A padded batch as published.
     model.train()(make_batch((1, 1)))
     assert seen == [True, False, False]
+
+
+@pytest.mark.parametrize("channels", ["RGB", "BGR"])
+def test_ground_truth_and_detections_are_drawn_side_by_side(
+    tiny_config, make_batch, monkeypatch, channels
+):
+    cfg = tiny_config("dino")
+    cfg.VIS_PERIOD, cfg.INPUT.FORMAT = 2, channels
+    model = build_model(cfg).train()
+    batch = make_batch((1, 1))
+    batch[0]["image"][:] = torch.tensor([10.0, 20.0, 30.0])[:, None, None]
+    batch[0]["instances"].gt_boxes.tensor[0] = torch.tensor([8.0, 12.0, 40.0, 44.0])
+    pictures = []
+    with EventStorage(0) as storage:
+        monkeypatch.setattr(storage, "put_image", lambda title, image: pictures.append(image))
+        for _ in range(3):
+            model(batch)
+            storage.step()
+    assert len(pictures) == 2  # Iterations 0 and 2.
+    height, width = batch[0]["instances"].image_size
+    assert pictures[0].shape == (3, height, 2 * width)
+    # On the upper side of the box: lime.
+    assert pictures[0][:, 12, 20].tolist() == [0, 255, 0]
+    background = [10, 20, 30] if channels == "RGB" else [30, 20, 10]
+    assert pictures[0][:, 5, 2].tolist() == background
