@@ -227,7 +227,9 @@ def test_a_mistake_is_one_line_and_its_details_are_logged(error, caplog, monkeyp
     with pytest.raises(SystemExit) as exit_, user_errors():
         raise error("a mistake\na table")
     assert exit_.value.code == "error: a mistake"
-    assert "a table" in caplog.messages
+    assert [x.getMessage() for x in caplog.records if x.name == "lite_focus_detr.engine.setup"] == [
+        "a table"
+    ]
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

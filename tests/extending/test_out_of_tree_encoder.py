@@ -69,7 +69,8 @@ def test_a_module_that_does_not_exist_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "error", ["ValueError('broken')", "OSError('broken')", "KeyError('broken')"]
+    "error",
+    ["ValueError('broken')", "OSError('broken')", "KeyError('broken')", "SystemExit('broken')"],
 )
 def test_an_error_inside_a_module_shows_its_own_traceback(tmp_path, error):
     (tmp_path / "broken_encoder.py").write_text(f"raise {error}\n")
@@ -90,6 +91,16 @@ def test_a_missing_dependency_of_a_module_is_not_mistaken_for_the_module(tmp_pat
 def test_imports_must_be_a_list_of_names():
     with pytest.raises(ValueError, match=r"IMPORTS in the command line is 'json'; give a list"):
         load_config("", ["IMPORTS", "json"])
+
+
+@pytest.mark.parametrize("value", ["['json']", "('json',)", "[json]", ["json"]])
+def test_imports_of_the_command_line_are_read_as_python_or_yaml(value):
+    assert list(load_config("", ["IMPORTS", value]).IMPORTS) == ["json"]
+
+
+def test_the_last_imports_of_the_command_line_win():
+    options = ["IMPORTS", "[no_such_module]", "IMPORTS", "[json]"]
+    assert load_config("", options).IMPORTS == ["json"]
 
 
 def test_the_document_shows_the_same_files():

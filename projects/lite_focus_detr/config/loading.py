@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import yaml
@@ -86,8 +86,9 @@ def import_modules(config_file: str, options: Sequence[str] = ()) -> None:
                 f"IMPORTS in {place} names the module {name!r}, which does not exist; it must lie "
                 "in the current folder or on PYTHONPATH"
             ) from None
-        except (ValueError, OSError) as error:
-            # These are reported in one line where the user made a mistake; here it is the module.
+        except (ValueError, OSError, SystemExit) as error:
+            # The first two are reported in one line where the user made a mistake, the third ends
+            # the process; here it is the module.
             raise ImportError(f"the module {name!r} of IMPORTS in {place} fails") from error
 
 
@@ -97,15 +98,35 @@ def _names_to_import(config_file: str, options: Sequence[str]) -> tuple[list[str
     place = config_file
     if config_file:
         names = _read_yaml(config_file).get("IMPORTS", [])
+    options = _parse_imports(options)
     if "IMPORTS" in options[::2]:
-        _require_pairs(options)
         place = "the command line"
-        names = options[2 * options[::2].index("IMPORTS") + 1]
-        with suppress(yaml.YAMLError):
-            names = yaml.safe_load(names) if isinstance(names, str) else names
+        names = dict(zip(options[::2], options[1::2], strict=True))["IMPORTS"]  # the last one
     if not isinstance(names, (list, tuple)) or not all(map(_is_module_name, names)):
         raise ValueError(f"IMPORTS in {place} is {names!r}; give a list of modules, [my_encoder]")
     return list(names), place
+
+
+def _parse_imports(options: Sequence[Any]) -> list[Any]:
+    """The options, with the value of ``IMPORTS`` as Python reads it or else YAML: ``[my_encoder]``."""
+    _require_pairs(options)
+    parsed = list(options)
+    for index, key in enumerate(options[::2]):
+        text = options[2 * index + 1]
+        if key == "IMPORTS" and isinstance(text, str):
+            parsed[2 * index + 1] = _parse_literal(text)
+    return parsed
+
+
+def _parse_literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _is_module_name(name: object) -> bool:
@@ -134,8 +155,8 @@ def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) ->
     if config_file:
         content = _read_yaml(config_file)
         _merge(cfg, _flatten(content), config_file, lambda: cfg.merge_from_other_cfg(content))
-    _require_pairs(options)
-    _merge(cfg, options[::2], "the command line", lambda: cfg.merge_from_list(list(options)))
+    options = _parse_imports(options)
+    _merge(cfg, options[::2], "the command line", lambda: cfg.merge_from_list(options))
 
 
 def _read_yaml(config_file: str) -> CfgNode:
@@ -151,7 +172,10 @@ def _read_yaml(config_file: str) -> CfgNode:
         raise ValueError(
             f"configuration file {error.filename} does not exist; check --config-file and _BASE_"
         ) from error
-    except yaml.YAMLError as error:
+    except (OSError, RecursionError) as error:
+        reason = "a file of _BASE_ names itself" if isinstance(error, RecursionError) else error
+        raise ValueError(f"cannot read the configuration file {config_file}: {reason}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise ValueError(f"{config_file} is not valid YAML: {text}") from error
     if not isinstance(content, dict):

@@ -115,7 +115,7 @@ def user_errors() -> Iterator[None]:
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
-        line, _, details = str(error).partition("\n")
+        line, _, details = (str(error) or repr(error)).partition("\n")
         if details:
             logger.error("%s", details)
         raise SystemExit(_report_once(f"error: {line}")) from None
@@ -128,7 +128,7 @@ def _report_once(line: str) -> str | int:
     They take turns: none ends, which makes its parent end the others, before that has happened.
     """
     path = os.environ.get(_REPORT_FILE)
-    if path is None:
+    if path is None or not os.path.exists(path):  # the latter if someone has cleaned /tmp
         return line
     with open(path, "r+", encoding="utf-8") as report:
         fcntl.flock(report, fcntl.LOCK_EX)

@@ -202,7 +202,7 @@ class SelectionTrace(NamedTuple):
     foreground: Tensor  #: (B, S) logits
     budgets: tuple[int, ...]  #: tokens that each image may update
     kept: list[TokenSelection]  #: tokens that the layer updated
-    objects: list[TokenSelection]  #: among these, those of the dual attention; empty without it
+    objects: list[TokenSelection]  #: in the dual attention, as positions in ``kept``; or empty
     features: list[Tensor]  #: (B, N, C) of the kept tokens after the layer
 
 

@@ -93,10 +93,12 @@ class FocusEncoder(SelectiveEncoder):
             if len(entries) != count:
                 found = f"MODEL.FOCUS.{key} has {len(entries)} entries"
                 raise ValueError(f"{found}, MODEL.DETR.{parts} is {count}; give one each")
+        if not all(map(_is_number, ratios)):
+            raise ValueError(f"MODEL.FOCUS.KEEP_RATIOS {ratios} must hold numbers")
         if ratios != sorted(ratios, reverse=True) or not 0 < ratios[-1] <= ratios[0] <= 1:
             rule = "must lie in (0, 1] and not rise from layer to layer"
             raise ValueError(f"MODEL.FOCUS.KEEP_RATIOS {ratios} {rule}")
-        if any(len(limits) != 2 or limits[0] >= limits[1] for limits in ranges):
+        if not all(map(_is_range, ranges)):
             rule = "must hold a [low, high] with low < high per level"
             raise ValueError(f"MODEL.FOCUS.SCALE_RANGES {ranges} {rule}")
 
@@ -147,3 +149,13 @@ class FocusEncoder(SelectiveEncoder):
             ", ".join(str(tokens.strides[level]) for level in empty),
             LEVEL_CHECK_ITERATIONS,
         )
+
+
+def _is_range(limits: object) -> bool:
+    if not isinstance(limits, (list, tuple)) or not all(map(_is_number, limits)):
+        return False
+    return len(limits) == 2 and limits[0] < limits[1]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float))
