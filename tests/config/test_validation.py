@@ -43,6 +43,7 @@ def test_every_configuration_builds_and_validates(leaf):
         (["MODEL.DETR.NUM_CLASSES", 0], "NUM_CLASSES is 0; it must be at least 1"),
         (["MODEL.DETR.LOSS.GIOU_EPS", -1e-6], "GIOU_EPS is -1e-06; it must be at least 0"),
         (["SOLVER.IMS_PER_BATCH", 0], "IMS_PER_BATCH is 0; it must be at least 1"),
+        (["SOLVER.BASE_LR", -1e-4], "BASE_LR is -0.0001; it must be at least 0"),
         (["MODEL.DETR.COCO_ID_ROWS", True], "COCO_ID_ROWS needs MODEL.DETR.NUM_CLASSES 91"),
         (["MODEL.DETR.PROPOSAL_LOSS", "none"], "PROPOSAL_LOSS is 'none'"),
         (["SOLVER.AMP.DTYPE", "fp16"], "float16, bfloat16"),

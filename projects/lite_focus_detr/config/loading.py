@@ -7,6 +7,8 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Any
 
 import yaml
@@ -108,7 +110,7 @@ def _names_to_import(config_file: str, options: Sequence[str]) -> tuple[list[str
 
 
 def _parse_imports(options: Sequence[Any]) -> list[Any]:
-    """The options, with the value of ``IMPORTS`` as Python reads it or else YAML: ``[my_encoder]``."""
+    """The options, with the value of ``IMPORTS`` as Python or YAML reads it: ``[my_encoder]``."""
     _require_pairs(options)
     parsed = list(options)
     for index, key in enumerate(options[::2]):
@@ -199,7 +201,23 @@ def _merge(cfg: CfgNode, keys: Sequence[str], place: str, merge: Callable[[], No
         if key not in known:
             hint = did_you_mean(key, known)
             raise ValueError(f"unknown configuration key {key} in {place}{hint}")
+    before = cfg.clone()
     try:
         merge()
     except (ValueError, AssertionError) as error:  # yacs asserts some of its conditions
         raise ValueError(f"{place}: {error}") from error
+    for key in keys:
+        default, value = (reduce(getitem, key.split("."), x) for x in (before, cfg))
+        if isinstance(default, (list, tuple)) and not _is_like(value, default):
+            raise ValueError(f"{place}: {key} is {value!r}; it must be like {default!r}")
+
+
+def _is_like(value: object, example: object) -> bool:
+    """Whether a value and, of a list, its entries are of the kind of an example; yacs compares
+    lists by their own type only."""
+    if isinstance(example, (list, tuple)):
+        if not isinstance(value, (list, tuple)):
+            return False
+        return not example or all(_is_like(entry, example[0]) for entry in value)
+    number = isinstance(example, (int, float)) and not isinstance(example, bool)
+    return isinstance(value, (int, float) if number else type(example))

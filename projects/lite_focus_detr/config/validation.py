@@ -36,6 +36,8 @@ MINIMUM_VALUES = {
     "MODEL.DETR.DECODER.NUM_LAYERS": 1,
     "MODEL.DETR.DENOISING.MAX_QUERIES": 1,
     "MODEL.DETR.LOSS.GIOU_EPS": 0,
+    "SOLVER.BASE_LR": 0,
+    "SOLVER.WEIGHT_DECAY": 0,
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.ACCUMULATION_STEPS": 1,
 }
@@ -58,6 +60,7 @@ def validate_config(cfg: CfgNode) -> None:
         _require_known("encoder_name of MODEL.META_ARCHITECTURE", encoder_name, ENCODER_REGISTRY)
         encoder = ENCODER_REGISTRY.get(encoder_name)
         _require_values(cfg, encoder.choices, encoder.minimum_values)
+        _require_lengths(cfg, encoder.list_lengths)
         encoder.validate_config(cfg)
 
 
@@ -73,6 +76,15 @@ def _require_values(
         value = reduce(getitem, key.split("."), cfg)
         if value < least:
             raise ValueError(f"{key} is {value}; it must be at least {least}")
+
+
+def _require_lengths(cfg: CfgNode, list_lengths: Mapping[str, str]) -> None:
+    """Refuse lists that have not as many entries as another key says, both by full name."""
+    for key, count_key in list_lengths.items():
+        entries, count = (reduce(getitem, name.split("."), cfg) for name in (key, count_key))
+        if len(entries) != count:
+            found = f"{key} has {len(entries)} entries"
+            raise ValueError(f"{found}, {count_key} is {count}; give one each")
 
 
 def _validate_sizes(cfg: CfgNode) -> None:

@@ -23,9 +23,11 @@ class Encoder(nn.Module):
     needs_sampling = False
     #: Names of submodules that only a training uses.
     training_only: tuple[str, ...] = ()
-    #: Possible values of configuration keys, by their full names; checked as the smallest ones are.
+    #: Checked for configuration keys by full names: possible and smallest values, and for lists the
+    #: key that says how many entries they have.
     choices: ClassVar[Mapping[str, Sequence[str]]] = {}
     minimum_values: ClassVar[Mapping[str, float]] = {}
+    list_lengths: ClassVar[Mapping[str, str]] = {}
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -36,11 +38,8 @@ class Encoder(nn.Module):
         """Raise a ValueError for keys that the encoder cannot be built or trained with."""
 
     def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
-        """Encode all levels of a batch.
-
-        The ``proposal_head`` scores tokens; None if neither queries nor encoder ask for it. It is
-        the detector's, handed on because published weights have it once.
-        """
+        """Encode all levels of a batch. The ``proposal_head`` scores tokens; it is the detector's,
+        as in published weights, and None if neither queries nor encoder ask for it."""
         raise NotImplementedError
 
     def losses(
@@ -49,8 +48,3 @@ class Encoder(nn.Module):
         """Weighted losses beyond those of the detector, by name, of the ``output`` for ``tokens``;
         none by default. ``sampling`` is empty unless ``needs_sampling``."""
         return {}
-
-
-def build_encoder(name: str, cfg: CfgNode) -> Encoder:
-    """Build the encoder registered as ``name``."""
-    return ENCODER_REGISTRY.get(name)(cfg)

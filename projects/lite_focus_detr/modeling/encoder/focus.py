@@ -36,6 +36,10 @@ class FocusEncoder(SelectiveEncoder):
         "MODEL.FOCUS.SCALE_RANGES_AT": 0,
         "MODEL.FOCUS.LOSS_WEIGHT": 0,
     }
+    list_lengths: ClassVar = {
+        "MODEL.FOCUS.KEEP_RATIOS": "MODEL.DETR.ENCODER.NUM_LAYERS",
+        "MODEL.FOCUS.SCALE_RANGES": "MODEL.DETR.NUM_LEVELS",
+    }
 
     @configurable
     def __init__(self, *, parts: SelectiveParts, rule: ForegroundRule, loss_weight: float) -> None:
@@ -84,21 +88,11 @@ class FocusEncoder(SelectiveEncoder):
     @staticmethod
     def validate_config(cfg: CfgNode) -> None:
         """See :meth:`Encoder.validate_config`."""
-        detr, focus = cfg.MODEL.DETR, cfg.MODEL.FOCUS
-        ratios, ranges = list(focus.KEEP_RATIOS), focus.SCALE_RANGES
-        for key, entries, parts, count in (
-            ("KEEP_RATIOS", ratios, "ENCODER.NUM_LAYERS", detr.ENCODER.NUM_LAYERS),
-            ("SCALE_RANGES", ranges, "NUM_LEVELS", detr.NUM_LEVELS),
-        ):
-            if len(entries) != count:
-                found = f"MODEL.FOCUS.{key} has {len(entries)} entries"
-                raise ValueError(f"{found}, MODEL.DETR.{parts} is {count}; give one each")
-        if not all(map(_is_number, ratios)):
-            raise ValueError(f"MODEL.FOCUS.KEEP_RATIOS {ratios} must hold numbers")
+        ratios, ranges = list(cfg.MODEL.FOCUS.KEEP_RATIOS), cfg.MODEL.FOCUS.SCALE_RANGES
         if ratios != sorted(ratios, reverse=True) or not 0 < ratios[-1] <= ratios[0] <= 1:
             rule = "must lie in (0, 1] and not rise from layer to layer"
             raise ValueError(f"MODEL.FOCUS.KEEP_RATIOS {ratios} {rule}")
-        if not all(map(_is_range, ranges)):
+        if any(len(limits) != 2 or limits[0] >= limits[1] for limits in ranges):
             rule = "must hold a [low, high] with low < high per level"
             raise ValueError(f"MODEL.FOCUS.SCALE_RANGES {ranges} {rule}")
 
@@ -138,24 +132,13 @@ class FocusEncoder(SelectiveEncoder):
         lengths = [height * width for height, width in tokens.spatial_shapes]
         found = torch.stack([level.any() for level in torch.split(foreground, lengths, 1)])
         self.levels_found = self.levels_found | found
-        if self.checked_iterations < LEVEL_CHECK_ITERATIONS or self.levels_found.all():
-            return
-        empty = (~self.levels_found).nonzero()[:, 0].tolist()
-        logger.warning(
-            "Levels %s (strides %s) had no foreground token in the first %d batches: all of "
-            "their tokens are trained as background. MODEL.FOCUS.SCALE_RANGES are pixels of "
-            "images of the usual size; for smaller ones set MODEL.FOCUS.SCALE_RANGES_AT 800",
-            ", ".join(map(str, empty)),
-            ", ".join(str(tokens.strides[level]) for level in empty),
-            LEVEL_CHECK_ITERATIONS,
-        )
-
-
-def _is_range(limits: object) -> bool:
-    if not isinstance(limits, (list, tuple)) or not all(map(_is_number, limits)):
-        return False
-    return len(limits) == 2 and limits[0] < limits[1]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float))
+        if self.checked_iterations == LEVEL_CHECK_ITERATIONS and not self.levels_found.all():
+            empty = (~self.levels_found).nonzero()[:, 0].tolist()
+            names = (", ".join(map(str, x)) for x in (empty, [tokens.strides[x] for x in empty]))
+            logger.warning(
+                "Levels %s (strides %s) had no foreground token in the first %d batches: all of "
+                "their tokens are trained as background. MODEL.FOCUS.SCALE_RANGES are pixels of "
+                "images of the usual size; for smaller ones set MODEL.FOCUS.SCALE_RANGES_AT 800",
+                *names,
+                LEVEL_CHECK_ITERATIONS,
+            )
