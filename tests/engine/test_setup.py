@@ -221,15 +221,19 @@ def test_an_error_of_the_program_keeps_its_traceback(error):
         raise error("a bug")
 
 
+def test_a_value_that_only_a_library_refuses_is_an_error_of_the_program():
+    with pytest.raises(ValueError, match="Invalid learning rate"), user_errors():
+        torch.optim.SGD([torch.zeros(1)], lr=-1.0)
+
+
 @pytest.mark.parametrize("error", [ValueError, OSError])
 def test_a_mistake_is_one_line_and_its_details_are_logged(error, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
     with pytest.raises(SystemExit) as exit_, user_errors():
         raise error("a mistake\na table")
     assert exit_.value.code == "error: a mistake"
-    assert [x.getMessage() for x in caplog.records if x.name == "lite_focus_detr.engine.setup"] == [
-        "a table"
-    ]
+    logged = {x.getMessage() for x in caplog.records if x.name == "lite_focus_detr.engine.setup"}
+    assert logged == {"a table"}
 
 
 @pytest.mark.parametrize("processes", ["1", "2"])

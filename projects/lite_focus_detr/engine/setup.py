@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -27,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Names the file in which the first process of a machine notes that it has reported an error.
 _REPORT_FILE = "LITE_FOCUS_DETR_REPORT_FILE"
+# Their ValueErrors are about calls, not about what the user has written.
+_NUMERIC_LIBRARIES = frozenset(("torch", "torchvision", "timm", "numpy", "scipy"))
 
 
 def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -106,19 +109,28 @@ def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> 
 def user_errors() -> Iterator[None]:
     """Turn a mistake of the user into one line on stderr and the exit status 1.
 
-    A mistake is a ``ValueError`` or an ``OSError``; further lines of its message, such as tables,
-    are logged. To be put around what reads the user's files and configuration, and nothing else:
-    other errors, and all errors under ``python -X dev``, keep their traceback.
+    A mistake is an ``OSError``, or a ``ValueError`` that is not raised inside of PyTorch and its
+    like; further lines of its message, such as tables, are logged. To be put around what reads
+    the user's files and configuration, and nothing else: other errors, and all errors under
+    ``python -X dev``, keep their traceback.
     """
     try:
         yield
     except (ValueError, OSError) as error:
-        if sys.flags.dev_mode:
+        if sys.flags.dev_mode or _raised_by_library(error):
             raise
         line, _, details = (str(error) or repr(error)).partition("\n")
         if details:
             logger.error("%s", details)
         raise SystemExit(_report_once(f"error: {line}")) from None
+
+
+def _raised_by_library(error: ValueError | OSError) -> bool:
+    """Whether it says how a library was called: that is a bug, the user does not call it."""
+    if isinstance(error, OSError):
+        return False
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).split(".")[0] in _NUMERIC_LIBRARIES
 
 
 def _report_once(line: str) -> str | int:
