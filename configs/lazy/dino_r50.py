@@ -73,7 +73,6 @@ model = LazyCall(DeformableDETR)(
     decoder=LazyCall(Decoder)(
         layers=[_decoder_layer] * _NUM_LAYERS,
         config=LazyCall(DecoderConfig)(
-            embed_dim=_EMBED_DIM,
             box_position=True,
             position_scale=False,
             position_frame="padded",

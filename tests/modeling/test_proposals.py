@@ -5,7 +5,7 @@ import torch
 from detectron2.structures import ImageList
 from torch import nn
 
-from lite_focus_detr.modeling.proposals import ProposalHead, SharedTokenHead, token_anchors
+from lite_focus_detr.modeling.proposals import ProposalHead, TokenHead, token_anchors
 from lite_focus_detr.modeling.tokens import flatten_levels
 
 SIZES = [(64, 96), (40, 64)]
@@ -14,9 +14,7 @@ LEVELS = [(8, 12), (4, 6), (2, 3), (1, 2)]
 
 def flatten(levels, images, strides=(8, 16, 32, 64)):
     level_embed = torch.zeros(len(levels), levels[0].shape[1])
-    return flatten_levels(
-        levels, level_embed, images, strides=strides, temperature=20.0, offset=0.0
-    )
+    return flatten_levels(levels, level_embed, images, strides=strides, position=(20.0, 0.0))
 
 
 @pytest.fixture
@@ -44,7 +42,7 @@ def test_anchors_whose_centre_touches_the_border_are_invalid():
 
 def test_a_shared_class_head_has_one_name_and_scores_like_the_other():
     head = nn.Linear(16, 5)
-    shared = SharedTokenHead(embed_dim=16, class_embed=head)
+    shared = TokenHead(embed_dim=16, class_embed=head)
     own = ProposalHead(embed_dim=16, num_classes=5)
     names = {name.split(".")[0] for name in own.state_dict()}
     assert names == {"enc_output", "enc_output_norm", "class_embed", "bbox_embed"}

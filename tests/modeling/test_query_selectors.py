@@ -79,8 +79,7 @@ def propose():
             torch.randn(4, 16),
             images,
             strides=(8, 16, 32, 64),
-            temperature=20.0,
-            offset=0.0,
+            position=(20.0, 0.0),
         )
         head = ProposalHead(embed_dim=16, num_classes=5)
         for parameter in head.parameters():

@@ -17,8 +17,7 @@ def tokens():
         torch.zeros(4, 16),
         images,
         strides=(8, 16, 32, 64),
-        temperature=20.0,
-        offset=0.0,
+        position=(20.0, 0.0),
     )
 
 

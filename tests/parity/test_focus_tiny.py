@@ -73,8 +73,7 @@ def test_foreground_scores_and_selection(golden, tiny_config):
         named["neck.level_embed"],
         CANVAS,
         strides=(8, 16, 32, 64),
-        temperature=20.0,
-        offset=0.0,
+        position=(20.0, 0.0),
     )
     head = ProposalHead(embed_dim=32, num_classes=7)
     head.load_state_dict(

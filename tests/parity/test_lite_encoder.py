@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.parity.conftest import golden_files
 
-from lite_focus_detr.modeling.encoder import build_encoder
+from lite_focus_detr.modeling.encoder import LiteEncoder
 from lite_focus_detr.modeling.structures import FeatureTokens
 
 FILES = golden_files("encoder_*")
@@ -50,7 +50,7 @@ def test_memory_equals_that_of_upstream(golden, tiny_config, name, dtype, tolera
     cfg.MODEL.LITE.NUM_BLOCKS = options["num_expansion"]
     cfg.MODEL.LITE.NUM_HIGH_LEVELS = options["enc_scale"]
     cfg.MODEL.LITE.LOW_FFN_DIM = 32
-    encoder = build_encoder("LiteEncoder", cfg)
+    encoder = LiteEncoder(cfg)
     prefix = "w.transformer.encoder."
     weights = {k.removeprefix(prefix): v for k, v in data.items() if k.startswith(prefix)}
     # The published plain mode has unused projections.

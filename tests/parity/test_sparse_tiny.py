@@ -7,8 +7,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, ImageList, Instances
 from torchvision.ops import box_convert
 
+from lite_focus_detr import ops
 from lite_focus_detr.converters import convert_state_dict
-from lite_focus_detr.modeling.encoder.decoder_attention_map import decoder_attention_map
 from lite_focus_detr.modeling.structures import SamplingPoints
 
 SIZES = [(128, 160), (104, 136)]
@@ -87,8 +87,9 @@ def test_attention_map(golden):
     locations = torch.from_numpy(data["in/sampling_locations_dec"]).unbind(1)
     weights = torch.from_numpy(data["in/attn_weights_dec"]).unbind(1)
     sampling = [SamplingPoints(*layer) for layer in zip(locations, weights, strict=True)]
-    close(decoder_attention_map(sampling, LEVELS).sum(-1), data["out/dam"])
-    close(decoder_attention_map(sampling[-1:], LEVELS)[..., 0], data["out/dam_last_layer_head0"])
+    maps = [ops.attention_map(*layer, LEVELS) for layer in sampling]
+    close(sum(maps).sum(-1), data["out/dam"])
+    close(maps[-1][..., 0], data["out/dam_last_layer_head0"])
 
 
 def test_losses_and_gradients(model, golden):

@@ -10,8 +10,8 @@ from detectron2.structures import BoxMode
 from torch import Tensor
 
 from ..modeling import DetectionTransformer
-from ..modeling.encoder.decoder_attention_map import decoder_attention_map
 from ..modeling.encoder.selective import SelectiveEncoder
+from ..modeling.encoder.sparse import decoder_attention
 from ..modeling.structures import FeatureTokens
 
 #: Upper bounds of the area of small and medium objects in pixels (COCO).
@@ -63,7 +63,7 @@ def trace_selection(model: DetectionTransformer, inputs: Mapping[str, Any]) -> I
         if trace.objects:
             chosen = selection.indices[0, trace.objects[layer].indices[0]]
             objects[layer, chosen.cpu()] = True
-    attention = decoder_attention_map(outputs.sampling, tokens.spatial_shapes)[0].sum(-1)
+    attention = decoder_attention(outputs.sampling, tokens)[0]
     return ImageTrace(tokens, trace.foreground[0].cpu(), kept, objects, attention.cpu())
 
 

@@ -1,6 +1,6 @@
 """Detectors of the DETR family as detectron2 meta-architectures."""
 
-from . import backbone
+from .. import backbone
 from .encoder import ENCODER_REGISTRY
 from .meta_arch import DeformableDETR, DetectionTransformer, FocusDETR, LiteDETR, SparseDETR
 from .structures import DetectorOutputs

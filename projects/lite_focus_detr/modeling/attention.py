@@ -29,8 +29,7 @@ class AttentionConfig:
     num_levels: int  #: L
     num_points: int  #: samples P of a head on a level
     shared_offsets: bool = False  #: the samples of a head have the same offsets on all levels
-    #: Key-aware only. The keys have a projection of their own, as in the paper; by default the
-    #: value is the key, as in the released models.
+    #: Key-aware only: keys have their own projection (paper), else they are the values (release).
     projected_key: bool = False
     mask_outside: bool = False  #: key-aware only: points outside of a map have no weight
 
@@ -147,11 +146,8 @@ class DeformableAttention(SampledAttention):
 
 
 class KeyAwareAttention(SampledAttention):
-    """Weights compare the query with the sampled keys (Lite DETR, 3.4).
-
-    Padded tokens and, unless they are masked, points outside of their map have the logit 0 and the
-    value 0.
-    """
+    """Weights compare the query with the sampled keys (Lite DETR, 3.4); padded tokens and, unless
+    masked, points outside of their map have the logit 0 and the value 0."""
 
     def __init__(self, config: AttentionConfig) -> None:
         """

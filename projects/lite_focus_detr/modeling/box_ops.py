@@ -17,6 +17,5 @@ def to_float32(x: Tensor) -> Tensor:
 
 
 def shift_logits(shift: Tensor, anchor: Tensor) -> Tensor:
-    """Move anchors, logits (..., 2) of points without a size or (..., 4) of boxes, by what a box
-    head predicts, ``shift`` (..., 4); in full precision."""
+    """Move anchors, logits of points (..., 2) or boxes (..., 4), by a head's ``shift`` (..., 4)."""
     return shift + nn.functional.pad(anchor, (0, shift.shape[-1] - anchor.shape[-1]))

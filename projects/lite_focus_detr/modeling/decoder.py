@@ -83,7 +83,6 @@ class DecoderLayer(TransformerLayer):
 class DecoderConfig:
     """How positions, predictions and references of queries follow from layer to layer."""
 
-    embed_dim: int  #: channels C
     #: The position of a query is its embedded reference box (DAB-DETR), not a fixed one ...
     box_position: bool
     position_scale: bool  #: ... scaled by an MLP of the content from layer 2 on (DN-DETR)
@@ -108,7 +107,7 @@ class Decoder(nn.Module):
         self.config = config
         self.layers = nn.ModuleList(layers)
         self.num_heads = layers[0].self_attn.num_heads
-        dim = config.embed_dim
+        dim = layers[0].cross_attn.config.embed_dim
         self.norm = nn.LayerNorm(dim) if config.final_norm else None
         # Names of the released weights.
         self.ref_point_head = MLP(2 * dim, dim, dim) if config.box_position else None
@@ -122,7 +121,6 @@ class Decoder(nn.Module):
         """Arguments of the constructor from ``MODEL.DETR`` and its ``DECODER``."""
         detr, decoder = cfg.MODEL.DETR, cfg.MODEL.DETR.DECODER
         config = DecoderConfig(
-            embed_dim=detr.EMBED_DIM,
             box_position=has_box_queries(cfg),
             position_scale=decoder.POSITION_SCALE,
             position_frame=decoder.POSITION_FRAME,

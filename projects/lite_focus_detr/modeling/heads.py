@@ -98,8 +98,7 @@ class DetectionHeads(nn.Module):
         return to_float32(self.class_embed[0 if self.share_heads else layer](hidden))
 
     def predict_boxes(self, layer: int, hidden: Tensor, reference_points: Tensor) -> Tensor:
-        """Boxes (B, Q, 4) of the hidden states (B, Q, C) of a decoder layer, predicted relative to
-        ``reference_points`` (B, Q, 2 or 4) in [0, 1]."""
+        """Boxes (B, Q, 4) of hidden states (B, Q, C), moved from references (B, Q, 2 or 4)."""
         shift = self.bbox_embed[0 if self.share_heads else layer](hidden)
         anchors = inverse_sigmoid(reference_points, self.inverse_sigmoid_eps)
         return shift_logits(shift, anchors).sigmoid()

@@ -14,8 +14,7 @@ def focal_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def box_losses(boxes: Tensor, target_boxes: Tensor, giou_eps: float) -> tuple[Tensor, Tensor]:
-    """Summed L1 and generalised-IoU losses of N pairs of boxes (N, 4) cxcywh (DETR, eq. 2);
-    ``giou_eps`` is added to union and hull, by which the GIoU divides."""
+    """Sums of L1 and GIoU loss of N pairs of boxes (N, 4) cxcywh (DETR, 3.1), see ``Criterion``."""
     corners = [box_convert(x, "cxcywh", "xyxy") for x in (boxes, target_boxes)]
     giou = generalized_box_iou_loss(*corners, reduction="sum", eps=giou_eps)
     return (boxes - target_boxes).abs().sum(), giou

@@ -30,17 +30,14 @@ class HungarianMatcher:
         """Build it from ``MODEL.DETR.MATCHER``."""
         matcher = cfg.MODEL.DETR.MATCHER
         return cls(
-            class_cost=matcher.CLASS_COST,
-            box_cost=matcher.BOX_COST,
-            giou_cost=matcher.GIOU_COST,
+            class_cost=matcher.CLASS_COST, box_cost=matcher.BOX_COST, giou_cost=matcher.GIOU_COST
         )
 
     @torch.no_grad()
     def __call__(
         self, predictions: Sequence[Prediction], targets: Sequence[Targets]
     ) -> list[MatchIndices]:
-        """Match sets of predictions, each with its own ``targets`` and number of queries, with one
-        device-to-host copy for all of them."""
+        """Match sets of predictions, each with ``targets`` of its own, in one copy to the CPU."""
         costs = [self.cost(p, t) for p, t in zip(predictions, targets, strict=True)]
         flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
         parts = np.split(flat, np.cumsum([cost.numel() for cost in costs])[:-1])

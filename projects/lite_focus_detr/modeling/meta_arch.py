@@ -15,26 +15,24 @@ from torchvision.utils import draw_bounding_boxes
 from .criterion import Criterion, average_num_boxes
 from .decoder import Decoder
 from .denoising import Denoising
-from .encoder import Encoder, build_encoder
+from .encoder import ENCODER_REGISTRY, Encoder
 from .heads import DetectionHeads
 from .neck import Neck
 from .postprocess import COCO_IDS, select_detections
-from .proposals import ProposalHead, SharedTokenHead, TokenHead
+from .proposals import ProposalHead, TokenHead
 from .query_selectors import build_query_selector
 from .structures import DetectorOutputs, FeatureTokens, Prediction, Targets
 from .targets import prepare_targets
 from .tokens import flatten_levels
 
-#: Images and what is known of them, as detectron2's data loaders give them.
-Batch = Sequence[Mapping[str, Any]]
+Batch = Sequence[Mapping[str, Any]]  #: images and what is known of them, from detectron2's loader
 
 
 class DetectionTransformer(nn.Module):
     """Backbone, neck, encoder, query selection, decoder and heads of the DETR family.
 
-    A registered subclass names its encoder; everything else is configuration. Encoder, query
-    selection and decoder get the heads as arguments and do not own them: published weights have
-    these once, and so has the state dict.
+    A registered subclass names its encoder; everything else is configuration. The heads are
+    arguments of what uses them, because published weights and the state dict have them once.
     """
 
     encoder_name: str
@@ -113,7 +111,7 @@ class DetectionTransformer(nn.Module):
                 f"MODEL.DETR.IN_FEATURES is {detr.IN_FEATURES}, but the backbone gives "
                 f"{list(shapes)}; for a ResNet set MODEL.RESNETS.OUT_FEATURES as well"
             )
-        encoder = build_encoder(cls.encoder_name, cfg)
+        encoder = ENCODER_REGISTRY.get(cls.encoder_name)(cfg)
         heads = DetectionHeads(cfg)
         return {
             "backbone": backbone,
@@ -238,10 +236,8 @@ class DetectionTransformer(nn.Module):
 
     def flatten_levels(self, levels: Sequence[Tensor], images: ImageList) -> FeatureTokens:
         """The tokens of ``levels`` (B, C, H_l, W_l), with this detector's positions."""
-        temperature, offset = self.position
-        return flatten_levels(
-            levels, self.neck.level_embed, images, self.neck.strides, temperature, offset
-        )
+        neck = self.neck
+        return flatten_levels(levels, neck.level_embed, images, neck.strides, self.position)
 
     def losses(
         self, outputs: DetectorOutputs, targets: Targets, num_boxes: Tensor | None = None
@@ -279,7 +275,7 @@ def build_proposal_head(cfg: CfgNode, encoder: Encoder, heads: DetectionHeads) -
         return ProposalHead(cfg)
     if not encoder.needs_proposal_head:
         return None
-    return SharedTokenHead(embed_dim=detr.EMBED_DIM, class_embed=heads.class_embed[-1])
+    return TokenHead(embed_dim=detr.EMBED_DIM, class_embed=heads.class_embed[-1])
 
 
 @META_ARCH_REGISTRY.register()

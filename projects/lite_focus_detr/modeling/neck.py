@@ -8,18 +8,15 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
+from .transformer_layer import xavier_matrices
+
 
 class Neck(nn.Module):
     """Project backbone maps to one width and add coarser levels (Deformable DETR, 4.1)."""
 
     @configurable
     def __init__(
-        self,
-        *,
-        input_shape: Sequence[ShapeSpec],
-        num_levels: int,
-        embed_dim: int,
-        norm_groups: int,
+        self, *, input_shape: Sequence[ShapeSpec], num_levels: int, embed_dim: int, norm_groups: int
     ) -> None:
         """
         Args:
@@ -41,8 +38,8 @@ class Neck(nn.Module):
         )
         self.level_embed = nn.Parameter(torch.empty(num_levels, embed_dim))
         nn.init.normal_(self.level_embed)
+        xavier_matrices(self.input_proj)
         for conv in convolutions:
-            nn.init.xavier_uniform_(conv.weight)
             assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 

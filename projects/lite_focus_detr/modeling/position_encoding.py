@@ -5,14 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-NORMALIZER_EPS = 1e-6
-
 
 def sine_embedding(coordinate: Tensor, dim: int, temperature: float) -> Tensor:
-    """Sine on even, cosine on odd channels ("Attention is all you need", 3.5): (..., dim).
-
-    Angles (...) are 2 pi for the whole image; ``temperature`` is the ratio of the frequencies.
-    """
+    """Sine on even, cosine on odd channels ("Attention is all you need", 3.5), (..., dim), of an
+    angle (...), 2 pi for the whole image; ``temperature`` is the ratio of the frequencies."""
     exponent = torch.arange(dim, dtype=coordinate.dtype, device=coordinate.device)
     frequency = temperature ** (2 * (exponent // 2) / dim)
     phase = coordinate[..., None] / frequency
@@ -37,6 +33,6 @@ def sine_grid_embedding(valid: Tensor, dim: int, temperature: float, offset: flo
     for axis in (1, 2):
         count = valid.cumsum(axis, dtype=torch.float32)
         total = count.narrow(axis, count.shape[axis] - 1, 1)
-        angle = (count + offset) / (total + NORMALIZER_EPS) * (2 * math.pi)
+        angle = (count + offset) / (total + 1e-6) * (2 * math.pi)
         axes.append(sine_embedding(angle, dim // 2, temperature))
     return torch.cat(axes, dim=-1)

@@ -12,14 +12,17 @@ from .structures import FeatureTokens
 
 
 class TokenHead(nn.Module):
-    """Project encoder tokens and score their classes; subclasses say with which head."""
+    """Project encoder tokens and score their classes with a decoder's head (Focus-DETR, 3.3)."""
 
-    def __init__(self, *, embed_dim: int) -> None:
+    def __init__(self, *, embed_dim: int, class_embed: nn.Module) -> None:
         """
         Args:
             embed_dim: channels C of the tokens.
+            class_embed: class head, of another module.
         """
         super().__init__()
+        # In a tuple, which registers no submodule: its parameters keep the name of their owner.
+        self.shared_class_embed = (class_embed,)
         self.enc_output = nn.Linear(embed_dim, embed_dim)
         self.enc_output_norm = nn.LayerNorm(embed_dim)
         nn.init.xavier_uniform_(self.enc_output.weight)
@@ -30,29 +33,11 @@ class TokenHead(nn.Module):
 
     def predict_logits(self, features: Tensor) -> Tensor:
         """Class logits (B, N, K) of features (B, N, C), projected or not."""
-        raise NotImplementedError
-
-
-class SharedTokenHead(TokenHead):
-    """Scores of encoders whose detector has no proposals, by a decoder's head (Focus-DETR, 3.3)."""
-
-    def __init__(self, *, embed_dim: int, class_embed: nn.Module) -> None:
-        """
-        Args:
-            embed_dim: channels C of the tokens.
-            class_embed: class head of a decoder layer.
-        """
-        super().__init__(embed_dim=embed_dim)
-        # In a tuple, which registers no submodule: its parameters keep the name of their owner.
-        self.shared_class_embed = (class_embed,)
-
-    def predict_logits(self, features: Tensor) -> Tensor:
-        """See :meth:`TokenHead.predict_logits`."""
         return to_float32(self.shared_class_embed[0](features))
 
 
 class ProposalHead(TokenHead):
-    """Score encoder tokens and turn them into proposals (Deformable DETR, two-stage)."""
+    """Score tokens with a head of its own, and make proposals (Deformable DETR, two-stage)."""
 
     @configurable
     def __init__(self, *, embed_dim: int, num_classes: int) -> None:
@@ -61,18 +46,15 @@ class ProposalHead(TokenHead):
             embed_dim: channels C of the tokens.
             num_classes: rows K of the class head.
         """
-        super().__init__(embed_dim=embed_dim)
-        self.class_embed = class_head(embed_dim, num_classes)
+        class_embed = class_head(embed_dim, num_classes)
+        super().__init__(embed_dim=embed_dim, class_embed=class_embed)
+        self.class_embed = class_embed
         self.bbox_embed = box_head(embed_dim, 0.0)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.DETR``."""
         return {"embed_dim": cfg.MODEL.DETR.EMBED_DIM, "num_classes": cfg.MODEL.DETR.NUM_CLASSES}
-
-    def predict_logits(self, features: Tensor) -> Tensor:
-        """See :meth:`TokenHead.predict_logits`."""
-        return to_float32(self.class_embed(features))
 
     def box_logits(self, projected: Tensor, anchors: Tensor) -> Tensor:
         """Box logits (B, N, 4) of projected tokens (B, N, C) and their anchors' logits."""
@@ -83,9 +65,8 @@ def token_anchors(tokens: FeatureTokens) -> tuple[Tensor, Tensor]:
     """A square anchor at each token, of 5 % of the image on the finest level and doubling: logits
     (B, S, 4), infinite (the box is 1, 1, 1, 1) where invalid, and validity (B, S): inside the image
     with all coordinates at least 0.01 from its border."""
-    sides = []
-    for level, (height, width) in enumerate(tokens.spatial_shapes):
-        sides.append(tokens.centers.new_full((height * width, 2), 0.05 * 2.0**level))
+    shapes = enumerate(tokens.spatial_shapes)
+    sides = [tokens.centers.new_full((h * w, 2), 0.05 * 2.0**level) for level, (h, w) in shapes]
     anchors = torch.cat((tokens.centers, torch.cat(sides).expand_as(tokens.centers)), -1)
     valid = ((anchors > 0.01) & (anchors < 0.99)).all(-1) & ~tokens.padding_mask
     return torch.logit(anchors).masked_fill(~valid[..., None], float("inf")), valid

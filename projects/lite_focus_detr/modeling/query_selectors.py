@@ -228,8 +228,10 @@ class MixedQuerySelector(ProposalQuerySelector):
         return self.tgt_embed.weight[: selected.shape[1]].expand_as(selected), None
 
 
-#: By the value of ``QUERY_SELECTION``; ``learned`` has another class for each ``REFERENCE``.
-PROPOSAL_QUERY_SELECTORS = {
+#: By the value of ``QUERY_SELECTION`` or, if that is ``learned``, of ``REFERENCE``.
+QUERY_SELECTORS = {
+    "point": LearnedPointQuerySelector,
+    "box": LearnedBoxQuerySelector,
     "two_stage": TwoStageQuerySelector,
     "token_content": TokenContentQuerySelector,
     "mixed": MixedQuerySelector,
@@ -239,8 +241,5 @@ PROPOSAL_QUERY_SELECTORS = {
 def build_query_selector(cfg: CfgNode) -> nn.Module:
     """The selector of ``MODEL.DETR.QUERY_SELECTION`` and, if learned, ``REFERENCE``."""
     detr = cfg.MODEL.DETR
-    if detr.QUERY_SELECTION != "learned":
-        return PROPOSAL_QUERY_SELECTORS[detr.QUERY_SELECTION](cfg)
-    return (LearnedPointQuerySelector if detr.REFERENCE == "point" else LearnedBoxQuerySelector)(
-        cfg
-    )
+    learned = detr.QUERY_SELECTION == "learned"
+    return QUERY_SELECTORS[detr.REFERENCE if learned else detr.QUERY_SELECTION](cfg)

@@ -12,10 +12,8 @@ from .structures import Targets
 def prepare_targets(
     instances: Sequence[Instances], device: torch.device, class_rows: Sequence[int] | None = None
 ) -> Targets:
-    """Collect ``gt_boxes`` (xyxy in pixels of the un-padded image) and ``gt_classes`` of a batch.
-
-    ``class_rows`` has the row of the class heads for each class; None: they are in order.
-    """
+    """Collect ``gt_boxes`` (xyxy in pixels of the un-padded image) and ``gt_classes`` of a batch;
+    ``class_rows`` has the row of the class heads for each class, None: they are in order."""
     counts = tuple(len(x) for x in instances)
     labels = torch.zeros(len(instances), max(counts), dtype=torch.int64, device=device)
     boxes = torch.zeros(*labels.shape, 4, device=device)

@@ -16,8 +16,7 @@ def flatten_levels(
     level_embed: Tensor,
     images: ImageList,
     strides: Sequence[int],
-    temperature: float,
-    offset: float,
+    position: tuple[float, float],
 ) -> FeatureTokens:
     """Join the levels and attach positions, masks and centres.
 
@@ -26,24 +25,23 @@ def flatten_levels(
         level_embed: (L, C), added to the positions.
         images: of which the sizes count.
         strides: pixels per token of each level.
-        temperature: see :func:`sine_grid_embedding`.
-        offset: likewise.
+        position: temperature and offset of :func:`sine_grid_embedding`.
     """
     image_sizes = tuple((int(height), int(width)) for height, width in images.image_sizes)
     shapes = tuple((int(x.shape[-2]), int(x.shape[-1])) for x in levels)
     parts = []
     for x, embed in zip(levels, level_embed, strict=True):
         mask, valid_size = _padding(x, torch.tensor(image_sizes), images.tensor.shape[-2:])
-        position = sine_grid_embedding(~mask, len(embed), temperature, offset) + embed
-        features, position = x.flatten(2).transpose(1, 2), position.flatten(1, 2)
-        parts.append((features, position, mask.flatten(1), _centers(x, valid_size), valid_size))
+        embedded = (sine_grid_embedding(~mask, len(embed), *position) + embed).flatten(1, 2)
+        features = x.flatten(2).transpose(1, 2)
+        parts.append((features, embedded, mask.flatten(1), _centers(x, valid_size), valid_size))
     *joined, valid_sizes = zip(*parts, strict=True)
-    features, position, padding_mask, centers = (torch.cat(x, 1) for x in joined)
+    features, embedded, padding_mask, centers = (torch.cat(x, 1) for x in joined)
     valid_size = torch.stack(valid_sizes, 1)  # (B, L, 2)
     map_size = torch.tensor([(width, height) for height, width in shapes])
     return FeatureTokens(
         features=features,
-        position=position,
+        position=embedded,
         padding_mask=padding_mask,
         centers=centers,
         valid_ratios=(valid_size / map_size).to(features.device, non_blocking=True),

@@ -32,8 +32,7 @@ class TransformerLayer(nn.Module):
 
 
 def run_layer(gradient_checkpointing: bool, layer: Callable[..., Any], *args: Any) -> Any:
-    """Call ``layer(*args)``; with ``gradient_checkpointing`` it keeps no activations and is run
-    again in the backward pass."""
+    """``layer(*args)``; with ``gradient_checkpointing`` it is run again in the backward pass."""
     if gradient_checkpointing and torch.is_grad_enabled():
         return checkpoint(layer, *args, use_reentrant=False)
     return layer(*args)

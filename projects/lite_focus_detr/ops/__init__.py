@@ -7,6 +7,7 @@ autocast values, keys and queries are taken in its dtype, locations and referenc
 """
 
 from . import reference
+from .attention_map import attention_map
 from .functional import (
     fused_deformable_attention,
     fused_key_aware_deformable_attention,
@@ -16,6 +17,7 @@ from .functional import (
 from .native import backend, unavailable_reason
 
 __all__ = [
+    "attention_map",
     "backend",
     "fused_deformable_attention",
     "fused_key_aware_deformable_attention",

@@ -18,8 +18,7 @@ def tokens():
         torch.randn(2, 16),
         ImageList(torch.zeros(2, 3, 64, 96), [(64, 96), (40, 64)]),
         strides=(8, 16),
-        temperature=20.0,
-        offset=0.0,
+        position=(20.0, 0.0),
     )
 
 

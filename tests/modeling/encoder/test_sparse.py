@@ -3,7 +3,7 @@ import torch
 from detectron2.modeling import build_model
 
 from lite_focus_detr.config import load_config
-from lite_focus_detr.modeling.encoder.decoder_attention_map import decoder_attention_map
+from lite_focus_detr.modeling.encoder.sparse import decoder_attention
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_scores_learn_the_tokens_that_the_decoder_looks_at(model, make_batch):
     outputs = model.forward_outputs(images, return_sampling=True)
     encoded, sampling = outputs.encoder, outputs.sampling
     loss = model.encoder.losses(encoded, tokens, None, sampling)["loss_dam"]
-    attention = decoder_attention_map(sampling, tokens.spatial_shapes).sum(-1)
+    attention = decoder_attention(sampling, tokens)
     logits = encoded.trace.foreground
     logits = torch.where(tokens.padding_mask, logits.min(), logits)
     total = torch.zeros(())

@@ -1,7 +1,7 @@
 """Encoders: modules that turn feature tokens into the decoder's memory."""
 
 from ..structures import EncoderOutput, TokenQueries, TokenSelection
-from .base import ENCODER_REGISTRY, Encoder, build_encoder
+from .base import ENCODER_REGISTRY, Encoder
 from .deformable import DeformableEncoder
 from .focus import FocusEncoder
 from .layer import EncoderLayer
@@ -19,5 +19,4 @@ __all__ = [
     "SparseEncoder",
     "TokenQueries",
     "TokenSelection",
-    "build_encoder",
 ]

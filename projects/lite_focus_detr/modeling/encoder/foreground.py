@@ -63,8 +63,7 @@ def _axis_masks(
 
 
 def foreground_loss(logits: Tensor, foreground: Tensor) -> Tensor:
-    """Focal loss of scores (B, S), padding being background, per foreground token (B, S) of the
-    image, or by one if it has none; mean over the images."""
+    """Focal loss of scores (B, S) per foreground token (B, S) of an image, or per image without."""
     loss = focal_loss(logits, foreground)
     return (loss.sum(1) / foreground.sum(1).clamp(min=1)).mean()
 

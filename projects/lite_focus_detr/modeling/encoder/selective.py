@@ -70,18 +70,16 @@ class SelectiveEncoder(Encoder):
         scores, ranking, trace = self.rank_tokens(tokens, proposal_head)
         initial = active = gather_queries(ranking, tokens)
         memory = tokens.features
-        dropped: list[Tensor] = []  # features that no later layer updates
         counts = tokens_per_layer(max(trace.budgets), self.settings.keep_ratios)
+        checkpointing = self.settings.gradient_checkpointing
         for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
             kept = ranking.first(count)
-            dropped.append(active.features[:, count:])
             active = active.part(0, count)
             if len(self.dual_attention) > 0:
                 objects = self.select_object_tokens(active, scores, trace, tokens, proposal_head)
                 active = active._replace(features=self.dual_attention[index](active, objects))
                 trace.objects.append(objects)
-            arguments = (layer, active, memory, tokens)
-            features = run_layer(self.settings.gradient_checkpointing, *arguments)
+            features = run_layer(checkpointing, layer, active, memory, tokens)
             if not self.carries_fillers:
                 features = kept.keep_fillers(features, initial.features[:, :count])
             active = active._replace(features=features)
@@ -90,15 +88,16 @@ class SelectiveEncoder(Encoder):
             trace.kept.append(kept)
             trace.features.append(features)
         if self.settings.value == "frozen":
-            features = torch.cat((active.features, *reversed(dropped)), 1)
-            memory = ranking.scatter(memory, features)
+            # Of each layer the tokens that no later one updates, the last layer's first.
+            final = zip(trace.features, [*counts[1:], 0], strict=True)
+            updated = [features[:, start:] for features, start in final]
+            memory = ranking.scatter(memory, torch.cat(updated[::-1], 1))
         return EncoderOutput(memory, trace)
 
     def rank_tokens(
         self, tokens: FeatureTokens, proposal_head: TokenHead
     ) -> tuple[Tensor, TokenSelection, SelectionTrace]:
-        """Foreground scores (B, N) of the tokens of the first layer, these tokens, best first, and
-        the trace to be filled."""
+        """The first layer's tokens: their scores (B, N), best first, and the trace to be filled."""
         valid = token_anchors(tokens)[1]
         projected = proposal_head.project(tokens.features + tokens.position, valid)
         foreground = self.scorer(projected, tokens.spatial_shapes)

@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
+from ... import ops
 from ..heads import DetectionHeads
 from ..proposals import TokenHead, token_anchors
 from ..structures import EncoderOutput, FeatureTokens, Prediction, Sampling, Targets
 from .base import ENCODER_REGISTRY
-from .decoder_attention_map import decoder_attention_map
 from .selective import SelectiveEncoder, SelectiveParts, build_selective_parts
 from .token_selection import topk_tokens
 
@@ -100,10 +100,17 @@ class SparseEncoder(SelectiveEncoder):
         trace = output.trace
         assert trace is not None
         logits = torch.where(tokens.padding_mask, trace.foreground.min(), trace.foreground)
-        attention = decoder_attention_map(sampling, tokens.spatial_shapes).sum(-1)
+        attention = decoder_attention(sampling, tokens)
         attention = attention.masked_fill(tokens.padding_mask, -1.0)
         most = topk_tokens(attention, max(trace.budgets), trace.budgets)
         ones = torch.ones_like(most.indices)[..., None]
         target = most.scatter(torch.zeros_like(attention)[..., None], ones)[..., 0]
         loss = F.multilabel_soft_margin_loss(logits, target)
         return {"loss_dam": self.loss_weight * loss}
+
+
+def decoder_attention(sampling: Sampling, tokens: FeatureTokens) -> Tensor:
+    """Attention (B, S) that the tokens get from all queries in all heads and decoder layers."""
+    locations = torch.cat([x.locations for x in sampling], dim=1)
+    weights = torch.cat([x.weights for x in sampling], dim=1)
+    return ops.attention_map(locations, weights, tokens.spatial_shapes).sum(-1)

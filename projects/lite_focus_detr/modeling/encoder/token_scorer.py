@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..box_ops import to_float32
 from ..structures import SpatialShapes
+from ..transformer_layer import xavier_matrices
 
 
 class TokenScorer(nn.Module):
@@ -30,9 +31,7 @@ class TokenScorer(nn.Module):
         half, quarter = embed_dim // 2, embed_dim // 4
         linears = (nn.Linear(embed_dim, half), nn.Linear(half, quarter), nn.Linear(quarter, 1))
         self.layer2 = nn.Sequential(linears[0], nn.GELU(), linears[1], nn.GELU(), linears[2])
-        for linear in (*self.layer1, *self.layer2):
-            if isinstance(linear, nn.Linear):
-                nn.init.xavier_uniform_(linear.weight)
+        xavier_matrices(self)
         self.alpha = None
         if modulation in ("top_down", "bottom_up"):
             self.alpha = nn.Parameter(torch.empty(num_levels - 1).uniform_(-0.3, 0.3))

@@ -10,8 +10,7 @@ from ..structures import TokenSelection
 
 
 def token_budgets(num_valid: Sequence[int], keep_ratio: float) -> tuple[int, ...]:
-    """Share of the un-padded tokens of each image, at least one, in single precision, which is what
-    the published code truncates."""
+    """A share of each image's tokens, at least one; truncated in single precision, as published."""
     ratio = np.float32(keep_ratio)
     return tuple(min(int(np.float32(count) * ratio) + 1, count) for count in num_valid)
 
@@ -23,8 +22,7 @@ def tokens_per_layer(largest_budget: int, keep_ratios: Sequence[float]) -> list[
 
 
 def topk_tokens(scores: Tensor, count: int, budgets: Sequence[int]) -> TokenSelection:
-    """The ``count`` best tokens by scores (B, S), as far as the budget of each image goes. Budgets
-    are Python numbers, so that this does not synchronise with the GPU."""
+    """The ``count`` best tokens by scores (B, S), within the image's budget: no GPU sync for it."""
     within = budget_mask(count, budgets, scores.device) if min(budgets) < count else None
     return TokenSelection(scores.topk(count, dim=1).indices, within)
 

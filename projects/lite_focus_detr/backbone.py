@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 
-import timm
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, SwinTransformer
-from timm.layers import Format
 from torch import Tensor
 
 
@@ -42,6 +40,9 @@ class TimmBackbone(Backbone):
             in_channels: of the images.
             out_features: maps that are needed.
         """
+        import timm  # slow to import, and few need it
+        from timm.layers import Format
+
         super().__init__()
         options = {"features_only": True, "in_chans": in_channels}
         if "swin" in name and "cr" not in name:

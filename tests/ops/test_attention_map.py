@@ -2,8 +2,7 @@ import math
 
 import torch
 
-from lite_focus_detr.modeling.encoder.decoder_attention_map import decoder_attention_map
-from lite_focus_detr.modeling.structures import SamplingPoints
+from lite_focus_detr import ops
 
 LEVELS = ((3, 4), (2, 2))
 
@@ -34,22 +33,15 @@ def brute_force(locations, weights):
 
 def test_the_map_is_the_sum_of_the_bilinear_parts_of_all_samples():
     torch.manual_seed(0)
-    sampling = [
-        SamplingPoints(
-            torch.rand(2, 5, 3, 2, 2, 2, dtype=torch.float64) * 1.6 - 0.3,
-            torch.rand(2, 5, 3, 2, 2, dtype=torch.float64),
-        )
-        for _ in range(2)
-    ]
-    expected = sum(brute_force(*layer) for layer in sampling)
+    locations = torch.rand(2, 10, 3, 2, 2, 2, dtype=torch.float64) * 1.6 - 0.3
+    weights = torch.rand(2, 10, 3, 2, 2, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(decoder_attention_map(sampling, LEVELS), expected)
+        found = ops.attention_map(locations, weights, LEVELS)
+    torch.testing.assert_close(found, brute_force(locations, weights))
 
 
 def test_samples_inside_share_out_all_of_their_weight():
     locations = torch.full((1, 7, 2, 2, 4, 2), 0.3)
     weights = torch.full((1, 7, 2, 2, 4), 1 / 8)
-    assert torch.allclose(
-        decoder_attention_map([SamplingPoints(locations, weights)], LEVELS).sum(1),
-        torch.tensor(7.0),
-    )
+    total = ops.attention_map(locations, weights, LEVELS).sum(1)
+    torch.testing.assert_close(total, torch.full((1, 2), 7.0))
