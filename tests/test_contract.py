@@ -18,7 +18,13 @@ OPERATORS = (
     "fused_key_aware_deformable_attention",
 )
 CONTRACT = {
-    "lite_focus_detr": ("Predictor", "add_lite_focus_detr_config", "model_zoo", "modeling", "ops"),
+    "lite_focus_detr": (
+        "Predictor",
+        "add_lite_focus_detr_config",
+        "model_zoo",
+        "modeling",
+        "ops",
+    ),
     "lite_focus_detr.model_zoo": ("get_config_file", "get_config", "get"),
     "lite_focus_detr.ops": (*OPERATORS, "backend", "reference"),
     "lite_focus_detr.ops.reference": OPERATORS,

@@ -95,6 +95,48 @@ def test_a_second_derivative_is_refused(make_inputs, name, fused):
         gradient.sum().backward()
 
 
+@pytest.mark.parametrize("name", ["multi_scale", "key_aware"])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_forward_derivative_is_refused_and_not_zero(make_inputs, name, recorded):
+    inputs = make_inputs()
+    tangent = torch.ones_like(inputs.value)
+
+    def attend(value):
+        if name == "multi_scale":
+            return ops.multi_scale_deformable_attention(
+                value, inputs.shapes, inputs.locations, inputs.weights
+            )
+        return ops.key_aware_deformable_attention(
+            inputs.query, None, value, inputs.shapes, inputs.locations
+        )
+
+    with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+        torch.func.jvp(attend, (inputs.value,), (tangent,))
+    with torch.autograd.forward_ad.dual_level():
+        value = torch.autograd.forward_ad.make_dual(inputs.value.requires_grad_(recorded), tangent)
+        with pytest.raises(RuntimeError, match="no forward-mode derivative"):
+            attend(value)
+
+
+def test_a_call_by_the_public_name_equals_one_through_the_dispatcher(make_inputs):
+    inputs = make_inputs().to(torch.float32)
+    leaves = [inputs.value, inputs.locations, inputs.weights]
+    results = []
+    for function in (
+        ops.multi_scale_deformable_attention,
+        lambda value, _, *points: torch.ops.lite_focus_detr.ms_deform_attn(
+            value, SHAPES, None, *points
+        ),
+    ):
+        value, locations, weights = (leaf.detach().requires_grad_() for leaf in leaves)
+        output = function(value, inputs.shapes, locations, weights)
+        with torch.no_grad():
+            assert torch.equal(function(value, inputs.shapes, locations, weights), output)
+        results.append(torch.autograd.grad(output, (value, locations, weights), inputs.grad_output))
+    for actual, expected in zip(*results, strict=True):
+        assert torch.equal(actual, expected)
+
+
 @pytest.mark.parametrize("path", ["native", "reference"])
 def test_autocast_rounds_value_key_and_query_but_no_locations(make_inputs, monkeypatch, path):
     if path == "reference":

@@ -14,11 +14,17 @@ def check_maps(value: Tensor, spatial_shapes: SpatialShapes, name: str = "value"
             f"{name} must be a floating-point tensor (B, S, M, D), got shape "
             f"{tuple(value.shape)} of {value.dtype}"
         )
-    if len(spatial_shapes) == 0 or any(len(shape) != 2 for shape in spatial_shapes):
+    tokens = 0
+    for shape in spatial_shapes:
+        if len(shape) != 2:
+            tokens = 0
+            break
+        height, width = shape
+        if height < 1 or width < 1:
+            raise ValueError(f"spatial_shapes must be positive, got {list(spatial_shapes)}")
+        tokens += height * width
+    if tokens == 0:
         raise ValueError(f"spatial_shapes must list one (H, W) per level, got {spatial_shapes}")
-    if any(min(shape) < 1 for shape in spatial_shapes):
-        raise ValueError(f"spatial_shapes must be positive, got {list(spatial_shapes)}")
-    tokens = sum(height * width for height, width in spatial_shapes)
     if value.shape[1] != tokens:
         raise ValueError(
             f"{name} of shape {tuple(value.shape)} has {value.shape[1]} tokens, but spatial_shapes "
@@ -33,11 +39,7 @@ def check_shape(
 
     An entry of ``expected`` that is a string is the name of a size that may be anything.
     """
-    matches = tensor.dim() == len(expected) and all(
-        isinstance(length, str) or size == length
-        for size, length in zip(tensor.shape, expected, strict=True)
-    )
-    if not matches or not tensor.is_floating_point():
+    if not _matches(tensor, expected) or not tensor.is_floating_point():
         shape = ", ".join(str(size) for size in expected)
         raise ValueError(
             f"{name} must be a floating-point tensor of shape ({shape}) to go with value "
@@ -48,6 +50,16 @@ def check_shape(
             f"{name} {tuple(tensor.shape)} is on {tensor.device}, but value {tuple(value.shape)} "
             f"is on {value.device}; all tensors must be on one device"
         )
+
+
+def _matches(tensor: Tensor, expected: tuple[int | str, ...]) -> bool:
+    if tensor.dim() != len(expected):
+        return False
+    # A loop, because a call of a decoder lasts little longer than its checks.
+    for size, length in zip(tensor.shape, expected, strict=True):
+        if size != length and not isinstance(length, str):
+            return False
+    return True
 
 
 def check_locations(locations: Tensor, value: Tensor, levels: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import checks, native, reference
+from . import checks, native, reference, registration
 from .autocast import autocast_dtype
 from .reference import SpatialShapes
 
@@ -107,15 +107,15 @@ def _deformable_attention(
 ) -> Tensor:
     """From offsets ``points`` and logits ``weights``; without references from locations and weights
     that sum to one."""
-    value = value.to(autocast_dtype(value))
+    value = _to(value, autocast_dtype(value))
     if native.supports(value):
-        output: Tensor = torch.ops.lite_focus_detr.ms_deform_attn(
+        return registration.call(
+            "ms_deform_attn",
             value,
             [size for shape in spatial_shapes for size in shape],
             *_native_points(reference_points, points, value),
             _native_dtype(weights, value),
         )
-        return output
     if reference_points is None:
         return reference.multi_scale_deformable_attention(value, spatial_shapes, points, weights)
     return reference.fused_deformable_attention(
@@ -134,18 +134,18 @@ def _key_aware_attention(
     mask_outside: bool,
 ) -> Tensor:
     """From offsets ``points``; without references from locations."""
-    value = value.to(autocast_dtype(value))
+    value = _to(value, autocast_dtype(value))
     if native.supports(value):
-        output: Tensor = torch.ops.lite_focus_detr.key_aware_deform_attn(
-            query.to(value.dtype),
-            None if key is None else key.to(value.dtype),
+        return registration.call(
+            "key_aware_deform_attn",
+            _to(query, value.dtype),
+            None if key is None else _to(key, value.dtype),
             value,
             [size for shape in spatial_shapes for size in shape],
             *_native_points(reference_points, points, value),
             value.shape[-1] ** -0.5 if scale is None else scale,
             mask_outside,
         )
-        return output
     if reference_points is None:
         return reference.key_aware_deformable_attention(
             query, key, value, spatial_shapes, points, scale, mask_outside
@@ -161,13 +161,18 @@ def _native_points(
     """References and locations in the dtype of the arithmetic; offsets may stay in half."""
     exact = _arithmetic_dtype(value)
     if reference_points is None:
-        return None, points.to(exact)
-    return reference_points.to(exact), _native_dtype(points, value)
+        return None, _to(points, exact)
+    return _to(reference_points, exact), _native_dtype(points, value)
 
 
 def _native_dtype(tensor: Tensor, value: Tensor) -> Tensor:
-    return tensor if tensor.dtype == value.dtype else tensor.to(_arithmetic_dtype(value))
+    return tensor if tensor.dtype == value.dtype else _to(tensor, _arithmetic_dtype(value))
 
 
 def _arithmetic_dtype(value: Tensor) -> torch.dtype:
-    return torch.promote_types(value.dtype, torch.float32)
+    return torch.float64 if value.dtype == torch.float64 else torch.float32
+
+
+def _to(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor.to(dtype)`` without the call of PyTorch where there is nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)

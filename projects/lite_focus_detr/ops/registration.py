@@ -1,7 +1,9 @@
 """What PyTorch has to know of the native operators besides their kernels: shapes and gradients.
 
 With it they work under ``torch.compile``, ``torch.export`` and autograd like built-in ones. The
-schemas are in ``kernels/cpu/register.cpp``.
+schemas are in ``kernels/cpu/register.cpp``. :func:`call` takes a shorter way to the kernels where
+nothing records the operator as a whole: a call of a decoder lasts no longer than PyTorch's own
+preparation of an operator whose gradient is written in Python.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 _NAMESPACE = "lite_focus_detr"
 _OPERATORS = ("ms_deform_attn", "key_aware_deform_attn")
@@ -35,6 +38,54 @@ def register() -> None:
     )
     for name in _OPERATORS:
         torch.library.register_autograd(f"{_NAMESPACE}::{name}_backward", _raise_double_backward)
+
+
+def call(name: str, *inputs: Any) -> Tensor:
+    """The output of the native operator ``name``, whose library must be loaded.
+
+    Args:
+        name: ``ms_deform_attn`` or ``key_aware_deform_attn``.
+        *inputs: as in its schema.
+
+    Raises:
+        RuntimeError: an input carries a tangent of forward-mode differentiation.
+    """
+    _forbid_tangents(inputs)
+    operator = getattr(torch.ops.lite_focus_detr, name).default
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+    ):
+        output: Tensor = operator(*inputs)
+        return output
+    if torch.is_grad_enabled() and any(
+        isinstance(item, Tensor) and item.requires_grad for item in inputs
+    ):
+        recorded: Tensor = _FUNCTIONS[name].apply(*inputs)  # type: ignore[no-untyped-call]
+        return recorded
+    return _below_autograd(operator, inputs)
+
+
+def _below_autograd(operator: Any, inputs: Sequence[Any]) -> Any:
+    """What an operator returns, without a gradient."""
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*inputs)
+
+
+def _forbid_tangents(inputs: Sequence[Any]) -> None:
+    if forward_ad._current_level < 0:
+        return
+    for item in inputs:
+        if not isinstance(item, Tensor):
+            continue
+        dual = forward_ad.unpack_dual(item)  # type: ignore[no-untyped-call]
+        if dual.tangent is not None:
+            raise RuntimeError(
+                "Deformable attention has no forward-mode derivative; set "
+                "LITE_FOCUS_DETR_OPS=reference in the environment to compute it with PyTorch "
+                "operations"
+            )
 
 
 def _output_like(value: Tensor, sampling_points: Tensor) -> Tensor:
@@ -113,7 +164,7 @@ def _key_aware_deform_attn_backward_fake(
     )
 
 
-def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+def _save_inputs(ctx: Any, inputs: tuple[Any, ...], output: Tensor | None) -> None:
     tensors = [item if isinstance(item, Tensor) else None for item in inputs]
     ctx.save_for_backward(*tensors)
     ctx.constants = [None if isinstance(item, Tensor) else item for item in inputs]
@@ -139,16 +190,15 @@ def _ms_deform_attn_grad(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, 
     value, spatial_shapes, reference_points, sampling_points, weights = _restore_inputs(ctx)
     _forbid_nondeterminism(value)
     needs_reference = ctx.needs_input_grad[2]
-    grad_value, grad_reference, grad_sampling, grad_weights = (
-        torch.ops.lite_focus_detr.ms_deform_attn_backward(
-            grad_output,
-            value,
-            spatial_shapes,
-            reference_points,
-            sampling_points,
-            weights,
-            needs_reference,
-        )
+    grad_value, grad_reference, grad_sampling, grad_weights = _call_backward(
+        "ms_deform_attn_backward",
+        grad_output,
+        value,
+        spatial_shapes,
+        reference_points,
+        sampling_points,
+        weights,
+        needs_reference,
     )
     return (
         grad_value,
@@ -163,10 +213,14 @@ def _key_aware_deform_attn_grad(ctx: Any, grad_output: Tensor) -> tuple[Tensor |
     query, key, value, *constants = _restore_inputs(ctx)
     _forbid_nondeterminism(value)
     needs_reference = ctx.needs_input_grad[4]
-    grad_query, grad_key, grad_value, grad_reference, grad_sampling = (
-        torch.ops.lite_focus_detr.key_aware_deform_attn_backward(
-            grad_output, query, key, value, *constants, needs_reference
-        )
+    grad_query, grad_key, grad_value, grad_reference, grad_sampling = _call_backward(
+        "key_aware_deform_attn_backward",
+        grad_output,
+        query,
+        key,
+        value,
+        *constants,
+        needs_reference,
     )
     return (
         grad_query,
@@ -178,6 +232,41 @@ def _key_aware_deform_attn_grad(ctx: Any, grad_output: Tensor) -> tuple[Tensor |
         None,
         None,
     )
+
+
+def _call_backward(name: str, *inputs: Any) -> tuple[Tensor, ...]:
+    operator = getattr(torch.ops.lite_focus_detr, name).default
+    gradients: tuple[Tensor, ...]
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        gradients = operator(*inputs)  # whose own gradient is an error
+    else:
+        gradients = _below_autograd(operator, inputs)
+    return gradients
+
+
+class _MsDeformAttn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _save_inputs(ctx, inputs, None)
+        output: Tensor = _below_autograd(torch.ops.lite_focus_detr.ms_deform_attn.default, inputs)
+        return output
+
+    backward = staticmethod(_ms_deform_attn_grad)
+
+
+class _KeyAwareDeformAttn(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        _save_inputs(ctx, inputs, None)
+        output: Tensor = _below_autograd(
+            torch.ops.lite_focus_detr.key_aware_deform_attn.default, inputs
+        )
+        return output
+
+    backward = staticmethod(_key_aware_deform_attn_grad)
+
+
+_FUNCTIONS = {"ms_deform_attn": _MsDeformAttn, "key_aware_deform_attn": _KeyAwareDeformAttn}
 
 
 def _raise_double_backward(ctx: Any, *grads: Tensor) -> NoReturn:
