@@ -1,6 +1,7 @@
 """Backbones of timm and detectron2's Swin Transformer."""
 
 import pytest
+import timm
 import torch
 from detectron2.modeling import build_backbone, build_model
 
@@ -34,3 +35,43 @@ def test_the_swin_transformer_gives_the_wanted_maps(tiny_config):
     # Each stage halves the map and doubles the channels.
     shapes = {name: tuple(x.shape) for name, x in maps.items()}
     assert shapes == {"p1": (1, 24, 8, 12), "p3": (1, 96, 2, 3)}
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "swin_tiny_patch4_window7_224"])
+def test_maps_of_timm_models_have_channels_first_and_the_axes_of_the_image(tiny_config, name):
+    cfg = tiny_config("dino", IN_FEATURES=["res3", "res5"])
+    cfg.MODEL.TIMM.NAME = name
+    backbone = build_backbone(cfg).eval()
+    maps = backbone(torch.zeros(1, 3, 64, 96))
+    for level, stride in (("res3", 8), ("res5", 32)):
+        shape = backbone.output_shape()[level]
+        assert shape.stride == stride
+        assert maps[level].shape == (1, shape.channels, 64 // stride, 96 // stride)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_weights_of_timm_are_taken_if_asked_for(tiny_config, monkeypatch, pretrained):
+    asked, create_model = [], timm.create_model
+
+    def create(name, pretrained=False, **options):
+        asked.append(pretrained)
+        return create_model(name, **options)
+
+    monkeypatch.setattr(timm, "create_model", create)
+    cfg = tiny_config("dino")
+    cfg.MODEL.TIMM.PRETRAINED = pretrained
+    build_backbone(cfg)
+    assert any(asked) == pretrained
+
+
+@pytest.mark.parametrize(("freeze_at", "trained"), [(-1, [True] * 3), (2, [False, False, True])])
+def test_stages_of_the_swin_transformer_are_frozen_up_to_the_wanted_one(
+    tiny_config, freeze_at, trained
+):
+    cfg = tiny_config("dino", IN_FEATURES=["p1", "p3"])
+    cfg.MODEL.BACKBONE.NAME = "build_swin_backbone"
+    cfg.MODEL.SWIN.EMBED_DIM, cfg.MODEL.SWIN.NUM_HEADS = 12, [1, 2, 4, 8]
+    cfg.MODEL.SWIN.FREEZE_AT = freeze_at
+    backbone = build_backbone(cfg)
+    parts = (backbone.patch_embed, backbone.layers[0], backbone.layers[3])
+    assert [all(p.requires_grad for p in part.parameters()) for part in parts] == trained

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from lite_focus_detr import model_zoo
 
@@ -24,8 +25,10 @@ def test_a_configuration_is_found_by_its_path_or_its_leaf(name):
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match=r"dino_r51 is not in .*deformable_detr/dino_r50_12ep"):
+    known = r"dino_r51 is not in .*deformable_detr/dino_r50_12ep"
+    with pytest.raises(ValueError, match=known) as error:
         model_zoo.get_config_file("dino_r51")
+    assert "_base_/" not in str(error.value)
 
 
 def test_an_ambiguous_name_lists_its_candidates(tmp_path, monkeypatch):
@@ -59,3 +62,8 @@ def test_importing_the_zoo_does_not_need_pkg_resources():
     source = Path(model_zoo.__file__).read_text()
     assert "detectron2.model_zoo" not in source
     assert "pkg_resources" not in source
+
+
+def test_without_a_gpu_a_model_is_built_on_the_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert model_zoo.get("dino_shapes").device.type == "cpu"

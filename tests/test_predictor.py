@@ -53,3 +53,9 @@ def test_class_names_are_those_of_the_test_set(small_config_file):
 def test_without_a_test_set_classes_have_no_names(small_config_file):
     cfg = load_inference_config(small_config_file, ["DATASETS.TEST", "()"])
     assert load_metadata(cfg).get("thing_classes") is None
+
+
+def test_class_names_do_not_need_the_training_set(small_config_file):
+    options = ["DATASETS.TRAIN", "('no_such_data_set',)"]
+    metadata = load_metadata(load_inference_config(small_config_file, options))
+    assert metadata.thing_classes == ["rectangle", "ellipse", "triangle"]

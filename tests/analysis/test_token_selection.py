@@ -97,3 +97,14 @@ def test_a_dense_encoder_has_no_selection(config, make_batch):
     config.MODEL.META_ARCHITECTURE = "DeformableDETR"
     with pytest.raises(ValueError, match="whose encoder selects tokens"):
         trace_selection(build_model(config).eval(), make_batch((1, 1))[0])
+
+
+def test_sizes_are_those_of_coco():
+    trace = grid_trace(torch.ones(1, 20, dtype=torch.bool), torch.zeros(20), torch.ones(20))
+    areas = [1.0, 32**2 - 1, 32**2, 96**2 - 1, 96**2, 1e6]
+    # Only the smallest object of each size keeps a token; the others lie outside of the image.
+    inside, outside = [0.0, 0.0, 1.0, 1.0], [1.1, 1.1, 1.2, 1.2]
+    summary = SelectionSummary()
+    summary.add(trace, torch.tensor([inside, outside] * 3), torch.tensor(areas))
+    (shares,) = summary.coverage()
+    assert shares == {"small": 0.5, "medium": 0.5, "large": 0.5, "all": 0.5}

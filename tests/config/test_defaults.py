@@ -61,3 +61,13 @@ def test_the_defaults_are_the_one_stage_deformable_detr(cfg):
     weights = (detr.LOSS.CLASS_WEIGHT, detr.LOSS.BOX_WEIGHT, detr.LOSS.GIOU_WEIGHT)
     costs = (detr.MATCHER.CLASS_COST, detr.MATCHER.BOX_COST, detr.MATCHER.GIOU_COST)
     assert weights == costs == (2.0, 5.0, 2.0)
+
+
+def test_the_defaults_of_training_are_the_recipe_without_what_a_family_adds(cfg):
+    solver = cfg.SOLVER
+    # A pretrained backbone at a tenth of the rate, as in DETR and all that followed.
+    assert (solver.BACKBONE_MULTIPLIER, solver.SAMPLING_MULTIPLIER) == (0.1, 1.0)
+    assert (solver.OPTIMIZER, solver.ACCUMULATION_STEPS, solver.EPOCHS) == ("AdamW", 1, 0)
+    assert (solver.AMP.ENABLED, solver.AMP.DTYPE) == (False, "float16")
+    assert (cfg.MODEL.EMA.ENABLED, cfg.MODEL.EMA.DECAY) == (False, 0.9997)
+    assert cfg.MODEL.DETR.DENOISING.TYPE == "none"

@@ -42,6 +42,9 @@ def test_every_configuration_builds_and_validates(leaf):
         (["MODEL.DETR.NUM_LEVELS", 2], "NUM_LEVELS 2 is less than the 3 entries"),
         (["MODEL.DETR.NUM_CLASSES", 0], "NUM_CLASSES is 0; it must be at least 1"),
         (["MODEL.DETR.LOSS.GIOU_EPS", -1e-6], "GIOU_EPS is -1e-06; it must be at least 0"),
+        (["MODEL.DETR.ENCODER.PROJECTED_KEY", True], "ENCODER.PROJECTED_KEY needs .*ENCODER.ATTEN"),
+        (["MODEL.DETR.DECODER.PROJECTED_KEY", True], "DECODER.PROJECTED_KEY needs .*DECODER.ATTEN"),
+        (["SOLVER.ACCUMULATION_STEPS", 0], "ACCUMULATION_STEPS is 0; it must be at least 1"),
         (["SOLVER.IMS_PER_BATCH", 0], "IMS_PER_BATCH is 0; it must be at least 1"),
         (["SOLVER.BASE_LR", -1e-4], "BASE_LR is -0.0001; it must be at least 0"),
         (["MODEL.DETR.COCO_ID_ROWS", True], "COCO_ID_ROWS needs MODEL.DETR.NUM_CLASSES 91"),
@@ -58,3 +61,17 @@ def test_impossible_mixtures_are_refused_with_the_keys_named(options, message):
 
 def test_the_defaults_are_valid():
     validate_config(default())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["MODEL.DETR.NUM_LEVELS", 3],  # As many as IN_FEATURES.
+        ["MODEL.DETR.DECODER.ATTENTION", "key_aware", "MODEL.DETR.DECODER.PROJECTED_KEY", True],
+        ["MODEL.DETR.NUM_CLASSES", 1, "MODEL.DETR.NUM_QUERIES", 1],
+    ],
+)
+def test_what_can_be_built_is_accepted(options):
+    cfg = default()
+    cfg.merge_from_list(options)
+    validate_config(cfg)

@@ -227,3 +227,8 @@ def test_a_test_set_may_have_no_annotations():
     dataset = coco()
     del dataset["annotations"]
     assert "annotations" not in clean_coco(dataset, "x.json").dataset
+
+
+def test_a_file_that_begins_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "x.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(coco([1, 2, 3, 4])).encode())
+    assert read_coco_json(str(tmp_path / "x.json")) == coco([1, 2, 3, 4])

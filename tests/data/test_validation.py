@@ -114,3 +114,17 @@ def test_the_generated_data_set_is_not_drawn_by_the_check(make_cfg, tmp_path):
     register_datasets(cfg)
     check_datasets(cfg)
     assert not (tmp_path / "shapes").exists()
+
+
+def test_the_file_in_the_message_is_that_of_the_user_and_not_its_repaired_copy(make_cfg, tmp_path):
+    cfg = make_cfg([1, 2, 7], [1, 2, 7], NUM_CLASSES=2)  # The areas are missing.
+    with pytest.raises(ValueError, match=r"has 3 categories") as error:
+        check_num_classes(cfg)
+    assert f"({tmp_path / 'train.json'})" in str(error.value)
+
+
+def test_80_other_categories_are_not_those_of_coco(make_cfg):
+    ids = list(range(1, 81))
+    cfg = make_cfg(ids, ids, NUM_CLASSES=91, COCO_ID_ROWS=True)
+    with pytest.raises(ValueError, match=r"set MODEL\.DETR\.COCO_ID_ROWS False .*NUM_CLASSES 80"):
+        check_num_classes(cfg)

@@ -90,3 +90,22 @@ def test_shapes_are_the_same_if_names_and_sizes_are():
     assert not same_shapes(state, {"a": torch.zeros(2)})
     assert not same_shapes({"a": torch.zeros(2)}, state)
     assert not same_shapes(state, {"a": torch.zeros(2), "b": torch.zeros(3, 1)})
+
+
+def test_other_classes_are_blamed_for_missing_class_heads_only(make_cfg):
+    encoder = SelfishEncoder()
+    encoder.class_embed = nn.Linear(4, 3)
+    model = Detector(encoder)
+    with pytest.raises(ValueError, match=r"the file has 7 classes, .*set MODEL.DETR.NUM_CLASSES 7"):
+        require_all(weights_of(model, "encoder.class_embed.", other_classes=7), model, make_cfg())
+    missing = ("encoder.class_embed.", "encoder.layer.")
+    with pytest.raises(ValueError, match=r"leaves 4 parameters .*encoder\.layer\.weight"):
+        require_all(weights_of(model, *missing, other_classes=7), model, make_cfg())
+
+
+def test_a_large_backbone_does_not_stand_for_the_rest_of_the_model(make_cfg):
+    model = Detector(SelfishEncoder())
+    model.backbone = nn.Sequential(*(nn.Linear(20, 20) for _ in range(5)))
+    require_match(weights_of(model, "denoising."), model, make_cfg())
+    with pytest.raises(ValueError, match=r"only 1 of 5 tensors .* of the transformer of this"):
+        require_match(weights_of(model, "encoder."), model, make_cfg())

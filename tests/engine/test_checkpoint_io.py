@@ -2,6 +2,7 @@ import argparse
 import os
 import pickle
 import resource
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -126,3 +127,25 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert os.listdir(tmp_path) == ["model.pth"]
     assert read_checkpoint(path)["w"].shape == (10,)
+
+
+def test_the_content_is_on_the_disk_before_it_takes_the_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda *x: calls.append("fsync") or fsync(*x))
+    monkeypatch.setattr(os, "replace", lambda *x: calls.append("replace") or replace(*x))
+    write_atomically(str(tmp_path / "model.pth"), lambda file: file.write(b"new"))
+    assert calls == ["fsync", "replace"]
+
+
+#: ``{"w": numpy.array([1.0, -2.0])}`` as Python 2 pickles it: the numbers are a text of bytes.
+PYTHON_2 = (
+    b"\x80\x02}U\x01wcnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    b"(K\x01K\x02\x85cnumpy\ndtype\nU\x02f8K\x00K\x01\x87R(K\x03U\x01<NNNJ\xff\xff\xff\xff"
+    b"J\xff\xff\xff\xffK\x00tb\x89U\x10" + struct.pack("<2d", 1.0, -2.0) + b"tbs."
+)
+
+
+def test_a_pickle_of_python_2_is_read(tmp_path):
+    (tmp_path / "old.pkl").write_bytes(PYTHON_2)
+    assert read_checkpoint(str(tmp_path / "old.pkl"))["w"].tolist() == [1.0, -2.0]

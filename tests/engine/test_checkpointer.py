@@ -391,3 +391,10 @@ def test_a_resumed_training_gets_its_weights_and_its_average(make_cfg, tmp_path)
     checkpointer.resume_or_load("", resume=True)
     assert same_weights(resumed, model)
     assert same_weights(resumed_average.module, average.module)
+
+
+def test_a_process_that_is_not_to_save_writes_nothing(make_cfg, tmp_path):
+    cfg = make_cfg()
+    model = build(cfg)
+    DetrCheckpointer(model, str(tmp_path), cfg=cfg, save_to_disk=False).save("a", iteration=0)
+    assert list(tmp_path.iterdir()) == []

@@ -63,3 +63,19 @@ def test_biases_and_norms_have_their_own_weight_decay(cfg):
     assert settings(optimizer, model.linear.weight)[1] == 0.01
     assert settings(optimizer, model.linear.bias) == (pytest.approx(6e-4), 0.03)
     assert settings(optimizer, model.backbone[1].weight)[1] == 0.02
+
+
+@pytest.mark.parametrize(
+    ("clip_type", "clipped"),
+    [("value", [0.1, -0.1]), ("norm", [0.06, -0.08]), ("full_model", None)],
+)
+def test_gradients_are_clipped_per_parameter_unless_the_step_clips_all(cfg, clip_type, clipped):
+    cfg.SOLVER.CLIP_GRADIENTS.ENABLED = True
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_TYPE = clip_type
+    cfg.SOLVER.CLIP_GRADIENTS.CLIP_VALUE = 0.1
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = build_optimizer(cfg, model)
+    model.weight.grad = torch.tensor([[3.0, -4.0]])
+    optimizer.step()
+    expected = [3.0, -4.0] if clipped is None else clipped
+    assert model.weight.grad[0].tolist() == pytest.approx(expected, rel=1e-4)

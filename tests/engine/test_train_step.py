@@ -223,3 +223,22 @@ def test_the_state_of_the_optimiser_is_saved_and_restored():
     assert restored.optimizer.param_groups[0]["lr"] == 0.1
     moments = restored.optimizer.state[model.weight]["exp_avg"]
     assert moments.tolist() == pytest.approx([0.3, 0.4])  # (1 - 0.9) times the gradient
+
+
+def test_the_loss_scale_is_restored():
+    model = Quadratic(scale=1.0)
+    state = scaled_step(model, 1024.0).state_dict()
+    restored = TrainStep(
+        model=model, data_loader=[], optimizer=torch.optim.SGD(model.parameters(), lr=1.0)
+    )
+    restored.grad_scaler = GradScaler("cpu", init_scale=2.0)
+    restored.load_state_dict(state)
+    assert restored.grad_scaler.get_scale() == 1024.0
+
+
+@pytest.mark.parametrize(("order", "norm"), [(1.0, 7.0), (float("inf"), 4.0)])
+def test_the_norm_is_of_the_given_order(order, norm):
+    model = Quadratic(scale=1.0)
+    step(model, max_grad_norm=0.1, norm_type=order)
+    expected = [3 - 3 * 0.1 / norm, 4 - 4 * 0.1 / norm]
+    assert model.weight.tolist() == pytest.approx(expected, abs=1e-6)

@@ -138,3 +138,13 @@ def test_images_without_boxes_count_only_if_they_are_trained_on(
         *("SOLVER.EPOCHS", "2", "SOLVER.STEP_EPOCHS", "[1]", "SOLVER.IMS_PER_BATCH", "1"),
     )
     assert DetrTrainer(setup(args)).max_iter == iterations
+
+
+@pytest.mark.parametrize("ema", [(), EMA])
+def test_the_evaluations_have_their_own_period(trained, monkeypatch, ema):
+    evaluated = []
+    test = staticmethod(lambda cfg, model: evaluated.append(model) or {})
+    monkeypatch.setattr(DetrTrainer, "test", test)
+    periods = ("TEST.EVAL_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "1")
+    trained(*ema, *periods, "SOLVER.MAX_ITER", "5")
+    assert len(evaluated) == 3  # After iterations 2, 4 and 5, the last.

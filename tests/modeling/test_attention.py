@@ -7,6 +7,7 @@ from lite_focus_detr.modeling.attention import (
     AttentionConfig,
     DeformableAttention,
     KeyAwareAttention,
+    build_attention,
 )
 
 SIZE = {"embed_dim": 32, "num_heads": 4, "num_levels": 2, "num_points": 3}
@@ -118,3 +119,35 @@ def test_consecutive_parts_are_projected_like_the_whole(tokens, attention):
     whole = module.project(features, tokens.padding_mask)
     parts = module.project((features[:, :64], features[:, 64:]), tokens.padding_mask)
     torch.testing.assert_close(parts.value, whole.value, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("attention", [DeformableAttention, KeyAwareAttention])
+def test_sampling_is_in_full_precision_under_autocast_and_has_no_gradient(tokens, attention):
+    module = perturb(attention(AttentionConfig(**SIZE))).float()
+    query, references = torch.randn(2, 7, 32), torch.rand(2, 7, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        locations, weights = module.sampling(query, references, *tokens)
+    assert locations.dtype == weights.dtype == torch.float32
+    # Weights in bfloat16 sum to one up to a few thousandths.
+    torch.testing.assert_close(weights.sum((-2, -1)), torch.ones(2, 7, 4), rtol=0, atol=1e-6)
+    assert not locations.requires_grad
+    assert not weights.requires_grad
+
+
+def test_encoder_and_decoder_have_the_attention_of_their_own_keys(tiny_config):
+    changes = {
+        "ENCODER.NUM_POINTS": 3,
+        "ENCODER.SHARED_OFFSETS": True,
+        "DECODER.ATTENTION": "key_aware",
+        "DECODER.PROJECTED_KEY": True,
+        "DECODER.NUM_POINTS": 5,
+        "KEY_AWARE.MASK_OUTSIDE": True,
+    }
+    detr = tiny_config(**changes).MODEL.DETR
+    sizes = {"embed_dim": 32, "num_heads": 4, "num_levels": 4, "mask_outside": True}
+    encoder = build_attention(detr, detr.ENCODER)
+    assert isinstance(encoder, DeformableAttention)
+    assert encoder.config == AttentionConfig(num_points=3, shared_offsets=True, **sizes)
+    decoder = build_attention(detr, detr.DECODER)
+    assert isinstance(decoder, KeyAwareAttention)
+    assert decoder.config == AttentionConfig(num_points=5, projected_key=True, **sizes)

@@ -88,3 +88,19 @@ def test_the_normaliser_counts_all_images_of_an_update_and_is_never_zero():
     assert average_num_boxes((3, 0, 2), device).item() == 5.0
     assert average_num_boxes((3, 0, 2), device, steps=2).item() == 2.5
     assert average_num_boxes((0, 0), device).item() == 1.0
+
+
+def test_every_weight_is_that_of_its_own_key(tiny_config):
+    cfg = tiny_config(CLASS_AGNOSTIC_PROPOSALS=True)
+    loss, matcher = cfg.MODEL.DETR.LOSS, cfg.MODEL.DETR.MATCHER
+    loss.CLASS_WEIGHT, loss.BOX_WEIGHT, loss.GIOU_WEIGHT, loss.GIOU_EPS = 0.1, 0.2, 0.3, 0.4
+    matcher.CLASS_COST, matcher.BOX_COST, matcher.GIOU_COST = 0.5, 0.6, 0.7
+    expected = Criterion(
+        matcher=HungarianMatcher(class_cost=0.5, box_cost=0.6, giou_cost=0.7),
+        class_weight=0.1,
+        box_weight=0.2,
+        giou_weight=0.3,
+        giou_eps=0.4,
+        class_agnostic_proposals=True,
+    )
+    assert Criterion.from_config(cfg) == expected

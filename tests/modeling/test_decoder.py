@@ -81,3 +81,23 @@ def test_layers_run_again_in_the_backward_pass_if_asked_to(
         layer.linear1.register_forward_hook(add)
     sum(model(make_batch((3, 1))).values()).backward()
     assert count == [runs, runs]
+
+
+@pytest.mark.parametrize("final_norm", [True, False])
+@pytest.mark.parametrize("twice", [True, False])
+def test_a_box_is_learned_by_its_own_layer_and_twice_by_the_one_before(
+    tiny_config, final_norm, twice
+):
+    changes = {"DECODER.NUM_LAYERS": 3, "SHARE_HEADS": False, "LOOK_FORWARD_TWICE": twice}
+    model = build_model(tiny_config("dino", **{"DECODER.FINAL_NORM": final_norm}, **changes))
+    outputs = model.forward_outputs(ImageList(torch.randn(1, 3, 64, 96), [(64, 96)]))
+    biases = [head.layers[-1].bias for head in model.heads.bbox_embed]
+    gradients = torch.autograd.grad(outputs.pred_boxes.sum(), biases, allow_unused=True)
+    learns = [gradient is not None and bool(gradient.abs().sum() > 0) for gradient in gradients]
+    assert learns == [False, twice, True]
+
+
+def test_its_feed_forward_parts_have_their_own_size(tiny_config):
+    model = build_model(tiny_config(**{"DECODER.FFN_DIM": 48}))
+    assert {layer.linear1.out_features for layer in model.decoder.layers} == {48}
+    assert {layer.linear1.out_features for layer in model.encoder.layers} == {64}

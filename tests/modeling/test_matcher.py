@@ -94,3 +94,11 @@ def test_more_boxes_than_queries_leave_boxes_unmatched():
     prediction, targets = problem(num_queries=2)
     (match,) = MATCHER([prediction], [targets])
     assert len(match.query) == 4
+
+
+def test_every_cost_is_that_of_its_own_key(tiny_config):
+    cfg = tiny_config()
+    costs = cfg.MODEL.DETR.MATCHER
+    costs.CLASS_COST, costs.BOX_COST, costs.GIOU_COST = 0.5, 0.6, 0.7
+    expected = HungarianMatcher(class_cost=0.5, box_cost=0.6, giou_cost=0.7)
+    assert HungarianMatcher.from_config(cfg) == expected

@@ -5,6 +5,7 @@ from detectron2.utils.events import EventStorage
 from tests.conftest import FAMILIES
 
 from lite_focus_detr import ops
+from lite_focus_detr.modeling.structures import Targets
 
 
 @pytest.mark.parametrize("counts", [(3, 1), (2, 0), (0, 0)])
@@ -166,3 +167,44 @@ def test_ground_truth_and_detections_are_drawn_side_by_side(
     assert pictures[0][:, 12, 20].tolist() == [0, 255, 0]
     background = [10, 20, 30] if channels == "RGB" else [30, 20, 10]
     assert pictures[0][:, 5, 2].tolist() == background
+
+
+def test_detections_are_in_pixels_of_the_size_that_the_input_names_or_of_the_image(
+    tiny_config, make_batch
+):
+    model = build_model(tiny_config("dino")).eval()
+    plain, named = make_batch((0, 0))
+    named.update(height=160, width=32)
+    results = [x["instances"] for x in model([plain, named])]
+    assert [x.image_size for x in results] == [(64, 96), (160, 32)]
+
+
+def test_an_image_has_as_many_detections_as_asked_for(tiny_config, make_batch):
+    cfg = tiny_config("dino")
+    cfg.TEST.DETECTIONS_PER_IMAGE = 7
+    results = build_model(cfg).eval()(make_batch((0, 0)))
+    assert [len(x["instances"]) for x in results] == [7, 7]
+
+
+def test_outputs_name_the_tokens_and_the_slots_of_the_ordinary_queries(tiny_config, make_batch):
+    # The first image has fewer tokens than there are queries.
+    model = build_model(tiny_config("dino", NUM_QUERIES=150)).train()
+    images = model.preprocess_image(make_batch((0, 0), sizes=((64, 64), (128, 160))))
+    boxes = torch.full((2, 1, 4), 0.5)
+    targets = Targets(torch.zeros(2, 1, dtype=torch.int64), boxes, (1, 1))
+    outputs = model.forward_outputs(images, targets=targets)
+    assert outputs.denoising.content.shape[1] > 0
+    assert outputs.proposal_indices.shape == outputs.pred_logits.shape[:2] == (2, 150)
+    assert outputs.padding_mask.shape == (2, 150)
+    padded = outputs.tokens.padding_mask.gather(1, outputs.proposal_indices)
+    assert torch.equal(outputs.padding_mask, padded)
+    assert padded.any(1).tolist() == [True, False]
+
+
+def test_the_normalisation_of_images_is_no_weight(tiny_config):
+    cfg = tiny_config("dino")
+    cfg.MODEL.PIXEL_MEAN = [10.0, 20.0, 30.0]
+    model = build_model(cfg)
+    # Published files do not have it, and fine-tuning with other values must take effect.
+    assert not [name for name in model.state_dict() if name.startswith("pixel_")]
+    assert dict(model.named_buffers())["pixel_mean"].flatten().tolist() == [10.0, 20.0, 30.0]

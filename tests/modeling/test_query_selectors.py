@@ -12,6 +12,7 @@ from lite_focus_detr.modeling.query_selectors import (
     ProposalConfig,
     TokenContentQuerySelector,
     TwoStageQuerySelector,
+    build_query_selector,
 )
 from lite_focus_detr.modeling.tokens import flatten_levels
 
@@ -177,3 +178,13 @@ def test_given_tokens_are_taken_instead_of_the_best(propose, selector):
     assert torch.equal(queries.indices, indices)
     expected = boxes.take_along_dim(indices[..., None], 1)
     torch.testing.assert_close(queries.reference_points, expected)
+
+
+@pytest.mark.parametrize(
+    ("denoising", "learned"), [("none", 32), ("plain", 31), ("contrastive", 32)]
+)
+def test_a_channel_is_kept_for_the_indicator_of_plain_denoising_only(
+    tiny_config, denoising, learned
+):
+    cfg = tiny_config("dn_deformable", **{"DENOISING.TYPE": denoising})
+    assert build_query_selector(cfg).tgt_embed.weight.shape == (20, learned)

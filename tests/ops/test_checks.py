@@ -23,6 +23,7 @@ def path(request, monkeypatch):
         ("references", lambda t: t[..., :1], "reference_points must be points .* or boxes"),
         ("references", lambda t: t[:, :, :2], "reference_points must be .* got"),
         ("offsets", lambda t: t[:, :3], r"sampling_offsets must .* \(2, 7, 3, 4, P, 2\)"),
+        ("offsets", lambda t: t[:, :, :, :2], r"sampling_offsets must .* \(2, 7, 3, 4, P, 2\)"),
         ("offsets", lambda t: t[..., 0], "sampling_offsets must"),
         ("logits", lambda t: t[..., :3], r"attention_logits must .* \(2, 7, 3, 16\)"),
         ("logits", lambda t: t.to("meta"), "attention_logits .* is on meta, but value .* on cpu"),
@@ -53,4 +54,23 @@ def test_key_aware_attention_says_what_does_not_fit(make_inputs, field, change, 
     with pytest.raises(ValueError, match=message):
         ops.key_aware_deformable_attention(
             inputs.query, inputs.key, inputs.value, inputs.shapes, inputs.locations
+        )
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize(
+    ("field", "change", "message"),
+    [
+        ("query", lambda t: t[..., :3], r"query must .* \(2, 7, 3, 8\)"),
+        ("key", lambda t: t[:, :3], r"key must .* \(2, 47, 3, 8\)"),
+        ("offsets", lambda t: t[:, :3], r"sampling_offsets must .* \(2, 7, 3, 4, P, 2\)"),
+    ],
+)
+def test_fused_key_aware_attention_says_what_does_not_fit(make_inputs, field, change, message):
+    inputs = make_inputs()
+    inputs = inputs._replace(**{field: change(getattr(inputs, field))})
+    points = (inputs.references, inputs.offsets)
+    with pytest.raises(ValueError, match=message):
+        ops.fused_key_aware_deformable_attention(
+            inputs.query, inputs.key, inputs.value, inputs.shapes, *points
         )

@@ -99,3 +99,21 @@ def test_autocast_rounds_no_references(kind):
         sampled = sample(kind, ramp(torch.float32), reference, torch.zeros(1, 1, 1, 1, 1, 2))
     assert sampled.dtype == torch.bfloat16
     torch.testing.assert_close(sampled.float(), torch.full((1, 1, 8), 0.05), rtol=0.02, atol=0)
+
+
+@pytest.mark.usefixtures("path")
+@pytest.mark.parametrize("fused", [False, True])
+def test_the_scale_zero_weighs_all_samples_alike(fused):
+    # A pixel and three pixels to the right of the middle; the query prefers the second.
+    offsets = torch.tensor([[1.0, 0.0], [3.0, 0.0]]).view(1, 1, 1, 1, 2, 2)
+    reference = torch.full((1, 1, 1, 2), 0.5)
+    query, value = torch.ones(1, 1, 1, 8), ramp(torch.float32)
+    for scale, expected in ((0.0, 2.0), (10.0, 3.0)):
+        if fused:
+            arguments = (query, None, value, [(1, WIDTH)], reference, offsets, scale)
+            sampled = ops.fused_key_aware_deformable_attention(*arguments)
+        else:
+            locations = reference[:, :, None, :, None] + offsets / WIDTH
+            arguments = (query, None, value, [(1, WIDTH)], locations, scale)
+            sampled = ops.key_aware_deformable_attention(*arguments)
+        torch.testing.assert_close(sampled, torch.full((1, 1, 8), expected))

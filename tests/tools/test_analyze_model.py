@@ -39,3 +39,11 @@ def test_an_unknown_configuration_ends_with_one_line():
 def test_without_a_configuration_the_user_is_told_what_to_give():
     with pytest.raises(SystemExit, match="--config-file"):
         analyze_model.main([])
+
+
+def test_the_table_is_in_millions_and_billions():
+    parts = dict.fromkeys(analyze_model.ROWS, 0.0)
+    analysis = analyze_model.Analysis(
+        {**parts, "total": 2e6}, {**parts, "total": 3e9}, {**parts, "total": 4e6}
+    )
+    assert numbers(analyze_model.table(analysis).splitlines()[-1]) == [2.0, 3.0, 4.0]

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 
@@ -83,3 +84,15 @@ def test_a_mistake_is_one_line_and_an_exit_code(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_info:
         demo.main(arguments)
     assert "/no/such.yaml" in str(exit_info.value.code)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_exit_code_says_whether_all_images_could_be_read(
+    small_config, small_config_file, images, tmp_path, broken
+):
+    if broken:
+        (images / "c.png").write_bytes(b"no image")
+    torch.save({"model": build_model(small_config).state_dict()}, tmp_path / "w.pth")
+    arguments = ["--config-file", small_config_file, "--weights", str(tmp_path / "w.pth")]
+    code = demo.main([*arguments, "--input", str(images), "--output", str(tmp_path / "out")])
+    assert code == int(broken)

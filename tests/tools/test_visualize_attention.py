@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from matplotlib.figure import Figure
 from PIL import Image
 
 from lite_focus_detr.tools import visualize_attention
@@ -63,3 +64,18 @@ def test_each_model_needs_its_weights(inputs, tmp_path):
     extra = ["--config-file", inputs[2]]
     with pytest.raises(SystemExit, match="one --weights for each --config-file"):
         visualize_attention.main([*inputs, *extra, "--output", str(tmp_path / "x.png")])
+
+
+def test_a_point_is_a_pixel_of_the_image(inputs, tmp_path, monkeypatch):
+    drawn = []
+
+    def record(image, samples):
+        drawn.append(samples)
+        return Figure()
+
+    monkeypatch.setattr(visualize_attention, "draw_samples", record)
+    arguments = [*inputs, "--output", str(tmp_path / "x.png"), "--attention", "encoder"]
+    visualize_attention.main([*arguments, "--point", "10", "20"])
+    ((samples,),) = (x.values() for x in drawn)
+    # Of the 8 x 6 tokens of 8 pixels, the one with the centre (12, 20) is next.
+    torch.testing.assert_close(samples.queries, torch.tensor([[12 / 64, 20 / 48]]))

@@ -1,11 +1,13 @@
 """Pictures of kept tokens."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -71,3 +73,18 @@ def test_a_misspelt_data_set_is_one_line_with_the_likely_name(small_config_file,
 def test_a_dense_model_is_refused_in_one_line(command):
     with pytest.raises(SystemExit, match="whose encoder selects tokens"):
         command("DeformableDETR")
+
+
+def test_the_areas_of_objects_are_in_pixels_of_the_file(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(visualize_tokens, "trace_selection", lambda model, inputs: None)
+    add = "lite_focus_detr.tools.visualize_tokens.SelectionSummary.add"
+    monkeypatch.setattr(add, lambda self, trace, boxes, areas: seen.append((boxes, areas)))
+    # The detector sees the file at half its size.
+    inputs = {"image": torch.zeros(3, 50, 100), "height": 100, "width": 200}
+    predictor = SimpleNamespace(model=None, mapper=lambda record: inputs)
+    record = {"annotations": [{"bbox": [10, 20, 30, 40], "bbox_mode": BoxMode.XYWH_ABS}]}
+    visualize_tokens.summarize(predictor, [record], tmp_path, "__unused", 0)
+    ((boxes, areas),) = seen
+    torch.testing.assert_close(boxes, torch.tensor([[0.05, 0.2, 0.2, 0.6]]))
+    torch.testing.assert_close(areas, torch.tensor([1200.0]))

@@ -80,3 +80,12 @@ def test_pictures_are_put_beside_each_other():
     np.testing.assert_array_equal(both[:, :800], left)
     np.testing.assert_array_equal(both[:, -800:], right)
     assert (both[:, 800:-800] == 255).all()
+
+
+def test_neighbouring_classes_differ_in_colour_however_many_there_are():
+    box, names = [[100.0, 50.0, 400.0, 300.0]], {"thing_classes": [""] * 30}
+    for label in (9, 10, 11, 20, 28):
+        first, second = (
+            draw_predictions(black(), instances(box, [x]), names) for x in (label, label + 1)
+        )
+        assert (first[300, 200] != second[300, 200]).any()

@@ -58,3 +58,22 @@ def test_rows_and_columns_are_resized_each_by_its_own_factor():
     bright = np.zeros((40, 80), dtype=bool)
     bright[10:20, 40:60] = True
     np.testing.assert_array_equal(picture.sum(-1) > 1.5, bright)
+
+
+def test_every_column_of_a_wide_image_is_painted_with_its_own_token():
+    # 2 x 6 tokens of 10 pixels.
+    tokens = FeatureTokens(
+        *[torch.empty(0)] * 5,
+        spatial_shapes=((2, 6),),
+        num_valid=(12,),
+        image_sizes=((20, 60),),
+        strides=(10,),
+    )
+    kept = torch.zeros(1, 12, dtype=torch.bool)
+    kept[0, [3, 11]] = True
+    trace = ImageTrace(tokens, torch.zeros(12), kept, torch.zeros_like(kept), torch.zeros(12))
+    image = np.full((20, 60, 3), 255, dtype=np.uint8)
+    picture = np.asarray(draw_selection(image, image, trace).axes[3].images[0].get_array())
+    bright = np.zeros((20, 60), dtype=bool)
+    bright[:10, 30:40] = bright[10:, 50:] = True
+    np.testing.assert_array_equal(picture.sum(-1) > 1.5, bright)

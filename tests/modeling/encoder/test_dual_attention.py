@@ -42,3 +42,14 @@ def test_fillers_do_not_reach_the_object_tokens(attention):
     assert not torch.equal(before[:29], rows[0, :29])
     torch.testing.assert_close(before[:29], after[:29])
     assert torch.equal(after[29:], changed[0, 29:])
+
+
+def test_the_whole_branch_can_be_dropped(attention):
+    attention.dropout.p = 1.0
+    rows, position = torch.randn(1, 10, 32), torch.randn(1, 10, 32)
+    objects = TokenSelection(torch.arange(10)[None], None)
+    updated = attention.train()(TokenQueries(rows, position, None), objects)
+    centred = rows - rows.mean(-1, keepdim=True)
+    deviation = (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    expected = centred / deviation * attention.norm.weight + attention.norm.bias
+    torch.testing.assert_close(updated, expected)

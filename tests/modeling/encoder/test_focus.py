@@ -90,3 +90,26 @@ def test_impossible_mixtures_are_refused_with_the_keys_named(options, message):
 
 def test_the_defaults_are_valid():
     assert load_config("", ["MODEL.META_ARCHITECTURE", "FocusDETR"]).MODEL.FOCUS.KEEP_RATIOS
+
+
+def test_a_level_that_had_foreground_in_any_batch_is_not_named(
+    model, make_batch, caplog, monkeypatch
+):
+    monkeypatch.setattr(focus, "LEVEL_CHECK_ITERATIONS", 2)
+    batch = make_batch((3, 1))
+    large = make_batch((1, 1))
+    for inputs, (height, width) in zip(large, ((64, 96), (80, 64)), strict=True):
+        inputs["instances"].gt_boxes.tensor[:] = torch.tensor([[0.0, 0.0, width, height]])
+    model(large)  # Tokens of the second level are 64 to 128 pixels from a side.
+    model(batch)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("Levels 2, 3 (strides 32, 64) had no foreground")
+
+
+def test_the_loss_has_its_weight(model, make_batch):
+    losses = []
+    for weight in (1.5, 4.5):
+        model.encoder.loss_weight = weight
+        torch.manual_seed(0)
+        losses.append(model(make_batch((3, 1)))["loss_foreground"].item())
+    assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)

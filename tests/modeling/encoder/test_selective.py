@@ -235,3 +235,10 @@ def test_half_precision_trains(config, make_batch):
             losses = model(make_batch((3, 1)))
         assert all(x.isfinite() for x in losses.values())
         sum(losses.values()).backward()
+
+
+def test_the_dual_attention_has_the_dropout_of_the_encoder(config):
+    cfg = config("FocusDETR")
+    cfg.MODEL.DETR.ENCODER.DROPOUT, cfg.MODEL.DETR.DECODER.DROPOUT = 0.3, 0.2
+    for attention in build(cfg).encoder.dual_attention:
+        assert (attention.dropout.p, attention.self_attn.dropout) == (0.3, 0.3)

@@ -87,3 +87,12 @@ def test_impossible_mixtures_are_refused_with_the_keys_named(options, message):
 def test_the_defaults_are_valid():
     cfg = load_config("", ["MODEL.META_ARCHITECTURE", "SparseDETR"])
     assert 0 < cfg.MODEL.SPARSE.KEEP_RATIO <= 1
+
+
+def test_the_loss_has_its_weight(model, make_batch):
+    losses = []
+    for weight in (1.0, 3.0):
+        model.encoder.loss_weight = weight
+        torch.manual_seed(0)
+        losses.append(model(make_batch((3, 1)))["loss_dam"].item())
+    assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)

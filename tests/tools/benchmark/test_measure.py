@@ -3,7 +3,13 @@ import time
 
 import pytest
 
-from lite_focus_detr.tools.benchmark.measure import measure, operators, with_operators
+from lite_focus_detr.tools.benchmark.measure import (
+    Measurement,
+    measure,
+    operators,
+    ratio_cells,
+    with_operators,
+)
 
 PEAK_MEMORIES = "lite_focus_detr.tools.benchmark.measure.peak_memories"
 
@@ -42,3 +48,11 @@ def test_the_kind_of_operators_is_that_of_the_environment_again_afterwards(monke
     with pytest.raises(ZeroDivisionError), operators("reference"):
         _ = 1 / 0
     assert os.environ.get("LITE_FOCUS_DETR_OPS") == before
+
+
+def test_ratios_are_those_to_the_first():
+    first = Measurement(seconds=0.1, cpu_seconds=0.2, peak_bytes=1_000_000)
+    cost = Measurement(seconds=0.05, cpu_seconds=0.6, peak_bytes=4_000_000)
+    assert ratio_cells(cost, first) == pytest.approx([50.0, 0.5, 3.0, 4.0, 4.0])
+    unknown = cost._replace(peak_bytes=None)
+    assert ratio_cells(unknown, first)[3:] == ratio_cells(cost, unknown)[3:] == ["-", "-"]
