@@ -1,7 +1,13 @@
+from types import SimpleNamespace
+
+import pytest
 import torch
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
 from torch import nn
 
 from lite_focus_detr.engine import EMAHook
+from lite_focus_detr.engine.hooks import Evaluation, SeedSteps
 
 DECAY = 0.9
 
@@ -57,3 +63,50 @@ def test_buffers_are_copied_not_averaged():
     model.running_mean.fill_(7.0)
     hook.after_step()
     assert torch.equal(hook.average.module.running_mean, torch.full((2,), 7.0))
+
+
+def random_numbers_of_step(seed, iteration):
+    hook = SeedSteps(lambda: seed)
+    hook.trainer = SimpleNamespace(iter=iteration)
+    hook.before_step()
+    return torch.rand(3).tolist()
+
+
+def test_the_randomness_of_a_step_is_that_of_its_number_and_of_the_seed():
+    first = random_numbers_of_step(1, 7)
+    torch.rand(5)  # history
+    assert random_numbers_of_step(1, 7) == first
+    assert random_numbers_of_step(1, 8) != first
+    assert random_numbers_of_step(2, 7) != first
+
+
+def test_each_process_has_randomness_of_its_own(monkeypatch):
+    first = random_numbers_of_step(1, 7)
+    monkeypatch.setattr(comm, "get_rank", lambda: 1)
+    assert random_numbers_of_step(1, 7) != first
+
+
+@pytest.mark.parametrize(
+    ("iteration", "last", "due"),
+    [(4, -1, True), (4, 4, False), (9, 4, True), (3, -1, False), (19, 14, False)],
+)
+def test_an_evaluation_is_due_when_its_iteration_lacks_it_but_for_the_last(iteration, last, due):
+    hook = Evaluation(5, dict)
+    hook.trainer = SimpleNamespace(max_iter=20)
+    hook.load_state_dict({"last": last})
+    assert hook.is_due(iteration) is due
+
+
+def test_without_a_period_no_evaluation_is_due():
+    hook = Evaluation(0, dict)
+    hook.trainer = SimpleNamespace(max_iter=20)
+    assert not hook.is_due(4)
+
+
+def test_an_evaluation_notes_its_iteration():
+    hook = Evaluation(5, lambda: {"AP": 1.0})
+    with EventStorage(9) as storage:
+        hook.trainer = SimpleNamespace(iter=9, max_iter=20, storage=storage)
+        hook.after_step()
+    assert hook.state_dict() == {"last": 9}
+    assert storage.latest()["AP"] == (1.0, 9)

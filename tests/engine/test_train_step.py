@@ -220,7 +220,8 @@ def test_the_state_of_the_optimiser_is_saved_and_restored():
     )
     restored.load_state_dict(state)
     assert restored.iter == 7
-    assert restored.optimizer.param_groups[0]["lr"] == 0.1
+    # The rate is that of the configuration, which may have changed; the moments are those saved.
+    assert restored.optimizer.param_groups[0]["lr"] == 0.5
     moments = restored.optimizer.state[model.weight]["exp_avg"]
     assert moments.tolist() == pytest.approx([0.3, 0.4])  # (1 - 0.9) times the gradient
 

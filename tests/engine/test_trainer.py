@@ -1,4 +1,7 @@
 import json
+import logging
+import re
+from itertools import islice
 
 import pytest
 import torch
@@ -148,3 +151,53 @@ def test_the_evaluations_have_their_own_period(trained, monkeypatch, ema):
     periods = ("TEST.EVAL_PERIOD", "2", "SOLVER.CHECKPOINT_PERIOD", "1")
     trained(*ema, *periods, "SOLVER.MAX_ITER", "5")
     assert len(evaluated) == 3  # After iterations 2, 4 and 5, the last.
+
+
+def test_the_learning_rate_of_a_resumed_training_is_the_configured_one(
+    setup, trained, make_args, tmp_path, caplog, monkeypatch
+):
+    schedule = ("SOLVER.STEPS", "(3,)", "SOLVER.GAMMA", "0.1", "SOLVER.MAX_ITER", "4")
+    trained(*schedule, "SOLVER.BASE_LR", "0.01")
+    # Another rate, a later step, a longer training, and groups that are merged.
+    changes = ("SOLVER.BASE_LR", "0.02", "SOLVER.STEPS", "(5,)", "SOLVER.MAX_ITER", "6")
+    args = make_args("--resume", *schedule, *changes, "SOLVER.BACKBONE_MULTIPLIER", "1.0")
+    trainer = DetrTrainer(setup(args))
+    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
+    trainer.resume_or_load(resume=True)
+    assert {group["lr"] for group in trainer.optimizer.param_groups} == {0.02}
+    (shown,) = {x.getMessage() for x in caplog.records if "have changed" in x.getMessage()}
+    assert re.search(r"SOLVER.BASE_LR +0.01 +0.02\n", shown)
+    assert "SOLVER.STEPS" in shown
+    assert "DATASETS" not in shown
+    trainer.train()
+    lines = (tmp_path / "out/metrics.json").read_text().splitlines()
+    rates = {row["iteration"]: row["lr"] for row in map(json.loads, lines) if "lr" in row}
+    # As from the start with the longer schedule: nothing was due after the fourth iteration.
+    assert rates == {5: pytest.approx(0.002)}
+
+
+def test_a_resumed_training_with_another_model_or_seed_is_refused(trained, setup, make_args):
+    trained("SEED", "3")
+    for option, message in {
+        ("MODEL.DETR.NUM_QUERIES", "7"): r"MODEL.DETR.NUM_QUERIES was 6, is 7\); set it back",
+        ("SEED", "4"): "with SEED 4: .* set SEED 3",
+    }.items():
+        trainer = DetrTrainer(setup(make_args("--resume", "SEED", "3", *option)))
+        with pytest.raises(ValueError, match=message):
+            trainer.resume_or_load(resume=True)
+
+
+def test_another_batch_size_goes_on_in_the_data_and_says_that_it_is_not_exact(
+    trained, setup, make_args, caplog, monkeypatch
+):
+    first = trained("SEED", "3")  # 2 batches of 2 of the 4 images
+    trainer = DetrTrainer(setup(make_args("--resume", "SEED", "3", "SOLVER.IMS_PER_BATCH", "1")))
+    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
+    trainer.resume_or_load(resume=True)
+    assert "not be bit for bit" in caplog.text
+    assert "images per process 2 to 1" in caplog.text
+    seen = list(islice(first.stream.positions(), 4))
+    following = list(islice(trainer.stream.positions(), 4))
+    # Grouping may keep one of each orientation back.
+    assert sorted({*seen, *following})[: len(seen)] == [0, 1, 2, 3]
+    assert following[0] >= 2

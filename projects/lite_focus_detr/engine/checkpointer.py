@@ -22,6 +22,7 @@ from .checkpoint_checks import (
     same_shapes,
 )
 from .checkpoint_io import read_checkpoint, write_atomically
+from .resume import require_resumable
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,7 @@ class DetrCheckpointer(DetectionCheckpointer):
             checkpointables: objects with ``state_dict`` and ``load_state_dict`` to save as well.
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
+        self._resuming = False
         self.cfg = cfg
         self.for_inference = for_inference
 
@@ -86,6 +88,7 @@ class DetrCheckpointer(DetectionCheckpointer):
             raise FileNotFoundError(f"the checkpoint {local} does not exist; check MODEL.WEIGHTS")
         elif not path and self.for_inference:
             logger.warning("MODEL.WEIGHTS is empty: the weights of the model are random")
+        self._resuming = checkpointables is None and "trainer" in self.checkpointables
         try:
             extra: dict[str, Any] = super().load(local, checkpointables)
         finally:
@@ -171,6 +174,8 @@ class DetrCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         contents = read_checkpoint(filename)
+        if self._resuming:
+            require_resumable(filename, contents, self.model, self.cfg)
         average = contents.get("ema")
         if average and not self.cfg.MODEL.EMA.ENABLED:
             logger.warning(

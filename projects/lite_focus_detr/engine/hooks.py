@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from detectron2.engine import HookBase
+from collections.abc import Callable
+from typing import Any
+
+from detectron2.engine import HookBase, hooks
+from detectron2.utils import comm
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..data.seeding import seed_generators
+
+# Told apart from the other uses of one seed.
+_STEP = 4
 
 
 class EMAHook(HookBase):
@@ -34,3 +43,64 @@ class EMAHook(HookBase):
     def after_step(self) -> None:
         """Move the average towards the weights of this step."""
         self.average.update_parameters(self.model)
+
+
+class SeedSteps(HookBase):
+    """Makes the randomness of a step, dropout and denoising, a function of its number.
+
+    A resumed training then needs no state of generators, and an evaluation between two steps
+    changes nothing. Each process has its own numbers.
+    """
+
+    def __init__(self, seed: Callable[[], int]) -> None:
+        """Seed all steps.
+
+        Args:
+            seed: returns the seed of the training, at least 0; known when the training starts.
+        """
+        self.seed = seed
+
+    def before_step(self) -> None:
+        """Seed all generators."""
+        seed_generators(self.seed(), _STEP, self.trainer.iter, comm.get_rank())
+
+
+class Evaluation(hooks.EvalHook):
+    """An ``EvalHook`` that knows when it has last been called.
+
+    A checkpoint is written before the evaluation of its iteration, so that a failure there loses
+    nothing; a resumed training makes up for an evaluation that did not end.
+    """
+
+    def __init__(self, period: int, evaluate: Callable[[], dict[str, Any]]) -> None:
+        """Evaluate regularly, and at the end.
+
+        Args:
+            period: in iterations; 0 evaluates at the end only.
+            evaluate: returns the metrics.
+        """
+
+        def evaluate_and_note() -> dict[str, Any]:
+            """Evaluate, and note the iteration."""
+            results = evaluate()
+            self.last = self.trainer.iter
+            return results
+
+        super().__init__(period, evaluate_and_note)
+        self.period = period
+        #: The last iteration with an evaluation, -1 before the first.
+        self.last = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        """When the last evaluation was."""
+        return {"last": self.last}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore it."""
+        self.last = state_dict["last"]
+
+    def is_due(self, iteration: int) -> bool:
+        """Whether an iteration that has been resumed after lacks its evaluation."""
+        number = iteration + 1
+        regular = self.period > 0 and number % self.period == 0
+        return regular and number < self.trainer.max_iter and self.last < iteration

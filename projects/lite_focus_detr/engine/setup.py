@@ -62,18 +62,19 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     if no_gpu:
         logger.warning("There is no GPU: running on the CPU (MODEL.DEVICE cpu)")
     if cfg.MODEL.DEVICE == "cpu" and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(compute_threads(os.cpu_count() or 1, cfg.DATALOADER.NUM_WORKERS))
+        torch.set_num_threads(compute_threads(os.cpu_count() or 1))
     register_datasets(cfg)
     check_datasets(cfg, eval_only=args.eval_only)
 
 
-def compute_threads(num_cores: int, num_workers: int) -> int:
-    """Threads of this process that leave a core to each other process and to each loader worker.
+def compute_threads(num_cores: int) -> int:
+    """Threads of this process that leave half of its cores to loader workers.
 
     The threads of a parallel region wait for each other in busy loops: with more threads than
-    cores, small models become several times slower.
+    cores, small models become several times slower. The number of workers plays no part, because
+    sums are rounded as they are split among threads, and a result shall not depend on workers.
     """
-    return max(1, num_cores // comm.get_world_size() - num_workers)
+    return max(1, num_cores // comm.get_world_size() // 2)
 
 
 def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:

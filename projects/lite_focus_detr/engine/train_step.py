@@ -17,6 +17,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling.criterion import average_num_boxes
+from .resume import load_optimizer_state, parameter_names
 
 Batch = list[dict[str, Any]]
 
@@ -143,12 +144,23 @@ class TrainStep(SimpleTrainer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimiser and, with float16, of the loss scale."""
         state: dict[str, Any] = super().state_dict()
+        state["parameters"] = self._parameter_names()
         if self.grad_scaler.is_enabled():
             state["grad_scaler"] = self.grad_scaler.state_dict()
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore what ``state_dict`` returned; a missing loss scale starts anew."""
-        super().load_state_dict(state_dict)
+        """Restore what ``state_dict`` returned; a missing loss scale starts anew.
+
+        What the configuration sets, learning rates and the like, stays as it is configured.
+        """
+        names = self._parameter_names()
+        saved = state_dict.get("parameters", names)
+        load_optimizer_state(self.optimizer, state_dict["optimizer"], saved, names)
+        self.iter = state_dict["iteration"]
         if self.grad_scaler.is_enabled() and "grad_scaler" in state_dict:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+    def _parameter_names(self) -> list[str]:
+        wrapped = isinstance(self.model, DistributedDataParallel)
+        return parameter_names(self.optimizer, self.model.module if wrapped else self.model)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from typing import Any
@@ -17,22 +18,29 @@ from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
+from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
 from torch import nn
 
 from ..data import DetrDatasetMapper
+from ..data.epoch_order import build_epoch_order
+from ..data.training_stream import BatchLayout, TrainingStream
 from .checkpointer import DetrCheckpointer
-from .hooks import EMAHook
+from .hooks import EMAHook, Evaluation, SeedSteps
+from .metrics import MetricHistory, MetricsFile
 from .optimizer import FULL_MODEL, build_optimizer
+from .resume import changed_options, report_changes, restart_scheduler
 from .schedule import resolve_epochs
 from .train_step import TrainStep
+
+logger = logging.getLogger(__name__)
 
 
 class DetrTrainer(DefaultTrainer):
     """Trains and evaluates a detector as its configuration says.
 
     Differs from ``DefaultTrainer`` in the training step (:class:`TrainStep`), the averaged weights
-    that evaluation uses (:class:`EMAHook`), the checkpointer, and in that several processes also
-    work without a GPU.
+    that evaluation uses (:class:`EMAHook`), the checkpointer, in that several processes also work
+    without a GPU, and in that a resumed training ends with what it would have ended with anyway.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -51,7 +59,8 @@ class DetrTrainer(DefaultTrainer):
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
-        data_loader = self.build_train_loader(cfg, images)
+        self.stream = self.build_train_stream(cfg, images)
+        data_loader = self.build_train_loader(cfg, self.stream)
         device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
         wrapped = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = _build_train_step(cfg, wrapped, data_loader, optimizer)
@@ -69,21 +78,98 @@ class DetrTrainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[HookBase]:
-        """Return detectron2's default hooks; with EMA, evaluation takes the averaged weights."""
+        """Return detectron2's default hooks and those that make resuming exact.
+
+        With EMA, evaluation takes the averaged weights.
+        """
+        self.metrics = MetricHistory()
+        self.evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         default: list[HookBase] = super().build_hooks()
-        if self.ema is None:
-            return default
-        average = self.ema.average.module
+        found = [self.evaluation if isinstance(h, hooks.EvalHook) else h for h in default]
+        ours: list[HookBase] = [SeedSteps(lambda: self.stream.order.seed), self.metrics]
+        # The average first, so that what is saved after a step includes it.
+        return [*ours, *([self.ema] if self.ema else []), *found]
 
-        def evaluate_average() -> dict[str, Any]:
-            """Evaluate, and remember the metrics as the function that this replaces does."""
-            self._last_eval_results: dict[str, Any] = self.test(self.cfg, average)
-            return self._last_eval_results
+    def build_writers(self) -> list[EventWriter]:
+        """Return the writers of the log, of ``metrics.json`` and of TensorBoard's file."""
+        self.metrics.file = MetricsFile(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"))
+        return [
+            CommonMetricPrinter(self.max_iter),
+            self.metrics.file,
+            TensorboardXWriter(self.cfg.OUTPUT_DIR),
+        ]
 
-        evaluation = hooks.EvalHook(self.cfg.TEST.EVAL_PERIOD, evaluate_average)
-        others = [evaluation if isinstance(h, hooks.EvalHook) else h for h in default]
-        # First, so that what is saved after a step includes its average.
-        return [self.ema, *others]
+    def _evaluate(self) -> dict[str, Any]:
+        """Evaluate, and remember the metrics for ``TEST.EXPECTED_RESULTS``."""
+        model = self.model if self.ema is None else self.ema.average.module
+        self._last_eval_results: dict[str, Any] = self.test(self.cfg, model)
+        return self._last_eval_results
+
+    def before_train(self) -> None:
+        """Call the hooks; after resuming make up for what the last step has left to do.
+
+        A checkpoint is written in the middle of what hooks do after a step: the evaluation and
+        the writing of the metrics come later.
+        """
+        super().before_train()
+        last = self.start_iter - 1
+        if last < 0:
+            return
+        self.iter = self.storage.iter = last
+        if any(comm.all_gather(self.metrics.found_evaluation)):
+            self.evaluation.last = last
+        if self.evaluation.is_due(last):
+            self.evaluation.after_step()
+        for hook in self._hooks:
+            if isinstance(hook, hooks.PeriodicWriter):
+                hook.after_step()
+        self.iter = self.start_iter
+
+    def after_train(self) -> None:
+        """Call the hooks; when nothing was left to train, as after the last step."""
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed training needs beside the weights and their average."""
+        state: dict[str, Any] = super().state_dict()
+        state["config"] = self.cfg.dump()
+        state["stream"] = self.stream.state_dict(self._batches_since_start(self.iter + 1))
+        state["threads"] = self._threads()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore what ``state_dict`` returned; learning rates are those of the configuration.
+
+        A line of the log says when the training that follows will not be bit for bit the one that
+        was interrupted.
+        """
+        super().load_state_dict(state_dict)
+        restart_scheduler(self.scheduler, self.optimizer)
+        if "config" in state_dict:
+            report_changes(changed_options(state_dict["config"], self.cfg))
+        differences = ["a checkpoint of an earlier version, which has no position in the data"]
+        if "stream" in state_dict:
+            differences = self.stream.load_state_dict(state_dict["stream"])
+        else:
+            self.stream.taken = self._batches_since_start(self.iter + 1)
+        if state_dict.get("threads", self._threads()) != self._threads():
+            differences.append(f"threads {state_dict['threads']} to {self._threads()}")
+        if differences:
+            logger.warning(
+                "Continuing at the position in the data that was reached. The result will not be "
+                "bit for bit that of an uninterrupted training: %s",
+                ", ".join(differences),
+            )
+
+    def _batches_since_start(self, iteration: int) -> int:
+        """Batches that each process has taken of the stream before an iteration."""
+        steps = iteration - self.start_iter
+        return self.stream.taken + steps * int(self.cfg.SOLVER.ACCUMULATION_STEPS)
+
+    def _threads(self) -> int:
+        """Threads that sums on the CPU are split among, which decides how they are rounded."""
+        return torch.get_num_threads() if self.cfg.MODEL.DEVICE == "cpu" else 0
 
     @classmethod
     def load_model(cls, cfg: CfgNode, *, resume: bool = False) -> nn.Module:
@@ -108,21 +194,55 @@ class DetrTrainer(DefaultTrainer):
         return build_optimizer(cfg, model)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode, dataset: list[dict[str, Any]] | None = None) -> Any:
-        """Return detectron2's loader with the DETR augmentation.
+    def build_train_stream(
+        cls, cfg: CfgNode, dataset: list[dict[str, Any]] | None = None
+    ) -> TrainingStream:
+        """Return the endless stream of augmented images of this process.
 
         Args:
-            cfg: complete configuration.
+            cfg: complete configuration; with a negative ``SEED`` the processes agree on one.
             dataset: records of ``DATASETS.TRAIN``; None reads them.
 
         Raises:
             ValueError: the data sets have no image to train with, or the batch size does not fit.
         """
-        mapper = DetrDatasetMapper(cfg, is_train=True)
-        try:
-            return build_detection_train_loader(cfg, mapper=mapper, dataset=dataset)
-        except AssertionError as error:  # detectron2 asserts what the user gives
-            raise ValueError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {error}") from error
+        if dataset is None:
+            dataset = get_detection_dataset_dicts(
+                cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+            )
+        world_size, total = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
+        if total % world_size:
+            raise ValueError(
+                f"SOLVER.IMS_PER_BATCH {total} cannot be divided among {world_size} processes"
+            )
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
+        return TrainingStream(
+            dataset,
+            DetrDatasetMapper(cfg, is_train=True),
+            order=build_epoch_order(cfg, dataset, seed=seed),
+            layout=BatchLayout(total // world_size, world_size, grouped),
+            rank=comm.get_rank(),
+        )
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, stream: TrainingStream | None = None) -> Any:
+        """Return detectron2's loader of a stream.
+
+        Args:
+            cfg: complete configuration.
+            stream: of ``build_train_stream``; None builds it.
+        """
+        if stream is None:
+            stream = cls.build_train_stream(cfg)
+        return build_detection_train_loader(
+            stream,
+            mapper=None,
+            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+            aspect_ratio_grouping=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+            num_workers=cfg.DATALOADER.NUM_WORKERS,
+            seed=stream.order.seed % 2**63,
+        )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
