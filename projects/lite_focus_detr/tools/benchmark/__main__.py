@@ -1,8 +1,9 @@
 """Measurements of speed and memory.
 
-python -m lite_focus_detr.tools.benchmark op        the attention operators and their peers
-python -m lite_focus_detr.tools.benchmark encoder   the encoders
-python -m lite_focus_detr.tools.benchmark model     an encoder layer and a whole detector
+python -m lite_focus_detr.tools.benchmark op          the attention operators and their peers
+python -m lite_focus_detr.tools.benchmark encoder     the encoders
+python -m lite_focus_detr.tools.benchmark model       an encoder layer and a whole detector
+python -m lite_focus_detr.tools.benchmark accelerate  models of transformers
 """
 
 from __future__ import annotations
@@ -12,10 +13,15 @@ from collections.abc import Sequence
 
 import torch
 
-from . import detector, encoders, operators
+from . import acceleration, detector, encoders, operators
 from .measure import processor
 
-_COMMANDS = {"op": operators, "encoder": encoders, "model": detector}
+_COMMANDS = {
+    "op": operators,
+    "encoder": encoders,
+    "model": detector,
+    "accelerate": acceleration,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
