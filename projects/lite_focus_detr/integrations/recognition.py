@@ -18,8 +18,8 @@ from .fused_attention import BOX_SCALE, FusedAttention, Roles
 from .sampling_core import CoreFunction, recognise_core_function
 
 _LAYERS = ("sampling_offsets", "attention_weights")
-_HEADS = ("n_heads", "num_heads", "nheads", "num_attention_heads")
-_LEVELS = ("n_levels", "num_levels", "num_feature_levels")
+_HEADS = ("n_heads", "num_heads", "nheads", "nhead", "n_head", "heads", "num_attention_heads")
+_LEVELS = ("n_levels", "num_levels", "num_feature_levels", "levels")
 _POINTS_OF_LEVELS = ("num_points_list", "n_points_list")
 #: Different from each other and from the usual numbers of levels and heads.
 _BATCH, _QUERIES = 2, 5
