@@ -27,6 +27,7 @@ FOLDERS = {
     "focus_detr": "Focus-DETR",
     "focus_detr/ablation": "Focus-DETR, ablations of the paper",
     "sparse_detr": "Sparse DETR",
+    "lite_focus_detr": "Lite DETR with selected low-level tokens, of this project",
     "quick_schedules": "Small models for generated shapes and small data sets",
 }
 ENCODERS = {
@@ -34,6 +35,7 @@ ENCODERS = {
     "LiteDETR": "Lite",
     "FocusDETR": "Focus",
     "SparseDETR": "Sparse",
+    "LiteFocusDETR": "Lite + Focus",
 }
 #: Iterations of a nominal epoch in the recipes that count iterations.
 EPOCH = 7500

@@ -14,7 +14,7 @@ from lite_focus_detr import model_zoo
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENT = ROOT / "docs" / "recipes.md"
 START, END = "<!-- tables -->\n", "<!-- end of tables -->\n"
-FOLDERS = ("deformable_detr", "lite_detr", "focus_detr", "sparse_detr")
+FOLDERS = ("deformable_detr", "lite_detr", "focus_detr", "sparse_detr", "lite_focus_detr")
 
 #: Recipes, and the leaves that have them.
 RECIPES = {
@@ -22,10 +22,11 @@ RECIPES = {
         "deformable_detr_*",
         "lite_deformable_detr_*",
         "focus_deformable_detr_*",
+        "lite_focus_deformable_detr_*",
     ),
     "Sparse DETR": ("sparse_deformable_detr_*",),
     "DINO": ("dino_r50_36ep", "dino_r101_36ep"),
-    "Lite-DINO": ("lite_dino_*",),
+    "Lite-DINO": ("lite_dino_*", "lite_focus_dino_*"),
     "DN-Deformable-DETR, detrex": ("dn_*", "focus_dn_*", "sparse_dn_*"),
     "DINO, detrex": ("dino_r50_12ep", "dino_r50_24ep", "dino_swin_tiny_36ep"),
     "Focus-DETR": ("focus_dino_*", "sparse_dino_*"),

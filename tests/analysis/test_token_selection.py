@@ -93,6 +93,19 @@ def test_trace_holds_what_each_layer_kept(config, make_batch, architecture):
     assert 0 < trace.attention.sum() <= 2 * 4 * 20 + 1e-3
 
 
+def test_trace_of_the_interleaved_encoder_holds_high_and_kept_low_tokens(config, make_batch):
+    config.MODEL.META_ARCHITECTURE = "LiteFocusDETR"
+    config.MODEL.LITE.NUM_HIGH_LEVELS = 3
+    config.MODEL.LITE_FOCUS.KEEP_RATIOS = [0.25]
+    config.MODEL.LITE_FOCUS.OBJECT_TOKENS = 10
+    trace = trace_selection(build_model(config).eval(), make_batch((1, 1))[0])
+    # 8 x 12 low tokens of 8 pixels each, and 4 x 6, 2 x 3 and 1 x 2 high ones.
+    assert trace.kept.sum(1).tolist() == [24 + 6 + 2, 25 + 24 + 6 + 2]
+    assert trace.kept[0, 96:].all()
+    assert trace.kept[1, trace.foreground[:96].topk(25).indices].all()
+    assert trace.objects.sum(1).tolist() == [0, 10]
+
+
 def test_a_dense_encoder_has_no_selection(config, make_batch):
     config.MODEL.META_ARCHITECTURE = "DeformableDETR"
     with pytest.raises(ValueError, match="whose encoder selects tokens"):

@@ -32,3 +32,11 @@ def test_table_says_for_every_tensor_where_it_went():
         ["class_embed.1.bias", "not used: alias of class_embed.0.bias"],
         ["not in the file", "decoder.norm.bias"],
     ]
+
+
+def test_what_stays_untrained_is_one_line_that_counts_tensors_by_module():
+    missing = ["encoder.layers.1.norm22.weight", "encoder.layers.3.norm22.weight", "alpha.bias"]
+    report = REPORT._replace(missing=missing)
+    expected = "Not in the file, so untrained: encoder.layers.*.norm22 (2), alpha (1)"
+    assert report.untrained() == expected
+    assert REPORT._replace(missing=[]).untrained() == ""

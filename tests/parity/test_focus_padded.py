@@ -60,15 +60,13 @@ def published_encoder(model, tokens, num_objects):
     projected = head.project(tokens.features + tokens.position, valid)
     foreground = encoder.scorer(projected, tokens.spatial_shapes).detach()
     foreground[tokens.padding_mask] = foreground.min()
-    ratios = encoder.settings.keep_ratios
+    ratios = encoder.keep_ratios
     budgets = [int(count * ratios[0]) + 1 for count in tokens.num_valid]
     order = foreground.argsort(dim=1, descending=True, stable=True)
     valid_ratios = tokens.valid_ratios[:, None]
     output = list(tokens.features)
     for index, layer in enumerate(encoder.layers):
-        count = int(
-            max(budgets) * encoder.settings.keep_ratios[index] / encoder.settings.keep_ratios[0]
-        )
+        count = int(max(budgets) * encoder.keep_ratios[index] / encoder.keep_ratios[0])
         attention = encoder.dual_attention[index]
         for image, budget in enumerate(budgets):
             chosen = order[image, :count]

@@ -23,6 +23,8 @@ def command(small_config, tmp_path, monkeypatch):
         small_config.MODEL.META_ARCHITECTURE = architecture
         small_config.MODEL.FOCUS.KEEP_RATIOS = [0.5]
         small_config.MODEL.SPARSE.AUX_HEADS = False
+        small_config.MODEL.LITE.NUM_BLOCKS = 1
+        small_config.MODEL.LITE_FOCUS.KEEP_RATIOS = [0.5]
         config_file = tmp_path / "selective.yaml"
         config_file.write_text(small_config.dump())
         weights = tmp_path / "w.pth"
@@ -36,7 +38,7 @@ def command(small_config, tmp_path, monkeypatch):
     return run
 
 
-@pytest.mark.parametrize("architecture", ["FocusDETR", "SparseDETR"])
+@pytest.mark.parametrize("architecture", ["FocusDETR", "SparseDETR", "LiteFocusDETR"])
 def test_a_picture_and_a_table_are_written(command, architecture):
     output = command(architecture)
     assert sorted(path.name for path in output.iterdir()) == ["000000_tokens.png", "selection.md"]

@@ -10,7 +10,6 @@ from detectron2.structures import BoxMode
 from torch import Tensor
 
 from ..modeling import DetectionTransformer
-from ..modeling.encoder.selective import SelectiveEncoder
 from ..modeling.encoder.sparse import decoder_attention
 from ..modeling.structures import FeatureTokens
 
@@ -34,7 +33,7 @@ def require_selection(model: DetectionTransformer) -> None:
     Raises:
         ValueError: it updates all of them.
     """
-    if not isinstance(model.encoder, SelectiveEncoder):
+    if not model.encoder.keep_ratios:
         raise ValueError(
             f"{type(model).__name__} updates all tokens; set MODEL.META_ARCHITECTURE to a detector "
             "whose encoder selects tokens"

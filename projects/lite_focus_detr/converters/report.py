@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -38,6 +40,12 @@ class ConversionReport(NamedTuple):
             "in the file"
         )
         return "\n".join([counts, *self.differences, *self.notes])
+
+    def untrained(self) -> str:
+        """One line that says what of the model the file does not fill; empty if it fills all."""
+        modules = Counter(re.sub(r"\.\d+", ".*", x.rpartition(".")[0]) for x in self.missing)
+        names = ", ".join(f"{module} ({count})" for module, count in modules.items())
+        return f"Not in the file, so untrained: {names}" if names else ""
 
     def table(self) -> str:
         """One row per tensor of the file and per tensor of the model that stays unfilled."""

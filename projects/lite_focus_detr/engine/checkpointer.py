@@ -13,7 +13,13 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..converters import NATIVE_FORMAT, convert_state_dict, training_options, unwrap
+from ..converters import (
+    BACKBONE_FORMATS,
+    NATIVE_FORMAT,
+    convert_state_dict,
+    training_options,
+    unwrap,
+)
 from .checkpoint_checks import (
     FileWeights,
     require_all,
@@ -213,6 +219,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         logger.info("%s", report.summary())
         for difference in report.differences:
             logger.warning("%s", difference)
+        if report.missing and report.format not in BACKBONE_FORMATS:
+            logger.warning("%s", report.untrained())
         logger.info("Where every tensor went:\n%s", report.table())
         classes = {
             tensors[key].shape[0] for key in report.unused if key.endswith("class_embed.0.bias")

@@ -2,7 +2,14 @@
 
 from .. import backbone
 from .encoder import ENCODER_REGISTRY
-from .meta_arch import DeformableDETR, DetectionTransformer, FocusDETR, LiteDETR, SparseDETR
+from .meta_arch import (
+    DeformableDETR,
+    DetectionTransformer,
+    FocusDETR,
+    LiteDETR,
+    LiteFocusDETR,
+    SparseDETR,
+)
 from .structures import DetectorOutputs
 
 __all__ = [
@@ -12,6 +19,7 @@ __all__ = [
     "DetectorOutputs",
     "FocusDETR",
     "LiteDETR",
+    "LiteFocusDETR",
     "SparseDETR",
     "backbone",
 ]

@@ -300,6 +300,13 @@ class FocusDETR(DetectionTransformer):
 
 
 @META_ARCH_REGISTRY.register()
+class LiteFocusDETR(DetectionTransformer):
+    """Detectors that update high levels often and the foreground of low ones seldom."""
+
+    encoder_name = "LiteFocusEncoder"
+
+
+@META_ARCH_REGISTRY.register()
 class SparseDETR(DetectionTransformer):
     """Detectors that update the tokens that the decoder will look at (arXiv:2111.14330)."""
 

@@ -43,6 +43,7 @@ class FeatureTokens(NamedTuple):
     num_valid: tuple[int, ...]  #: tokens inside each image
     image_sizes: tuple[tuple[int, int], ...] = ()  #: (height, width) in pixels, un-padded
     strides: tuple[int, ...] = ()  #: pixels per token of each level
+    level_valid: tuple[tuple[int, ...], ...] = ()  #: ``num_valid`` of each image by level
     #: Detections are wanted, not upstream's numbers: where upstream lets the other images of a
     #: batch in, stay within the image. Today encoders do so when they choose object tokens.
     batch_invariant: bool = False
@@ -69,6 +70,10 @@ class TokenQueries(NamedTuple):
     def part(self, start: int | None, stop: int | None) -> TokenQueries:
         """The tokens from ``start`` up to ``stop``."""
         return TokenQueries(*(x[:, start:stop] for x in self))
+
+    def split(self, count: int) -> tuple[TokenQueries, TokenQueries]:
+        """The first ``count`` tokens, and the others."""
+        return self.part(0, count), self.part(count, None)
 
 
 class ProjectedTokens(NamedTuple):
@@ -173,9 +178,19 @@ class TokenSelection(NamedTuple):
         within = None if self.within_budget is None else self.within_budget[:, :count]
         return TokenSelection(self.indices[:, :count], within)
 
+    def followed_by(self, other: TokenSelection) -> TokenSelection:
+        """These tokens and then those of another selection."""
+        indices = torch.cat((self.indices, other.indices), 1)
+        if self.within_budget is None and other.within_budget is None:
+            return TokenSelection(indices, None)
+        masks = (
+            x.indices >= 0 if x.within_budget is None else x.within_budget for x in (self, other)
+        )
+        return TokenSelection(indices, torch.cat(tuple(masks), 1))
+
     def gather(self, x: Tensor) -> Tensor:
         """The selected rows (B, N, C) of x (B, S, C)."""
-        return x.flatten(0, 1).index_select(0, self._flat(x)).view(*self.indices.shape, -1)
+        return x.flatten(0, 1).index_select(0, self._flat(x)).view(*self.indices.shape, x.shape[-1])
 
     def scatter(self, x: Tensor, rows: Tensor) -> Tensor:
         """A copy of x (B, S, C) with ``rows`` (B, N, C) for the selected, except for fillers."""

@@ -38,6 +38,7 @@ def flatten_levels(
     *joined, valid_sizes = zip(*parts, strict=True)
     features, embedded, padding_mask, centers = (torch.cat(x, 1) for x in joined)
     valid_size = torch.stack(valid_sizes, 1)  # (B, L, 2)
+    level_valid = valid_size.prod(-1).long()
     map_size = torch.tensor([(width, height) for height, width in shapes])
     return FeatureTokens(
         features=features,
@@ -46,9 +47,10 @@ def flatten_levels(
         centers=centers,
         valid_ratios=(valid_size / map_size).to(features.device, non_blocking=True),
         spatial_shapes=shapes,
-        num_valid=tuple(valid_size.prod(-1).sum(1).long().tolist()),
+        num_valid=tuple(level_valid.sum(1).tolist()),
         image_sizes=image_sizes,
         strides=tuple(strides),
+        level_valid=tuple(map(tuple, level_valid.tolist())),
     )
 
 

@@ -85,3 +85,19 @@ def test_object_attention_that_the_model_lacks_is_unplaced(published, config):
     _, report = convert_state_dict(published("focus_detr_r50_4scale"), cfg)
     assert len(report.unplaced) == 36  # Four of the attention, two of the norm, in six layers.
     assert all(name.startswith("encoder.dual_attention.") for name in report.unplaced)
+
+
+def test_a_released_file_starts_the_interleaved_encoder_that_selects_tokens(published, config):
+    leaf = "lite_focus_dino_h2l2_2p1x3_keep30_plain_r50_36ep"
+    options = ["MODEL.LITE_FOCUS.OBJECT_TOKENS", 300, "MODEL.DETR.SHARE_HEADS", False]
+    weights = published("focus_detr_r50_4scale")
+    converted, report = convert_state_dict(weights, config(leaf, "MODEL.DEVICE", "cpu", *options))
+    # The small feed-forward part of the low levels, in the last layer of each of three blocks.
+    parts = {"linear12", "linear22", "norm22"}
+    assert {name.split(".")[-2] for name in report.missing} == parts
+    assert {name.split(".")[2] for name in report.missing} == {"1", "3", "5"}
+    # Dual attention stands only before these layers.
+    assert {name.split(".")[1] for name in report.unplaced} == {"dual_attention"}
+    assert {name.split(".")[2] for name in report.unplaced} == {"0", "2", "4"}
+    key = "transformer.encoder.layers.3.attentions.0.attn.in_proj_bias"
+    assert converted["encoder.dual_attention.3.self_attn.in_proj_bias"] is weights[key]

@@ -126,3 +126,15 @@ def test_options_are_found_in_a_namespace_or_a_dictionary():
     assert training_options({"args": argparse.Namespace(**options)}) == options
     assert training_options({"args": options}) == options
     assert training_options({"model": {}}) == {}
+
+
+def test_a_released_file_starts_the_encoder_that_also_selects_tokens(published, config):
+    cfg = config("lite_focus_dino_h2l2_2p1x3_keep30_dual_r50_36ep", "MODEL.DEVICE", "cpu")
+    _, report = convert_state_dict(published("lite_dino_h2l2_2p1x3"), cfg)
+    assert {name.split(".")[1] for name in report.missing} == {
+        "scorer",
+        "dual_attention",
+    }
+    assert report.unplaced == []
+    assert "encoder.scorer.layer1.* (4)" in report.untrained()
+    assert "encoder.dual_attention.*.norm (6)" in report.untrained()

@@ -1,12 +1,10 @@
-import dataclasses
-
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from lite_focus_detr.config import load_config
-from lite_focus_detr.modeling.encoder import focus
+from lite_focus_detr.modeling.encoder import foreground
 
 
 @pytest.fixture
@@ -39,14 +37,14 @@ def test_recall_of_the_first_and_the_last_layer_is_logged(model, make_batch):
 
 
 def test_all_tokens_kept_recall_all_foreground(model, make_batch):
-    model.encoder.settings = dataclasses.replace(model.encoder.settings, keep_ratios=[1.0, 1.0])
+    model.encoder.keep_ratios = [1.0, 1.0]
     with EventStorage() as storage:
         model(make_batch((3, 1)))
         assert storage.latest()["focus/foreground_recall_layer0"][0] == 1
 
 
 def test_levels_without_foreground_are_named_once(model, make_batch, caplog, monkeypatch):
-    monkeypatch.setattr(focus, "LEVEL_CHECK_ITERATIONS", 3)
+    monkeypatch.setattr(foreground, "LEVEL_CHECK_ITERATIONS", 3)
     batch = make_batch((3, 1))  # Boxes below 30 pixels: the finest level is enough.
     messages = []
     for _ in range(5):

@@ -6,6 +6,7 @@ from .deformable import DeformableEncoder
 from .focus import FocusEncoder
 from .layer import EncoderLayer
 from .lite import LiteEncoder
+from .lite_focus import LiteFocusEncoder
 from .sparse import SparseEncoder
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "EncoderOutput",
     "FocusEncoder",
     "LiteEncoder",
+    "LiteFocusEncoder",
     "SparseEncoder",
     "TokenQueries",
     "TokenSelection",

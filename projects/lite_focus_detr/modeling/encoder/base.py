@@ -17,6 +17,8 @@ ENCODER_REGISTRY.__doc__ = "Encoders by name, built as ``Encoder(cfg)``; see :cl
 class Encoder(nn.Module):
     """Base of the encoders: update tokens, and own the configuration keys and losses of that."""
 
+    #: Shares of the tokens that layers or blocks update; empty: all layers update all.
+    keep_ratios: Sequence[float] = ()
     #: Tokens are scored: a proposal head is needed, whatever the queries are.
     needs_proposal_head = False
     #: The losses need to know where the decoder samples.

@@ -1,9 +1,48 @@
 """The self-attention of Focus-DETR among the tokens that look most like objects."""
 
+import dataclasses
+from typing import Literal
+
+import torch
 from torch import Tensor, nn
 
+from ..proposals import TokenHead
 from ..structures import TokenQueries, TokenSelection
 from ..transformer_layer import xavier_matrices
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectRule:
+    """Object tokens have the highest product of class and foreground score."""
+
+    count: int  #: of an image, as far as it has so many tokens
+    score: Literal["logit", "probability"]  #: before or after the sigmoid
+
+    @torch.no_grad()
+    def select(
+        self,
+        features: Tensor,
+        foreground: Tensor,
+        within: Tensor | None,
+        proposal_head: TokenHead,
+    ) -> TokenSelection:
+        """The object tokens of an image.
+
+        Args:
+            features: (B, N, C) of the tokens to choose from.
+            foreground: (B, N) their logits.
+            within: (B, N) bool, False for tokens that are none of the image; None: all are.
+            proposal_head: scores classes.
+        """
+        score = proposal_head.predict_logits(features).amax(-1)
+        if self.score == "probability":
+            score, foreground = score.sigmoid(), foreground.sigmoid()
+        score = score * foreground
+        if within is not None:
+            score = torch.where(within, score, float("-inf"))
+        best = score.topk(min(self.count, score.shape[1]), dim=1)
+        usable = None if within is None else best.values > float("-inf")
+        return TokenSelection(best.indices, usable)
 
 
 class DualAttention(nn.Module):

@@ -1,44 +1,32 @@
 """The encoder of Focus-DETR: foreground tokens found with supervision, objects attended twice."""
 
-import logging
 from typing import Any, ClassVar
 
-import torch
 from detectron2.config import CfgNode, configurable
-from detectron2.utils.events import get_event_storage, has_event_storage
-from torch import Tensor
 
-from ..structures import EncoderOutput, FeatureTokens, Sampling, Targets
 from .base import ENCODER_REGISTRY
-from .foreground import ForegroundRule, assign_foreground, foreground_loss, foreground_recall
+from .dual_attention import ObjectRule
+from .foreground import ForegroundRule, ForegroundSupervised
+from .layer import EncoderLayer
 from .selective import SelectiveEncoder, SelectiveParts, build_selective_parts
-
-logger = logging.getLogger(__name__)
-
-# Reading a number from a GPU waits for it, so the recall is not logged in every iteration.
-LOG_PERIOD = 20
-# A level without a single foreground token in so many batches of a process is worth a warning.
-LEVEL_CHECK_ITERATIONS = 100
+from .token_selection import require_keep_ratios
 
 
 @ENCODER_REGISTRY.register()
-class FocusEncoder(SelectiveEncoder):
+class FocusEncoder(ForegroundSupervised, SelectiveEncoder):
     """Cascade of foreground tokens with dual attention (Focus-DETR, 3.2 and 3.3)."""
 
     choices: ClassVar = {
-        "MODEL.FOCUS.MODULATION": ("none", "top_down", "bottom_up"),
-        "MODEL.FOCUS.DISTANCE": ("max_side", "half_size"),
+        **ForegroundSupervised.choices,
         "MODEL.FOCUS.VALUE": ("frozen", "updated"),
-        "MODEL.FOCUS.OBJECT_SCORE": ("logit", "probability"),
     }
     minimum_values: ClassVar = {
+        **ForegroundSupervised.minimum_values,
         "MODEL.FOCUS.OBJECT_TOKENS": 0,
-        "MODEL.FOCUS.SCALE_RANGES_AT": 0,
-        "MODEL.FOCUS.LOSS_WEIGHT": 0,
     }
     list_lengths: ClassVar = {
+        **ForegroundSupervised.list_lengths,
         "MODEL.FOCUS.KEEP_RATIOS": "MODEL.DETR.ENCODER.NUM_LAYERS",
-        "MODEL.FOCUS.SCALE_RANGES": "MODEL.DETR.NUM_LEVELS",
     }
 
     @configurable
@@ -52,8 +40,7 @@ class FocusEncoder(SelectiveEncoder):
         super().__init__(parts)
         self.rule = rule
         self.loss_weight = loss_weight
-        self.levels_found = torch.tensor(False)  # (L,) from the first iteration on
-        self.checked_iterations = 0
+        self.watched_layers = (0, len(parts.layers) - 1)
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -88,57 +75,16 @@ class FocusEncoder(SelectiveEncoder):
     @staticmethod
     def validate_config(cfg: CfgNode) -> None:
         """See :meth:`Encoder.validate_config`."""
-        ratios, ranges = list(cfg.MODEL.FOCUS.KEEP_RATIOS), cfg.MODEL.FOCUS.SCALE_RANGES
-        if ratios != sorted(ratios, reverse=True) or not 0 < ratios[-1] <= ratios[0] <= 1:
-            rule = "must lie in (0, 1] and not rise from layer to layer"
-            raise ValueError(f"MODEL.FOCUS.KEEP_RATIOS {ratios} {rule}")
-        if any(len(limits) != 2 or limits[0] >= limits[1] for limits in ranges):
-            rule = "must hold a [low, high] with low < high per level"
-            raise ValueError(f"MODEL.FOCUS.SCALE_RANGES {ranges} {rule}")
+        require_keep_ratios("MODEL.FOCUS.KEEP_RATIOS", cfg.MODEL.FOCUS.KEEP_RATIOS)
+        ForegroundSupervised.validate_config(cfg)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Arguments of the constructor from ``MODEL.FOCUS`` and ``MODEL.DETR.ENCODER``."""
         focus = cfg.MODEL.FOCUS
-        rule = ForegroundRule(
-            scale_ranges=[tuple(limits) for limits in focus.SCALE_RANGES],
-            scale_ranges_at=focus.SCALE_RANGES_AT,
-            distance=focus.DISTANCE,
-        )
-        ratios, modulation = focus.KEEP_RATIOS, focus.MODULATION
-        parts = build_selective_parts(cfg, focus, ratios, value=focus.VALUE, modulation=modulation)
+        layers = [EncoderLayer(cfg) for _ in focus.KEEP_RATIOS]
+        objects = ObjectRule(count=focus.OBJECT_TOKENS, score=focus.OBJECT_SCORE)
+        options = {"value": focus.VALUE, "modulation": focus.MODULATION}
+        parts = build_selective_parts(cfg, layers, focus.KEEP_RATIOS, objects, **options)
+        rule = ForegroundRule.from_config(cfg)
         return {"parts": parts, "rule": rule, "loss_weight": focus.LOSS_WEIGHT}
-
-    def losses(
-        self, output: EncoderOutput, tokens: FeatureTokens, targets: Targets, sampling: Sampling
-    ) -> dict[str, Tensor]:
-        """``loss_foreground``: focal loss of the scores; see :class:`Encoder`."""
-        trace = output.trace
-        assert trace is not None
-        foreground = assign_foreground(tokens, targets, self.rule)
-        self.check_levels(foreground, tokens)
-        if has_event_storage() and get_event_storage().iter % LOG_PERIOD == 0:
-            for layer in {0, len(trace.kept) - 1}:
-                recall = foreground_recall(trace.kept[layer], foreground)
-                get_event_storage().put_scalar(f"focus/foreground_recall_layer{layer}", recall)
-        loss = foreground_loss(trace.foreground, foreground)
-        return {"loss_foreground": self.loss_weight * loss}
-
-    def check_levels(self, foreground: Tensor, tokens: FeatureTokens) -> None:
-        """Warn once if a level has had no foreground, (B, S) bool, since the training began."""
-        self.checked_iterations += 1
-        if self.checked_iterations > LEVEL_CHECK_ITERATIONS:
-            return
-        lengths = [height * width for height, width in tokens.spatial_shapes]
-        found = torch.stack([level.any() for level in torch.split(foreground, lengths, 1)])
-        self.levels_found = self.levels_found | found
-        if self.checked_iterations == LEVEL_CHECK_ITERATIONS and not self.levels_found.all():
-            empty = (~self.levels_found).nonzero()[:, 0].tolist()
-            names = (", ".join(map(str, x)) for x in (empty, [tokens.strides[x] for x in empty]))
-            logger.warning(
-                "Levels %s (strides %s) had no foreground token in the first %d batches: all of "
-                "their tokens are trained as background. MODEL.FOCUS.SCALE_RANGES are pixels of "
-                "images of the usual size; for smaller ones set MODEL.FOCUS.SCALE_RANGES_AT 800",
-                *names,
-                LEVEL_CHECK_ITERATIONS,
-            )

@@ -1,15 +1,26 @@
 """The supervision of Focus-DETR's scores: which tokens are foreground, and how scores learn it."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.utils.events import get_event_storage, has_event_storage
 from torch import Tensor
 from torchvision.ops import box_convert
 
 from ..losses import focal_loss
-from ..structures import FeatureTokens, Targets, TokenSelection
+from ..structures import EncoderOutput, FeatureTokens, Sampling, Targets, TokenSelection
+from .base import Encoder
+
+logger = logging.getLogger(__name__)
+
+# Reading a number from a GPU waits for it, so the recall is not logged in every iteration.
+LOG_PERIOD = 20
+# A level without a single foreground token in so many batches of a process is worth a warning.
+LEVEL_CHECK_ITERATIONS = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +32,73 @@ class ForegroundRule:
     #: The size. ``max_side``: greatest distance of the token to a side of the box (the released
     #: code, after FCOS); ``half_size``: half of the box's longer side (eq. 1).
     distance: Literal["max_side", "half_size"]
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "ForegroundRule":
+        """The rule of ``MODEL.FOCUS``."""
+        focus = cfg.MODEL.FOCUS
+        ranges = [tuple(limits) for limits in focus.SCALE_RANGES]
+        return cls(ranges, focus.SCALE_RANGES_AT, focus.DISTANCE)
+
+
+class ForegroundSupervised(Encoder):
+    """An encoder whose scores learn the foreground of the ground truth, as MODEL.FOCUS says."""
+
+    choices: ClassVar = {
+        "MODEL.FOCUS.MODULATION": ("none", "top_down", "bottom_up"),
+        "MODEL.FOCUS.DISTANCE": ("max_side", "half_size"),
+        "MODEL.FOCUS.OBJECT_SCORE": ("logit", "probability"),
+    }
+    minimum_values: ClassVar = {"MODEL.FOCUS.SCALE_RANGES_AT": 0, "MODEL.FOCUS.LOSS_WEIGHT": 0}
+    list_lengths: ClassVar = {"MODEL.FOCUS.SCALE_RANGES": "MODEL.DETR.NUM_LEVELS"}
+
+    rule: ForegroundRule
+    loss_weight: float
+    watched_layers: tuple[int, int]  #: whose recall is logged
+    levels_found: Tensor | bool = False  #: (L,) from the first iteration on
+    checked_iterations = 0
+
+    @staticmethod
+    def validate_config(cfg: CfgNode) -> None:
+        """See :meth:`Encoder.validate_config`."""
+        ranges = cfg.MODEL.FOCUS.SCALE_RANGES
+        if any(len(limits) != 2 or limits[0] >= limits[1] for limits in ranges):
+            rule = "must hold a [low, high] with low < high per level"
+            raise ValueError(f"MODEL.FOCUS.SCALE_RANGES {ranges} {rule}")
+
+    def losses(
+        self, output: EncoderOutput, tokens: FeatureTokens, targets: Targets, sampling: Sampling
+    ) -> dict[str, Tensor]:
+        """``loss_foreground``: focal loss of the scores; see :class:`Encoder`."""
+        trace = output.trace
+        assert trace is not None
+        foreground = assign_foreground(tokens, targets, self.rule)
+        self.check_levels(foreground, tokens)
+        if has_event_storage() and get_event_storage().iter % LOG_PERIOD == 0:
+            for layer in set(self.watched_layers):
+                recall = foreground_recall(trace.kept[layer], foreground)
+                get_event_storage().put_scalar(f"focus/foreground_recall_layer{layer}", recall)
+        loss = foreground_loss(trace.foreground, foreground)
+        return {"loss_foreground": self.loss_weight * loss}
+
+    def check_levels(self, foreground: Tensor, tokens: FeatureTokens) -> None:
+        """Warn once if a level has had no foreground, (B, S) bool, since the training began."""
+        self.checked_iterations += 1
+        if self.checked_iterations > LEVEL_CHECK_ITERATIONS:
+            return
+        lengths = [height * width for height, width in tokens.spatial_shapes]
+        found = torch.stack([level.any() for level in torch.split(foreground, lengths, 1)])
+        self.levels_found = self.levels_found | found
+        if self.checked_iterations == LEVEL_CHECK_ITERATIONS and not self.levels_found.all():
+            empty = (~self.levels_found).nonzero()[:, 0].tolist()
+            names = (", ".join(map(str, x)) for x in (empty, [tokens.strides[x] for x in empty]))
+            logger.warning(
+                "Levels %s (strides %s) had no foreground token in the first %d batches: all of "
+                "their tokens are trained as background. MODEL.FOCUS.SCALE_RANGES are pixels of "
+                "images of the usual size; for smaller ones set MODEL.FOCUS.SCALE_RANGES_AT 800",
+                *names,
+                LEVEL_CHECK_ITERATIONS,
+            )
 
 
 def assign_foreground(tokens: FeatureTokens, targets: Targets, rule: ForegroundRule) -> Tensor:

@@ -1,7 +1,8 @@
 """The interleaved encoder of Lite DETR: many updates of few tokens, few updates of many."""
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -45,6 +46,16 @@ class AllLevelsLayer(EncoderLayer):
         return self.norm22(features + self.dropout(self.linear22(hidden)))
 
 
+@dataclasses.dataclass(frozen=True)
+class LiteSettings:
+    """How the layers treat high and low levels."""
+
+    num_high_levels: int  #: the coarsest levels, from 1 to all L
+    #: Low levels sample high ones as a layer finds (joint) or leaves them (after).
+    low_update: Literal["joint", "after"]
+    gradient_checkpointing: bool  #: see :func:`run_layer`
+
+
 @ENCODER_REGISTRY.register()
 class LiteEncoder(Encoder):
     """Blocks that update the high levels in every layer and all levels in the last (3.2-3.3); low
@@ -54,26 +65,15 @@ class LiteEncoder(Encoder):
     minimum_values: ClassVar = {"MODEL.LITE.LOW_FFN_DIM": 1}
 
     @configurable
-    def __init__(
-        self,
-        *,
-        layers: Sequence[EncoderLayer],
-        num_high_levels: int,
-        low_update: str,
-        gradient_checkpointing: bool,
-    ) -> None:
+    def __init__(self, *, layers: Sequence[EncoderLayer], settings: LiteSettings) -> None:
         """
         Args:
             layers: in order; an :class:`AllLevelsLayer` updates the low levels as well.
-            num_high_levels: the coarsest levels, from 1 to all L.
-            low_update: low levels sample high ones as a layer finds (joint) or leaves them (after).
-            gradient_checkpointing: see :func:`run_layer`.
+            settings: how.
         """
         super().__init__()
         self.layers = nn.ModuleList(layers)
-        self.num_high_levels = num_high_levels
-        self.low_update = low_update
-        self.gradient_checkpointing = gradient_checkpointing
+        self.settings = settings
 
     @staticmethod
     def add_config(cfg: CfgNode) -> None:
@@ -117,33 +117,42 @@ class LiteEncoder(Encoder):
                 layers.append(AllLevelsLayer(cfg, low_ffn_dim=lite.LOW_FFN_DIM))
             else:
                 layers.append(EncoderLayer(cfg))
-        return {
-            "layers": layers,
-            "num_high_levels": lite.NUM_HIGH_LEVELS,
-            "low_update": lite.LOW_UPDATE,
-            "gradient_checkpointing": detr.GRADIENT_CHECKPOINTING,
-        }
+        settings = LiteSettings(
+            num_high_levels=lite.NUM_HIGH_LEVELS,
+            low_update=lite.LOW_UPDATE,
+            gradient_checkpointing=detr.GRADIENT_CHECKPOINTING,
+        )
+        return {"layers": layers, "settings": settings}
 
     def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` is not used."""
-        low_shapes = tokens.spatial_shapes[: -self.num_high_levels]
-        num_low = sum(height * width for height, width in low_shapes)
-        queries = TokenQueries.all_of(tokens)
-        low, high = queries.part(0, num_low), queries.part(num_low, None)
+        low, high = self.split_levels(tokens)
         for layer in self.layers:
-            arguments = (layer, low, high, tokens)
-            features = run_layer(self.gradient_checkpointing, self.update, *arguments)
+            arguments = (layer, low.features, low, high, tokens)
+            features = run_layer(self.settings.gradient_checkpointing, self.update, *arguments)
             low, high = low._replace(features=features[0]), high._replace(features=features[1])
         return EncoderOutput(torch.cat((low.features, high.features), 1))
 
+    def split_levels(self, tokens: FeatureTokens) -> tuple[TokenQueries, TokenQueries]:
+        """All tokens of the low and of the high levels."""
+        low_shapes = tokens.spatial_shapes[: -self.settings.num_high_levels]
+        num_low = sum(height * width for height, width in low_shapes)
+        return TokenQueries.all_of(tokens).split(num_low)
+
     def update(
-        self, layer: EncoderLayer, low: TokenQueries, high: TokenQueries, tokens: FeatureTokens
+        self,
+        layer: EncoderLayer,
+        low_value: Tensor,
+        low: TokenQueries,
+        high: TokenQueries,
+        tokens: FeatureTokens,
     ) -> tuple[Tensor, Tensor]:
-        """Features (B, N, C) of the low and of the high levels after a layer."""
-        value = layer.self_attn.project((low.features, high.features), tokens.padding_mask)
+        """Features (B, N, C) after a layer of the ``low`` tokens that it may update, which are
+        among all of the low levels, ``low_value``, and of the high levels."""
+        value = layer.self_attn.project((low_value, high.features), tokens.padding_mask)
         updated: Tensor = layer(high, value, tokens)
         if not isinstance(layer, AllLevelsLayer):
             return low.features, updated
-        if self.low_update == "after":
-            value = layer.self_attn.project((low.features, updated), tokens.padding_mask)
+        if self.settings.low_update == "after":
+            value = layer.self_attn.project((low_value, updated), tokens.padding_mask)
         return layer.update_low(low, value, tokens), updated

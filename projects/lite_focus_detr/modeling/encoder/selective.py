@@ -8,13 +8,13 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..proposals import TokenHead, token_anchors
+from ..proposals import TokenHead
 from ..structures import EncoderOutput, FeatureTokens, SelectionTrace, TokenQueries, TokenSelection
 from ..transformer_layer import run_layer
 from .base import Encoder
-from .dual_attention import DualAttention
+from .dual_attention import DualAttention, ObjectRule
 from .layer import EncoderLayer
-from .token_scorer import TokenScorer
+from .token_scorer import TokenScorer, score_tokens
 from .token_selection import budget_mask, token_budgets, tokens_per_layer, topk_tokens
 
 #: The features of the neck in every layer, or the updated ones.
@@ -23,13 +23,10 @@ Source = Literal["frozen", "updated"]
 
 @dataclasses.dataclass(frozen=True)
 class SelectionSettings:
-    """Which tokens a selective encoder updates, and what they attend to."""
+    """What the selected tokens attend to, and which of them attend twice."""
 
-    keep_ratios: Sequence[float]  #: of an image's tokens, for each layer; in (0, 1], not rising
     value: Source  #: what the layers attend to
-    object_tokens: int  #: of the dual attention
-    #: They have the highest product of class and foreground score, before or after the sigmoid.
-    object_score: Literal["logit", "probability"]
+    objects: ObjectRule  #: of the dual attention
     gradient_checkpointing: bool  #: see :func:`run_layer`
 
 
@@ -38,7 +35,8 @@ class SelectiveParts(NamedTuple):
 
     layers: Sequence[EncoderLayer]  #: in order
     scorer: TokenScorer  #: of all tokens
-    dual_attention: Sequence[DualAttention]  #: one before each layer; empty: none
+    dual_attention: Sequence[DualAttention]  #: one for each of the ratios; empty: none
+    keep_ratios: Sequence[float]  #: shares of an image's tokens; in (0, 1], not rising
     settings: SelectionSettings
 
 
@@ -62,6 +60,7 @@ class SelectiveEncoder(Encoder):
         self.layers = nn.ModuleList(parts.layers)
         self.scorer = parts.scorer
         self.dual_attention = nn.ModuleList(parts.dual_attention)
+        self.keep_ratios = parts.keep_ratios
         self.settings = parts.settings
 
     def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
@@ -70,7 +69,7 @@ class SelectiveEncoder(Encoder):
         scores, ranking, trace = self.rank_tokens(tokens, proposal_head)
         initial = active = gather_queries(ranking, tokens)
         memory = tokens.features
-        counts = tokens_per_layer(max(trace.budgets), self.settings.keep_ratios)
+        counts = tokens_per_layer(max(trace.budgets), self.keep_ratios)
         checkpointing = self.settings.gradient_checkpointing
         for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
             kept = ranking.first(count)
@@ -98,17 +97,14 @@ class SelectiveEncoder(Encoder):
         self, tokens: FeatureTokens, proposal_head: TokenHead
     ) -> tuple[Tensor, TokenSelection, SelectionTrace]:
         """The first layer's tokens: their scores (B, N), best first, and the trace to be filled."""
-        valid = token_anchors(tokens)[1]
-        projected = proposal_head.project(tokens.features + tokens.position, valid)
-        foreground = self.scorer(projected, tokens.spatial_shapes)
-        budgets = token_budgets(tokens.num_valid, self.settings.keep_ratios[0])
+        foreground = score_tokens(self.scorer, tokens, proposal_head)
+        budgets = token_budgets(tokens.num_valid, self.keep_ratios[0])
         scores = foreground.detach().masked_fill(tokens.padding_mask, float("-inf"))
         selection = topk_tokens(scores, max(budgets), budgets)
         # As published, padding has the lowest score of the batch.
         scores = scores.gather(1, selection.indices).clamp(min=foreground.min().detach())
         return scores, selection, SelectionTrace(foreground, budgets, [], [], [])
 
-    @torch.no_grad()
     def select_object_tokens(
         self,
         active: TokenQueries,
@@ -117,23 +113,16 @@ class SelectiveEncoder(Encoder):
         tokens: FeatureTokens,
         proposal_head: TokenHead,
     ) -> TokenSelection:
-        """The best of the N ``active`` tokens by the product of class and foreground score (B, N…).
+        """The object tokens among the N ``active`` tokens with scores ``foreground`` (B, N…).
 
         As published, the score ``logit`` also finds tokens beyond an image's budget, unless the
         result must not depend on the batch.
         """
-        score = proposal_head.predict_logits(active.features).amax(-1)
-        count, budgets = score.shape[1], trace.budgets
-        foreground = foreground[:, :count]
-        if self.settings.object_score == "probability":
-            score, foreground = score.sigmoid(), foreground.sigmoid()
-        elif not tokens.batch_invariant:
-            budgets = (count,) * len(score)
-        score = score * foreground
-        if min(budgets) < count:
-            within = budget_mask(count, budgets, score.device)
-            score = torch.where(within, score, float("-inf"))
-        return topk_tokens(score, min(self.settings.object_tokens, count), budgets)
+        count, rule, within = active.features.shape[1], self.settings.objects, None
+        published = rule.score == "logit" and not tokens.batch_invariant
+        if min(trace.budgets) < count and not published:
+            within = budget_mask(count, trace.budgets, active.features.device)
+        return rule.select(active.features, foreground[:, :count], within, proposal_head)
 
 
 def gather_queries(selection: TokenSelection, tokens: FeatureTokens) -> TokenQueries:
@@ -146,21 +135,22 @@ def gather_queries(selection: TokenSelection, tokens: FeatureTokens) -> TokenQue
 
 
 def build_selective_parts(
-    cfg: CfgNode, node: CfgNode, keep_ratios: Sequence[float], *, value: Source, modulation: str
+    cfg: CfgNode,
+    layers: Sequence[EncoderLayer],
+    keep_ratios: Sequence[float],
+    objects: ObjectRule,
+    *,
+    value: Source,
+    modulation: str,
 ) -> SelectiveParts:
-    """The parts of a selective encoder from ``MODEL.DETR`` and the encoder's own ``node``."""
-    detr, num_layers = cfg.MODEL.DETR, cfg.MODEL.DETR.ENCODER.NUM_LAYERS
-    settings = SelectionSettings(
-        keep_ratios=list(keep_ratios),
-        value=value,
-        object_tokens=node.OBJECT_TOKENS,
-        object_score=node.OBJECT_SCORE,
-        gradient_checkpointing=detr.GRADIENT_CHECKPOINTING,
-    )
-    layers = [EncoderLayer(cfg) for _ in range(num_layers)]
+    """The parts of a selective encoder from ``MODEL.DETR`` and its own settings; there is a dual
+    attention for each of the ``keep_ratios``."""
+    detr = cfg.MODEL.DETR
+    checkpointing = detr.GRADIENT_CHECKPOINTING
+    settings = SelectionSettings(value=value, objects=objects, gradient_checkpointing=checkpointing)
     embed_dim, num_heads = detr.EMBED_DIM, detr.NUM_HEADS
     scorer = TokenScorer(embed_dim=embed_dim, num_levels=detr.NUM_LEVELS, modulation=modulation)
     sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": detr.ENCODER.DROPOUT}
-    num_dual = num_layers if node.OBJECT_TOKENS else 0
+    num_dual = len(keep_ratios) if objects.count else 0
     dual_attention = [DualAttention(**sizes) for _ in range(num_dual)]
-    return SelectiveParts(layers, scorer, dual_attention, settings)
+    return SelectiveParts(layers, scorer, dual_attention, list(keep_ratios), settings)

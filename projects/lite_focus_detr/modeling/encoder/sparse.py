@@ -12,6 +12,8 @@ from ..heads import DetectionHeads
 from ..proposals import TokenHead, token_anchors
 from ..structures import EncoderOutput, FeatureTokens, Prediction, Sampling, Targets
 from .base import ENCODER_REGISTRY
+from .dual_attention import ObjectRule
+from .layer import EncoderLayer
 from .selective import SelectiveEncoder, SelectiveParts, build_selective_parts
 from .token_selection import topk_tokens
 
@@ -76,7 +78,10 @@ class SparseEncoder(SelectiveEncoder):
             options = {"num_layers": num_layers - 1, "share_heads": False, "size_bias": 0.0}
             aux_heads = DetectionHeads(cfg, **options)
         ratios = [sparse.KEEP_RATIO] * num_layers
-        parts = build_selective_parts(cfg, sparse, ratios, value="updated", modulation="joint")
+        layers = [EncoderLayer(cfg) for _ in ratios]
+        objects = ObjectRule(count=sparse.OBJECT_TOKENS, score=sparse.OBJECT_SCORE)
+        options = {"value": "updated", "modulation": "joint"}
+        parts = build_selective_parts(cfg, layers, ratios, objects, **options)
         return {"parts": parts, "aux_heads": aux_heads, "loss_weight": sparse.LOSS_WEIGHT}
 
     def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:

@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..box_ops import to_float32
-from ..structures import SpatialShapes
+from ..proposals import TokenHead, token_anchors
+from ..structures import FeatureTokens, SpatialShapes
 from ..transformer_layer import xavier_matrices
 
 
@@ -62,3 +63,11 @@ class TokenScorer(nn.Module):
         shared = F.linear(context.mean(1, keepdim=True), for_context, first.bias)
         hidden = F.linear(local, for_local) + shared
         return to_float32(self.layer2[1:](hidden)[..., 0])
+
+
+def score_tokens(scorer: TokenScorer, tokens: FeatureTokens, proposal_head: TokenHead) -> Tensor:
+    """Foreground logits (B, S) of all tokens as the proposal head projects them."""
+    valid = token_anchors(tokens)[1]
+    projected = proposal_head.project(tokens.features + tokens.position, valid)
+    logits: Tensor = scorer(projected, tokens.spatial_shapes)
+    return logits

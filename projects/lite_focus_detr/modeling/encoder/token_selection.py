@@ -6,7 +6,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..structures import TokenSelection
+from ..structures import FeatureTokens, TokenSelection
+
+
+def require_keep_ratios(key: str, ratios: Sequence[float]) -> None:
+    """Raise a ValueError that names the ``key`` for shares that cannot be, or that rise."""
+    if sorted(ratios, reverse=True) != list(ratios) or not 0 < ratios[-1] <= ratios[0] <= 1:
+        rule = "must lie in (0, 1] and not rise from layer to layer"
+        raise ValueError(f"{key} {list(ratios)} {rule}")
 
 
 def token_budgets(num_valid: Sequence[int], keep_ratio: float) -> tuple[int, ...]:
@@ -21,10 +28,34 @@ def tokens_per_layer(largest_budget: int, keep_ratios: Sequence[float]) -> list[
     return [max(1, int(share * np.float32(largest_budget))) for share in shares]
 
 
+def select_by_ratios(
+    scores: Tensor, num_valid: Sequence[int], keep_ratios: Sequence[float]
+) -> list[TokenSelection]:
+    """The best tokens by scores (B, S) for each of the ratios, which do not rise: of an image its
+    share of the ``num_valid`` tokens, whatever the other images of the batch have."""
+    budgets = [token_budgets(num_valid, ratio) for ratio in keep_ratios]
+    best = scores.topk(max(budgets[0]), dim=1).indices
+    return [within_budgets(best[:, : max(x)], x) for x in budgets]
+
+
+def select_from(start: int, tokens: FeatureTokens) -> TokenSelection:
+    """All tokens from number ``start`` on, in their order; padding does not count as selected."""
+    batch, length = tokens.padding_mask.shape
+    indices = torch.arange(start, length, device=tokens.padding_mask.device).expand(batch, -1)
+    padded = min(tokens.num_valid) < length
+    return TokenSelection(indices, ~tokens.padding_mask[:, start:] if padded else None)
+
+
 def topk_tokens(scores: Tensor, count: int, budgets: Sequence[int]) -> TokenSelection:
-    """The ``count`` best tokens by scores (B, S), within the image's budget: no GPU sync for it."""
-    within = budget_mask(count, budgets, scores.device) if min(budgets) < count else None
-    return TokenSelection(scores.topk(count, dim=1).indices, within)
+    """The ``count`` best tokens by scores (B, S), within the image's budget."""
+    return within_budgets(scores.topk(count, dim=1).indices, budgets)
+
+
+def within_budgets(indices: Tensor, budgets: Sequence[int]) -> TokenSelection:
+    """Tokens (B, N), best first, within the image's budget: no GPU sync for it."""
+    count = indices.shape[1]
+    within = budget_mask(count, budgets, indices.device) if min(budgets) < count else None
+    return TokenSelection(indices, within)
 
 
 def budget_mask(count: int, budgets: Sequence[int], device: torch.device) -> Tensor:
