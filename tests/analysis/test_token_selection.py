@@ -57,6 +57,29 @@ def test_coverage_is_counted_by_the_area_of_the_objects():
     assert shares["all"] == pytest.approx(2 / 3)
 
 
+def test_placement_counts_tokens_in_boxes_of_each_size_over_all_images():
+    kept = torch.zeros(2, 20, dtype=torch.bool)
+    kept[0, [0, 1, 19]] = True
+    objects = torch.zeros_like(kept)
+    objects[0, [1, 19]] = True
+    trace = grid_trace(kept, torch.zeros(20), torch.ones(20))._replace(objects=objects)
+    summary = SelectionSummary()
+    # Tokens 0, 1, 5 and 6 are in a small object, tokens 0 and 1 also in a large one.
+    boxes = torch.tensor([[0.0, 0.0, 0.4, 0.5], [0.0, 0.0, 0.4, 0.25]])
+    summary.add(trace, boxes, torch.tensor([100.0, 9216.0]))
+    none = grid_trace(torch.zeros_like(kept), torch.zeros(20), torch.ones(20))
+    summary.add(none, boxes[:1], torch.tensor([100.0]))
+    first, second = summary.placement()
+    assert first.recall["small"] == pytest.approx(2 / 8)
+    assert math.isnan(first.recall["medium"])
+    assert first.recall["large"] == 1.0
+    assert first.recall["all"] == pytest.approx(2 / 8)
+    assert first.kept_inside == pytest.approx(2 / 3)
+    assert first.objects_inside == 0.5
+    assert second.recall["all"] == 0
+    assert math.isnan(second.kept_inside)
+
+
 def test_boxes_become_relative_to_the_image():
     annotations = [{"bbox": [10, 20, 30, 40], "bbox_mode": BoxMode.XYWH_ABS}]
     assert torch.allclose(

@@ -71,10 +71,22 @@ def covered_objects(trace: ImageTrace, boxes: Tensor) -> Tensor:
 
     A token belongs to an object if its centre lies in the box.
     """
+    return (trace.kept[:, :, None] & tokens_in_boxes(trace, boxes)).any(1)
+
+
+def tokens_in_boxes(trace: ImageTrace, boxes: Tensor) -> Tensor:
+    """Which tokens have their centre in which boxes: (S, T) for boxes (T, 4) xyxy."""
     centers = trace.tokens.centers[0].cpu()
     above = centers[:, None] > boxes[None, :, :2]
-    inside = (above & (centers[:, None] < boxes[None, :, 2:])).all(-1)  # (S, T)
-    return (trace.kept[:, :, None] & inside).any(1)
+    return (above & (centers[:, None] < boxes[None, :, 2:])).all(-1)
+
+
+class Placement(NamedTuple):
+    """Where the tokens of an encoder layer land, over a data set; NaN where there are none."""
+
+    recall: dict[str, float]  #: by object size and ``all``: share of the tokens in boxes kept
+    kept_inside: float  #: share of the kept tokens that lie in a box
+    objects_inside: float  #: share of the object tokens that do
 
 
 def attention_correlation(trace: ImageTrace, share: float = 0.1) -> float:
@@ -91,39 +103,61 @@ def attention_correlation(trace: ImageTrace, share: float = 0.1) -> float:
 
 
 class SelectionSummary:
-    """Averages of the two measures over a data set."""
+    """How well an encoder selects tokens, over a data set."""
 
     def __init__(self) -> None:
         self.covered: list[Tensor] = []
         self.areas: list[Tensor] = []
         self.correlations: list[float] = []
+        #: For each image (E, 3 sets of tokens, sizes + 2): the sets are all, kept and object
+        #: tokens, the counts those in boxes of a size, in any box, and anywhere.
+        self.counts: list[Tensor] = []
 
     def add(self, trace: ImageTrace, boxes: Tensor, areas: Tensor) -> None:
         """Count an image with boxes (T, 4) xyxy relative to it, of ``areas`` (T,) in pixels."""
         self.covered.append(covered_objects(trace, boxes))
         self.areas.append(areas)
         self.correlations.append(attention_correlation(trace))
+        inside = tokens_in_boxes(trace, boxes)
+        groups = [inside[:, members].any(1) for members in _size_groups(areas).values()]
+        places = torch.stack([*groups, torch.ones_like(trace.kept[0])]).float()
+        sets = torch.stack((torch.ones_like(trace.kept), trace.kept, trace.objects), 1).float()
+        self.counts.append(sets @ places.mT)
 
     def coverage(self) -> list[dict[str, float]]:
         """For each encoder layer the share of objects that keep a token, by size and ``all``.
 
         NaN where the data set has no such objects.
         """
-        covered, areas = torch.cat(self.covered, 1).float(), torch.cat(self.areas)
-        groups: dict[str, Tensor] = {}
-        lower = 0.0
-        for name, upper in SIZES.items():
-            groups[name] = (areas >= lower) & (areas < upper)
-            lower = upper
-        groups["all"] = torch.ones_like(areas, dtype=torch.bool)
+        covered = torch.cat(self.covered, 1).float()
+        groups = _size_groups(torch.cat(self.areas))
         return [
             {name: float(layer[members].mean()) for name, members in groups.items()}
             for layer in covered
         ]
 
+    def placement(self) -> list[Placement]:
+        """Where the tokens of each encoder layer land."""
+        names = [*SIZES, "all"]
+        layers = []
+        for everything, kept, objects in torch.stack(self.counts).sum(0):
+            recall = dict(zip(names, (kept / everything)[:-1].tolist(), strict=True))
+            shares = [float(x[-2] / x[-1]) for x in (kept, objects)]
+            layers.append(Placement(recall, *shares))
+        return layers
+
     def correlation(self) -> float:
         """Mean of :func:`attention_correlation` over the images."""
         return sum(self.correlations) / len(self.correlations)
+
+
+def _size_groups(areas: Tensor) -> dict[str, Tensor]:
+    """Which objects (T,) are of which size, and ``all``, by their areas in pixels."""
+    groups, lower = {}, 0.0
+    for name, upper in SIZES.items():
+        groups[name] = (areas >= lower) & (areas < upper)
+        lower = upper
+    return {**groups, "all": torch.ones_like(areas, dtype=torch.bool)}
 
 
 def relative_boxes(annotations: Sequence[Mapping[str, Any]], width: int, height: int) -> Tensor:

@@ -5,8 +5,9 @@
         [--opts KEY VALUE ...]
 
 Writes one picture for each of the first images of a data set (the ground truth, foreground scores,
-and the tokens of each level and layer), and selection.md with the share of objects that keep a
-token and the correlation of the selection with the decoder's attention, over more images.
+and the tokens of each level and layer), and selection.md, over more images: the share of objects
+that keep a token, where kept and object tokens lie, and the correlation of the selection with the
+decoder's attention.
 """
 
 from __future__ import annotations
@@ -78,15 +79,27 @@ def summarize(
 
 
 def summary_table(summary: SelectionSummary) -> str:
-    """A Markdown table of the share of objects that keep a token, and the correlation."""
+    """Markdown tables of what is kept of the objects, and the correlation."""
     rows = [
         {"encoder layer": layer, **shares}
         for layer, shares in enumerate(summary.coverage(), start=1)
     ]
     table = tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3f")
+    rows = [
+        {
+            "encoder layer": layer,
+            **placement.recall,
+            "kept tokens in boxes": placement.kept_inside,
+            "object tokens in boxes": placement.objects_inside,
+        }
+        for layer, placement in enumerate(summary.placement(), start=1)
+    ]
+    tokens = tabulate(rows, headers="keys", tablefmt="github", floatfmt=".3f")
     correlation = summary.correlation()
     return (
         f"Share of objects that keep at least one token:\n\n{table}\n\n"
+        "Share of the tokens in boxes that are kept, by the size of the object, and of the kept "
+        f"and the object tokens that lie in a box:\n\n{tokens}\n\n"
         f"Correlation with the decoder's attention, top 10 %: {correlation:.3f}"
     )
 
