@@ -1,0 +1,1 @@
+"""The comparison of all encoders on equal terms."""

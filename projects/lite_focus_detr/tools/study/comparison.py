@@ -1,0 +1,175 @@
+"""The document of a study: tables, a plot, and copies of the metrics that they come from."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from detectron2.config import CfgNode
+from matplotlib.figure import Figure
+from tabulate import tabulate
+
+from ...analysis.complexity import measure_complexity
+from ...ops import backend
+from ..benchmark.encoders import build_detector, make_workloads
+from ..benchmark.measure import measure, processor, with_operators
+from .suite import BATCH, ENCODERS, Cell
+from .training import RESULT
+
+#: The file with the costs of the encoders, in the folder of the study.
+COSTS = "costs.json"
+ROUNDS = 9
+
+Results = Mapping[Cell, Mapping[str, Any]]
+
+
+class Group(NamedTuple):
+    """What is compared in one table."""
+
+    dataset: str
+    host: str
+
+    @classmethod
+    def of(cls, cell: Cell) -> Group:
+        """The table that a training belongs to."""
+        return cls(cell.dataset, cell.host)
+
+
+def read_results(folder: Path, cells: Sequence[Cell]) -> dict[Cell, dict[str, Any]]:
+    """What the finished trainings left, in the order of the suite."""
+    files = {cell: folder / cell.name / RESULT for cell in cells}
+    return {cell: json.loads(file.read_text()) for cell, file in files.items() if file.is_file()}
+
+
+def measure_costs(configs: Mapping[str, CfgNode], image_size: tuple[int, int]) -> dict[str, Any]:
+    """GFLOPs and time of encoders, by their names; the times are interleaved medians."""
+    kinds = [backend("cpu")]
+    workloads = partial(make_workloads, configs, image_size, "cpu", False)
+    measured = measure(partial(with_operators, workloads, kinds), ROUNDS, "cpu")
+    costs = {}
+    for name, cfg in configs.items():
+        complexity = measure_complexity(build_detector(cfg, "cpu"), *image_size)
+        seconds = measured[name, kinds[0]].cpu_seconds
+        costs[name] = {"gflops": complexity.flops["encoder"] / 1e9, "seconds": seconds}
+    return {"processor": processor(), "image_size": image_size, "encoders": costs}
+
+
+def write_document(document: Path, folder: Path, cells: Sequence[Cell], costs: Any) -> None:
+    """Write the comparison of what is finished.
+
+    Args:
+        document: a Markdown file; plot and metrics go to a folder of its name beside it.
+        folder: of the study.
+        cells: of the suite, in order.
+        costs: see :func:`measure_costs`, by data set.
+    """
+    results = read_results(folder, cells)
+    beside = document.with_suffix("")
+    beside.mkdir(parents=True, exist_ok=True)
+    for cell in results:
+        (beside / cell.name).mkdir(exist_ok=True)
+        shutil.copy(folder / cell.name / "metrics.json", beside / cell.name)
+    groups = list(dict.fromkeys(map(Group.of, results)))
+    parts = [_introduction(results)]
+    parts += [_section(group, results, costs.get(group.dataset), beside.name) for group in groups]
+    if results:
+        plot(results, costs).savefig(beside / "ap_over_gflops.png", dpi=110)
+        picture = f"{beside.name}/ap_over_gflops.png"
+        parts.append(f"![AP over GFLOPs of the encoder]({picture})\n")
+    parts.append(_missing(cells, results))
+    document.write_text("\n".join(parts))
+
+
+def _introduction(results: Results) -> str:
+    iterations = sorted({result["iterations"] for result in results.values()})
+    return (
+        "# Comparison of the encoders\n\n"
+        "Small detectors with an encoder of two layers, trained from scratch on a processor by "
+        "`python -m lite_focus_detr.tools.study`, which wrote this page. Every row has the same "
+        "backbone, decoder, data, seeds and schedule as the dense encoder of its table: "
+        f"{' or '.join(map(str, iterations))} iterations of {BATCH} images. So short trainings of "
+        "so small models say which encoder learns how fast; they are no measure of what the "
+        "published models reach.\n\n"
+        "AP is COCO's, in percent, mean ± standard deviation over the seeds where there are "
+        "several; *to dense* is the mean difference to the dense run of the same seed. *Recall* is "
+        "the share of the tokens in ground-truth boxes that the last encoder layer updates, by "
+        "the size of the object in pixels of the file. *Step* is the processor time of a training "
+        "step of the main process, *encoder* that of the encoder for one image.\n"
+    )
+
+
+def _section(group: Group, results: Results, costs: Any, beside: str) -> str:
+    members = {cell: result for cell, result in results.items() if Group.of(cell) == group}
+    rows = [
+        _row(encoder, {c: r for c, r in members.items() if c.encoder == encoder}, members, costs)
+        for encoder in ENCODERS
+        if any(cell.encoder == encoder for cell in members)
+    ]
+    table = tabulate(rows, headers="keys", tablefmt="github", disable_numparse=True)
+    files = ", ".join(f"[`{cell.name}`]({beside}/{cell.name}/metrics.json)" for cell in members)
+    measured = ""
+    if costs:
+        height, width = costs["image_size"]
+        measured = f"Costs for an image of {height}x{width}, times on {costs['processor']}.\n\n"
+    title = f"## {group.dataset}, {group.host.replace('_', '-')}"
+    return f"{title}\n\n{table}\n\n{measured}From the metrics.json of {files}.\n"
+
+
+def _row(encoder: str, runs: Results, members: Results, costs: Any) -> dict[str, str]:
+    dense = {cell.seed: r["ap"]["AP"] for cell, r in members.items() if cell.encoder == "dense"}
+    differences = [r["ap"]["AP"] - dense[c.seed] for c, r in runs.items() if c.seed in dense]
+    row = {"encoder": f"`{encoder}`", "seeds": str(len(runs))}
+    for key, title in {"AP": "AP", "AP50": "AP50", "APs": "small", "APm": "medium"}.items():
+        row[title] = _spread([result["ap"][key] for result in runs.values()])
+    row["large"] = _spread([result["ap"]["APl"] for result in runs.values()])
+    row["to dense"] = f"{np.mean(differences):+.1f}" if differences else ""
+    recalls = [result["recall"] for result in runs.values() if result["recall"]]
+    for size in ("small", "medium", "large"):
+        values = [recall[size] for recall in recalls]
+        row[f"recall {size}"] = f"{np.mean(values):.2f}" if values else "1"
+    steps = [result["step_seconds"] for result in runs.values()]
+    row["step s"] = f"{np.mean(steps):.2f}"
+    cost = costs["encoders"].get(encoder) if costs else None
+    row["encoder ms"] = f"{1e3 * cost['seconds']:.1f}" if cost else ""
+    row["GFLOPs"] = f"{cost['gflops']:.3f}" if cost else ""
+    return row
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean = f"{np.mean(values):.1f}"
+    return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
+
+
+def _missing(cells: Sequence[Cell], results: Results) -> str:
+    missing = [f"`{cell.name}`" for cell in cells if cell not in results]
+    if not missing:
+        return "All trainings of the suite are finished.\n"
+    return (
+        f"{len(results)} of {len(cells)} trainings of the suite are finished. Missing: "
+        f"{', '.join(missing)}.\n"
+    )
+
+
+def plot(results: Results, costs: Any) -> Figure:
+    """AP over the GFLOPs of the encoder, one panel per table."""
+    groups = list(dict.fromkeys(map(Group.of, results)))
+    figure = Figure(figsize=(5 * len(groups), 4), layout="constrained")
+    panels = figure.subplots(1, len(groups), squeeze=False)[0]
+    for group, axes in zip(groups, panels, strict=True):
+        known = (costs.get(group.dataset) or {"encoders": {}})["encoders"]
+        for encoder in known:
+            runs = [c for c in results if Group.of(c) == group and c.encoder == encoder]
+            if runs:
+                ap = np.mean([results[cell]["ap"]["AP"] for cell in runs])
+                point = (known[encoder]["gflops"], ap)
+                axes.plot(*point, "o")
+                axes.annotate(encoder, point, fontsize=7)
+        axes.set_title(f"{group.dataset}, {group.host}")
+        axes.set_xlabel("GFLOPs of the encoder")
+        axes.set_ylabel("AP")
+    return figure
