@@ -50,6 +50,10 @@ def test_every_configuration_builds_and_validates(leaf):
         (["MODEL.DETR.COCO_ID_ROWS", True], "COCO_ID_ROWS needs MODEL.DETR.NUM_CLASSES 91"),
         (["MODEL.DETR.PROPOSAL_LOSS", "none"], "PROPOSAL_LOSS is 'none'"),
         (["SOLVER.AMP.DTYPE", "fp16"], "float16, bfloat16"),
+        (["SOLVER.KEEP_RATIO_RANGE", [0.5, 0.1]], "KEEP_RATIO_RANGE is .0.5, 0.1.; it must be"),
+        (["SOLVER.KEEP_RATIO_RANGE", [0.5]], "KEEP_RATIO_RANGE is .0.5.; it must be"),
+        (["SOLVER.KEEP_RATIO_RANGE", ["a", 0.5]], "KEEP_RATIO_RANGE is .'a', 0.5.; it must be"),
+        (["SOLVER.KEEP_RATIO_RANGE", [0.5, 1.5]], "KEEP_RATIO_RANGE is .0.5, 1.5.; it must be"),
     ],
 )
 def test_impossible_mixtures_are_refused_with_the_keys_named(options, message):

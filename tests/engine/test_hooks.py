@@ -2,11 +2,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from lite_focus_detr.engine import EMAHook
+from lite_focus_detr.engine import BudgetHook, DetrTrainer, EMAHook
 from lite_focus_detr.engine.hooks import Evaluation, SeedSteps
 
 DECAY = 0.9
@@ -110,3 +111,44 @@ def test_an_evaluation_notes_its_iteration():
         hook.after_step()
     assert hook.state_dict() == {"last": 9}
     assert storage.latest()["AP"] == (1.0, 9)
+
+
+@pytest.fixture
+def selective(tiny_config):
+    cfg = tiny_config("dino")
+    cfg.MODEL.META_ARCHITECTURE = "FocusDETR"
+    cfg.MODEL.FOCUS.KEEP_RATIOS = [0.5, 0.3]
+    return build_model(cfg)
+
+
+def test_iterations_take_the_largest_the_smallest_and_a_ratio_between(selective):
+    hook = BudgetHook(model=selective, smallest=0.1, largest=0.6)
+    seen = []
+    for iteration in range(300):
+        hook.trainer = SimpleNamespace(iter=iteration)
+        hook.before_step()
+        seen.append(sum(selective.encoder.keep_ratios) / 2)
+        hook.after_step()
+        assert selective.encoder.keep_ratios == [0.5, 0.3]
+    assert seen[0::3] == pytest.approx([0.6] * 100)
+    assert seen[1::3] == pytest.approx([0.1] * 100)
+    assert 0.1 <= min(seen[2::3]) < 0.15
+    assert 0.55 < max(seen[2::3]) <= 0.6
+    assert seen[299] == pytest.approx(hook.keep_ratio(299))
+
+
+def test_a_dense_encoder_cannot_be_trained_for_all_budgets(tiny_config):
+    with pytest.raises(ValueError, match="DeformableEncoder updates all tokens"):
+        BudgetHook(model=build_model(tiny_config("dino")), smallest=0.1, largest=0.6)
+
+
+def test_a_training_for_all_budgets_has_the_hook_before_the_evaluation(make_args, setup, options):
+    options += ["MODEL.META_ARCHITECTURE", "SparseDETR", "MODEL.SPARSE.AUX_HEADS", "False"]
+    options += ["SOLVER.KEEP_RATIO_RANGE", "[0.1, 0.9]"]
+    cfg = setup(make_args())
+    trainer = DetrTrainer(cfg)
+    (hook,) = [hook for hook in trainer._hooks if isinstance(hook, BudgetHook)]
+    evaluation = trainer._hooks.index(trainer.evaluation)
+    assert trainer._hooks.index(hook) < evaluation
+    assert (hook.smallest, hook.largest) == (0.1, 0.9)
+    assert hook.model is trainer.model

@@ -96,3 +96,53 @@ def test_the_exit_code_says_whether_all_images_could_be_read(
     arguments = ["--config-file", small_config_file, "--weights", str(tmp_path / "w.pth")]
     code = demo.main([*arguments, "--input", str(images), "--output", str(tmp_path / "out")])
     assert code == int(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("300ms", 0.3), ("0.3s", 0.3), ("2s", 2.0), (" .5s ", 0.5)]
+)
+def test_a_latency_has_a_unit(text, seconds):
+    assert demo.parse_latency(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", ["300", "fast", "0ms", "-1s", "3m"])
+def test_a_latency_without_a_unit_is_explained(text, capsys):
+    arguments = ["--config-file", "x", "--input", "y", "--output", "z", "--latency", text]
+    with pytest.raises(SystemExit):
+        demo.main([*arguments[:-2], f"--latency={text}"])
+    assert "is no time such as 300ms or 0.3s" in capsys.readouterr().err
+
+
+class BudgetPredictor:
+    """Takes as many seconds as its encoder keeps of the tokens."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.model = self
+
+    def set_budget(self, keep_ratio):
+        self.keep_ratio = keep_ratio
+
+    def __call__(self, path):
+        self.clock[0] += self.keep_ratio
+
+
+@pytest.mark.parametrize(
+    ("limit", "keep_ratio", "too_slow"), [(0.45, 0.4, False), (0.01, 0.05, True)]
+)
+def test_the_budget_follows_the_latency(monkeypatch, caplog, limit, keep_ratio, too_slow):
+    clock = [0.0]
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    predictor = BudgetPredictor(clock)
+    demo.keep_within(predictor, "image.png", limit)
+    assert predictor.keep_ratio == keep_ratio
+    assert ("No keep ratio takes at most" in caplog.text) == too_slow
+
+
+def test_an_image_that_cannot_be_timed_is_an_error_of_the_user():
+    class Unreadable(BudgetPredictor):
+        def __call__(self, path):
+            raise RuntimeError(f"{path} cannot be read")
+
+    with pytest.raises(ValueError, match=r"--latency: image.png cannot be read"):
+        demo.keep_within(Unreadable([0.0]), "image.png", 1.0)

@@ -146,6 +146,9 @@ def add_solver_config(cfg: CN) -> None:
     solver.STEP_EPOCHS = []
     # Batches of IMS_PER_BATCH images whose gradients are summed before an optimiser step.
     solver.ACCUMULATION_STEPS = 1
+    # [smallest, largest] keep ratio of a training for all budgets, see model.set_budget: of three
+    # iterations one has the largest, one the smallest and one a ratio between; []: as configured.
+    solver.KEEP_RATIO_RANGE = []
     # With SOLVER.AMP.ENABLED: float16 (loss scaling) or bfloat16; the CPU takes bfloat16.
     solver.AMP.DTYPE = "float16"
     # Exponential moving average of the weights; evaluation uses it, checkpoints contain it.

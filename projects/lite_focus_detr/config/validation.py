@@ -53,6 +53,7 @@ def validate_config(cfg: CfgNode) -> None:
     _validate_sizes(cfg)
     _validate_family(cfg)
     _validate_attention(cfg)
+    _validate_keep_ratio_range(cfg.SOLVER.KEEP_RATIO_RANGE)
     require_registered(cfg)
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     encoder_name = getattr(architecture, "encoder_name", None)
@@ -127,6 +128,16 @@ def _validate_family(cfg: CfgNode) -> None:
                 f"MODEL.DETR.{key} {value} needs queries whose position is a box: "
                 "MODEL.DETR.QUERY_SELECTION mixed, or learned with MODEL.DETR.REFERENCE box"
             )
+
+
+def _validate_keep_ratio_range(limits: object) -> None:
+    if isinstance(limits, (list, tuple)):
+        numbers = [x for x in limits if isinstance(x, (int, float))]
+        if not limits or (len(numbers) == len(limits) == 2 and 0 < numbers[0] < numbers[1] <= 1):
+            return
+    raise ValueError(
+        f"SOLVER.KEEP_RATIO_RANGE is {limits!r}; it must be [smallest, largest] in (0, 1], or []"
+    )
 
 
 def _validate_attention(cfg: CfgNode) -> None:

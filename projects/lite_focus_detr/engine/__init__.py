@@ -1,7 +1,7 @@
 """Training, evaluation and checkpoints on detectron2's engine."""
 
 from .checkpointer import DetrCheckpointer
-from .hooks import EMAHook
+from .hooks import BudgetHook, EMAHook
 from .optimizer import build_optimizer
 from .schedule import resolve_epochs
 from .setup import prepare_run, run, user_errors
@@ -9,6 +9,7 @@ from .train_step import TrainStep
 from .trainer import DetrTrainer
 
 __all__ = [
+    "BudgetHook",
     "DetrCheckpointer",
     "DetrTrainer",
     "EMAHook",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data.seeding import seed_generators
+from ..modeling import DetectionTransformer
 
 # Told apart from the other uses of one seed.
 _STEP = 4
@@ -104,3 +106,41 @@ class Evaluation(hooks.EvalHook):
         number = iteration + 1
         regular = self.period > 0 and number % self.period == 0
         return regular and number < self.trainer.max_iter and self.last < iteration
+
+
+class BudgetHook(HookBase):
+    """Trains an encoder that selects tokens for every budget between two keep ratios.
+
+    The sandwich rule of slimmable networks, spread over iterations: the largest, the smallest, and
+    one drawn between them. What is drawn depends on the iteration alone, so that all processes and
+    a resumed training draw the same. Evaluations between the steps have the configured budget.
+    """
+
+    def __init__(self, *, model: DetectionTransformer, smallest: float, largest: float) -> None:
+        """Check that the model has a budget.
+
+        Args:
+            model: that is trained, without a wrapper for several processes.
+            smallest: keep ratio, in (0, 1).
+            largest: keep ratio, above it, at most 1.
+
+        Raises:
+            ValueError: the encoder of the model updates all tokens.
+        """
+        model.set_budget(None)
+        self.model = model
+        self.smallest = smallest
+        self.largest = largest
+
+    def keep_ratio(self, iteration: int) -> float:
+        """Of an iteration."""
+        between = random.Random(iteration).uniform(self.smallest, self.largest)
+        return (self.largest, self.smallest, between)[iteration % 3]
+
+    def before_step(self) -> None:
+        """Set the budget of this iteration."""
+        self.model.set_budget(self.keep_ratio(self.trainer.iter))
+
+    def after_step(self) -> None:
+        """Return to the configured one."""
+        self.model.set_budget(None)

@@ -25,7 +25,7 @@ from ..data import DetrDatasetMapper
 from ..data.epoch_order import build_epoch_order
 from ..data.training_stream import BatchLayout, TrainingStream
 from .checkpointer import DetrCheckpointer
-from .hooks import EMAHook, Evaluation, SeedSteps
+from .hooks import BudgetHook, EMAHook, Evaluation, SeedSteps
 from .metrics import MetricHistory, MetricsFile
 from .optimizer import FULL_MODEL, build_optimizer
 from .resume import changed_options, report_changes, restart_scheduler
@@ -87,6 +87,10 @@ class DetrTrainer(DefaultTrainer):
         default: list[HookBase] = super().build_hooks()
         found = [self.evaluation if isinstance(h, hooks.EvalHook) else h for h in default]
         ours: list[HookBase] = [SeedSteps(lambda: self.stream.order.seed), self.metrics]
+        if self.cfg.SOLVER.KEEP_RATIO_RANGE:
+            smallest, largest = self.cfg.SOLVER.KEEP_RATIO_RANGE
+            model = self.checkpointer.model
+            ours.append(BudgetHook(model=model, smallest=smallest, largest=largest))
         # The average first, so that what is saved after a step includes it.
         return [*ours, *([self.ema] if self.ema else []), *found]
 

@@ -138,6 +138,18 @@ class DetectionTransformer(nn.Module):
         """Where the parameters are."""
         return self.pixel_mean.device
 
+    def set_budget(self, keep_ratio: float | None) -> None:
+        """Choose which share of the tokens an encoder that selects them updates from now on.
+
+        Args:
+            keep_ratio: in (0, 1], the mean over its layers, or over the blocks of LiteFocusDETR,
+                which share it as configured; None: what is configured.
+
+        Raises:
+            ValueError: the ratio is not possible, or the encoder updates all tokens.
+        """
+        self.encoder.set_budget(keep_ratio)
+
     def forward(
         self, batched_inputs: Batch, num_boxes: Tensor | None = None
     ) -> dict[str, Tensor] | list[dict[str, Instances]]:

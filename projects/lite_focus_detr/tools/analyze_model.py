@@ -2,9 +2,14 @@
 
     python -m lite_focus_detr.tools.analyze_model --config-file NAME_OR_PATH [--opts KEY VALUE ...]
     python -m lite_focus_detr.tools.analyze_model --plot layouts.png
+    python -m lite_focus_detr.tools.analyze_model --pareto budgets.png --config-file NAME_OR_PATH \
+        --weights PATH [--opts KEY VALUE ...]
 
 ``--config-file`` takes a file or a name of the model zoo and may be repeated; without it the plot
 shows all encoders on DINO with ResNet-50.
+
+``--pareto`` takes one trained detector whose encoder selects tokens and evaluates it with several
+budgets on ``DATASETS.TEST``: AP over GFLOPs and over the measured time, as a table and a picture.
 """
 
 from __future__ import annotations
@@ -24,6 +29,7 @@ from ..analysis.activation_memory import measure_activation_memory
 from ..analysis.complexity import measure_complexity
 from ..engine import user_errors
 from .command_line import add_opts_argument, encoder_configs, picture_file
+from .pareto import pareto
 
 #: Rows of the table: what users call a part -> modules of the detector.
 ROWS: dict[str, tuple[str, ...]] = {
@@ -46,6 +52,11 @@ class Analysis(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if a configuration is wrong."""
     args = _parser().parse_args(arguments)
+    if args.pareto:
+        if len(args.config_file or ()) != 1 or not args.weights:
+            raise SystemExit("error: --pareto needs one --config-file, and --weights")
+        pareto(args.config_file[0], [*args.opts, "MODEL.WEIGHTS", args.weights], args.pareto)
+        return
     files = args.config_file or (encoder_configs() if args.plot else None)
     if files is None:
         raise SystemExit("error: give --config-file, or --plot for all encoders")
@@ -134,6 +145,8 @@ def _parser() -> argparse.ArgumentParser:
         "--config-file", action="append", metavar="NAME_OR_PATH", help="may be repeated"
     )
     parser.add_argument("--plot", metavar="FILE", help="write GFLOPs as a picture")
+    parser.add_argument("--pareto", metavar="FILE", help="picture of AP over the costs of budgets")
+    parser.add_argument("--weights", metavar="PATH", help="of the detector of --pareto")
     parser.add_argument(
         "--image-size",
         type=int,

@@ -1,7 +1,10 @@
 """Detects objects in images of one's own; writes pictures and ``predictions.json``.
 
     python -m lite_focus_detr.tools.demo --config-file NAME_OR_PATH --weights PATH \
-        --input IMAGE_OR_FOLDER ... --output FOLDER [--opts KEY VALUE ...]
+        --input IMAGE_OR_FOLDER ... --output FOLDER [--latency 300ms] [--opts KEY VALUE ...]
+
+``--latency`` is for encoders that select tokens: their budget is the largest with which detection
+in the first image takes at most so long on this machine.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +22,7 @@ from detectron2.structures import Instances
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
+from ..analysis.latency import fit_budget
 from ..data import read_image
 from ..engine import user_errors
 from ..predictor import Predictor, load_inference_config, load_metadata
@@ -37,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metadata = load_metadata(cfg)
         paths = find_images(args.input)
         predictor = Predictor(cfg)
+        if args.latency is not None:
+            keep_within(predictor, str(paths[0]), args.latency)
     unreadable = detect(predictor, paths, Path(args.output), metadata, args.confidence_threshold)
     return int(unreadable > 0)
 
@@ -78,6 +85,39 @@ def detect(
     return unreadable
 
 
+def keep_within(predictor: Predictor, path: str, limit: float) -> None:
+    """Choose the budget with which detection in an image takes at most ``limit`` seconds.
+
+    Raises:
+        ValueError: the encoder updates all tokens, or the image cannot be read.
+    """
+    try:
+        measured = fit_budget(predictor.model, lambda: predictor(path), limit)
+    except RuntimeError as error:
+        raise ValueError(f"--latency: {error}") from error
+    for keep_ratio, seconds in measured.items():
+        logger.info("Keep ratio %g takes %.0f ms", keep_ratio, 1e3 * seconds)
+    keep_ratio, seconds = list(measured.items())[-1]
+    if seconds > limit:
+        logger.warning(
+            "No keep ratio takes at most %.0f ms: going on with the smallest, %g",
+            1e3 * limit,
+            keep_ratio,
+        )
+
+
+def parse_latency(text: str) -> float:
+    """Seconds of ``300ms`` or ``0.3s``.
+
+    Raises:
+        argparse.ArgumentTypeError: it is neither.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?|\.\d+)(ms|s)", text.strip())
+    if match is None or float(match[1]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time such as 300ms or 0.3s")
+    return float(match[1]) / (1e3 if match[2] == "ms" else 1)
+
+
 def find_images(inputs: Sequence[str]) -> list[Path]:
     """Image files among the given files and, sorted, in the given folders.
 
@@ -115,6 +155,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--input", nargs="+", required=True, help="images or folders of images")
     parser.add_argument("--output", required=True, help="folder for pictures and predictions.json")
     parser.add_argument("--confidence-threshold", type=float, default=0.5)
+    parser.add_argument(
+        "--latency", type=parse_latency, metavar="300ms", help="choose the budget by the time"
+    )
     add_config_arguments(parser)
     return parser
 

@@ -260,7 +260,10 @@ def test_half_precision_trains(config, make_batch):
         (["MODEL.LITE_FOCUS.KEEP_RATIOS", [1.1, 0.2, 0.2]], r"must lie in \(0, 1\]"),
         (["MODEL.LITE_FOCUS.KEEP_RATIOS", ["0.5", 0.2, 0.2]], r"must be like \[0.5, 0.3, 0.1\]"),
         (["MODEL.LITE_FOCUS.OBJECT_TOKENS", -1], "LITE_FOCUS.OBJECT_TOKENS is -1; .* at least 0"),
-        (["MODEL.LITE.NUM_BLOCKS", 4], "MODEL.LITE.NUM_BLOCKS 4"),
+        (
+            ["MODEL.LITE.NUM_BLOCKS", 4, "MODEL.LITE_FOCUS.KEEP_RATIOS", [0.5] * 4],
+            "MODEL.LITE.NUM_BLOCKS 4 equal blocks",
+        ),
         (["MODEL.LITE.LOW_UPDATE", "late"], "MODEL.LITE.LOW_UPDATE is 'late'"),
         (["MODEL.FOCUS.SCALE_RANGES", [[-1, 64]]], "SCALE_RANGES has 1 entries"),
         (["MODEL.FOCUS.DISTANCE", "center"], "DISTANCE is 'center'"),

@@ -3,6 +3,8 @@ import pytest
 import torch
 
 from lite_focus_detr.modeling.encoder.token_selection import (
+    select_by_ratios,
+    spread_keep_ratio,
     token_budgets,
     tokens_per_layer,
     topk_tokens,
@@ -33,3 +35,37 @@ def test_selection_is_the_best_first(scores):
     expected = np.argsort(-scores.numpy(), 1)[:, :10]
     np.testing.assert_array_equal(selection.indices, expected)
     assert selection.within_budget is None
+
+
+@pytest.mark.parametrize("keep_ratio", [0.05, 0.2, 0.3, 0.5, 0.9, 1.0])
+def test_a_spread_ratio_is_the_mean_of_ratios_that_do_not_rise(keep_ratio):
+    ratios = spread_keep_ratio(keep_ratio, [0.5, 0.3, 0.1])
+    assert np.mean(ratios) == pytest.approx(keep_ratio)
+    assert ratios == sorted(ratios, reverse=True)
+    assert 0 < ratios[-1] <= ratios[0] <= 1
+
+
+def test_spread_ratios_are_those_configured_at_their_mean_and_all_one_at_one():
+    assert spread_keep_ratio(0.3, [0.5, 0.3, 0.1]) == pytest.approx([0.5, 0.3, 0.1])
+    assert spread_keep_ratio(1.0, [0.5, 0.3, 0.1]) == pytest.approx([1.0, 1.0, 1.0])
+    assert spread_keep_ratio(0.15, [0.5, 0.3, 0.1]) == pytest.approx([0.25, 0.15, 0.05])
+    assert spread_keep_ratio(0.65, [0.5, 0.3, 0.1]) == pytest.approx([0.75, 0.65, 0.55])
+    assert spread_keep_ratio(0.4, [1.0, 1.0]) == pytest.approx([0.4, 0.4])
+    assert spread_keep_ratio(1.0, [1.0, 1.0]) == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("keep_ratio", [0.0, -0.1, 1.1])
+def test_a_ratio_that_is_none_cannot_be_spread(keep_ratio):
+    with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
+        spread_keep_ratio(keep_ratio, [0.5])
+
+
+def test_ratios_choose_the_best_of_each_image_whatever_the_others_have(scores):
+    valid = (10, 40, 25)
+    scores = scores.masked_fill(torch.arange(40) >= torch.tensor(valid)[:, None], float("-inf"))
+    selections = select_by_ratios(scores, valid, (0.5, 0.25))
+    for ratio, selection in zip((0.5, 0.25), selections, strict=True):
+        for image, count in enumerate(valid):
+            kept = selection.indices[image, selection.within_budget[image]]
+            expected = np.argsort(-scores[image].numpy())[: int(ratio * count) + 1]
+            np.testing.assert_array_equal(kept, expected)

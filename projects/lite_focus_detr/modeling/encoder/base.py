@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..proposals import TokenHead
 from ..structures import EncoderOutput, FeatureTokens, Sampling, Targets
+from .token_selection import spread_keep_ratio
 
 ENCODER_REGISTRY = Registry("ENCODER")
 ENCODER_REGISTRY.__doc__ = "Encoders by name, built as ``Encoder(cfg)``; see :class:`Encoder`."
@@ -19,6 +20,7 @@ class Encoder(nn.Module):
 
     #: Shares of the tokens that layers or blocks update; empty: all layers update all.
     keep_ratios: Sequence[float] = ()
+    _configured_keep_ratios: Sequence[float] = ()
     #: Tokens are scored: a proposal head is needed, whatever the queries are.
     needs_proposal_head = False
     #: The losses need to know where the decoder samples.
@@ -50,3 +52,12 @@ class Encoder(nn.Module):
         """Weighted losses beyond those of the detector, by name, of the ``output`` for ``tokens``;
         none by default. ``sampling`` is empty unless ``needs_sampling``."""
         return {}
+
+    def set_budget(self, keep_ratio: float | None) -> None:
+        """See :meth:`DetectionTransformer.set_budget`."""
+        if not self.keep_ratios:
+            raise ValueError(f"{type(self).__name__} updates all tokens and has no budget")
+        self._configured_keep_ratios = self._configured_keep_ratios or self.keep_ratios
+        self.keep_ratios = self._configured_keep_ratios
+        if keep_ratio is not None:
+            self.keep_ratios = spread_keep_ratio(keep_ratio, self.keep_ratios)

@@ -16,6 +16,18 @@ def require_keep_ratios(key: str, ratios: Sequence[float]) -> None:
         raise ValueError(f"{key} {list(ratios)} {rule}")
 
 
+def spread_keep_ratio(keep_ratio: float, configured: Sequence[float]) -> list[float]:
+    """Keep ratios of the mean ``keep_ratio``, in (0, 1], for each of the ``configured`` ones: in
+    proportion to these while that makes less, towards 1 in equal parts where it makes more."""
+    if not 0 < keep_ratio <= 1:
+        raise ValueError(f"the keep ratio is {keep_ratio}; it must lie in (0, 1]")
+    mean = sum(configured) / len(configured)
+    if keep_ratio <= mean:
+        return [ratio * keep_ratio / mean for ratio in configured]
+    step = (keep_ratio - mean) / (1 - mean)
+    return [ratio + (1 - ratio) * step for ratio in configured]
+
+
 def token_budgets(num_valid: Sequence[int], keep_ratio: float) -> tuple[int, ...]:
     """A share of each image's tokens, at least one; truncated in single precision, as published."""
     ratio = np.float32(keep_ratio)

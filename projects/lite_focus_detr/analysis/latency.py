@@ -1,0 +1,52 @@
+"""How long a detector takes, and the largest budget with which it is fast enough."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+from ..modeling import DetectionTransformer
+
+#: Keep ratios to choose from.
+KEEP_RATIOS = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
+
+
+def median_seconds(run: Callable[[], object], rounds: int = 3) -> float:
+    """Median time of some runs, after one that does not count."""
+    run()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        run()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def fit_budget(
+    model: DetectionTransformer,
+    run: Callable[[], object],
+    limit: float,
+    keep_ratios: Sequence[float] = KEEP_RATIOS,
+) -> dict[float, float]:
+    """Give a model the largest budget with which ``run`` keeps within a time.
+
+    Args:
+        model: whose encoder selects tokens; the budget is left set, the smallest if none fits.
+        run: detects once, on whatever is typical.
+        limit: seconds.
+        keep_ratios: to try, in this order: the largest first.
+
+    Returns:
+        the seconds of every ratio that was tried; the last is the one that was set.
+
+    Raises:
+        ValueError: the encoder of the model updates all tokens.
+    """
+    measured: dict[float, float] = {}
+    for keep_ratio in keep_ratios:
+        model.set_budget(keep_ratio)
+        measured[keep_ratio] = median_seconds(run)
+        if measured[keep_ratio] <= limit:
+            break
+    return measured

@@ -1,0 +1,49 @@
+import time
+
+import pytest
+from detectron2.modeling import build_model
+
+from lite_focus_detr.analysis.latency import fit_budget, median_seconds
+
+
+@pytest.fixture
+def model(tiny_config):
+    cfg = tiny_config("dino")
+    cfg.MODEL.META_ARCHITECTURE = "SparseDETR"
+    return build_model(cfg)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds that only pass when a test says so."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    return now
+
+
+def test_the_median_leaves_out_the_first_run(clock):
+    durations = iter([100.0, 3.0, 1.0, 2.0])
+
+    def run():
+        clock[0] += next(durations)
+
+    assert median_seconds(run, rounds=3) == 2.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "tried"), [(1.0, [1.0]), (0.35, [1.0, 0.7, 0.5, 0.4, 0.3]), (0.01, None)]
+)
+def test_the_budget_is_the_largest_that_keeps_within_the_time(model, clock, limit, tried):
+    def run():
+        clock[0] += model.encoder.keep_ratios[0]
+
+    measured = fit_budget(model, run, limit)
+    tried = tried or [1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
+    assert list(measured) == tried
+    assert measured == pytest.approx({ratio: ratio for ratio in tried})
+    assert model.encoder.keep_ratios == pytest.approx([tried[-1]] * 2)
+
+
+def test_an_encoder_that_updates_all_tokens_has_no_budget(tiny_config):
+    with pytest.raises(ValueError, match="DeformableEncoder updates all tokens"):
+        fit_budget(build_model(tiny_config("dino")), lambda: None, 1.0)
