@@ -53,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if a configuration is wrong."""
     args = _parser().parse_args(arguments)
     if args.pareto:
-        if len(args.config_file or ()) != 1 or not args.weights:
-            raise SystemExit("error: --pareto needs one --config-file, and --weights")
-        pareto(args.config_file[0], [*args.opts, "MODEL.WEIGHTS", args.weights], args.pareto)
+        _draw_budgets(args)
         return
     files = args.config_file or (encoder_configs() if args.plot else None)
     if files is None:
@@ -73,6 +71,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if picture is not None:
         plot({name: analysis.flops for name, analysis in analyses.items()}).savefig(picture)
         print(f"\nThe plot is in {picture}")
+
+
+def _draw_budgets(args: argparse.Namespace) -> None:
+    if len(args.config_file or ()) != 1 or not args.weights:
+        raise SystemExit("error: --pareto needs one --config-file, and --weights")
+    pareto(args.config_file[0], [*args.opts, "MODEL.WEIGHTS", args.weights], args.pareto)
 
 
 def analyze(

@@ -93,7 +93,7 @@ def test_the_defaults_are_valid():
 def test_a_level_that_had_foreground_in_any_batch_is_not_named(
     model, make_batch, caplog, monkeypatch
 ):
-    monkeypatch.setattr(focus, "LEVEL_CHECK_ITERATIONS", 2)
+    monkeypatch.setattr(foreground, "LEVEL_CHECK_ITERATIONS", 2)
     batch = make_batch((3, 1))
     large = make_batch((1, 1))
     for inputs, (height, width) in zip(large, ((64, 96), (80, 64)), strict=True):

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ...analysis.complexity import measure_complexity
+from ...analysis.token_selection import SIZES
 from ...ops import backend
 from ..benchmark.encoders import build_detector, make_workloads
 from ..benchmark.measure import measure, processor, with_operators
@@ -24,6 +25,9 @@ from .training import RESULT
 #: The file with the costs of the encoders, in the folder of the study.
 COSTS = "costs.json"
 ROUNDS = 9
+
+#: Metrics of detectron2, and their columns.
+METRICS = {"AP": "AP", "AP50": "AP50", "APs": "small", "APm": "medium", "APl": "large"}
 
 Results = Mapping[Cell, Mapping[str, Any]]
 
@@ -121,23 +125,31 @@ def _section(group: Group, results: Results, costs: Any, beside: str) -> str:
 
 
 def _row(encoder: str, runs: Results, members: Results, costs: Any) -> dict[str, str]:
-    dense = {cell.seed: r["ap"]["AP"] for cell, r in members.items() if cell.encoder == "dense"}
-    differences = [r["ap"]["AP"] - dense[c.seed] for c, r in runs.items() if c.seed in dense]
     row = {"encoder": f"`{encoder}`", "seeds": str(len(runs))}
-    for key, title in {"AP": "AP", "AP50": "AP50", "APs": "small", "APm": "medium"}.items():
+    for key, title in METRICS.items():
         row[title] = _spread([result["ap"][key] for result in runs.values()])
-    row["large"] = _spread([result["ap"]["APl"] for result in runs.values()])
-    row["to dense"] = f"{np.mean(differences):+.1f}" if differences else ""
-    recalls = [result["recall"] for result in runs.values() if result["recall"]]
-    for size in ("small", "medium", "large"):
-        values = [recall[size] for recall in recalls]
-        row[f"recall {size}"] = f"{np.mean(values):.2f}" if values else "1"
-    steps = [result["step_seconds"] for result in runs.values()]
-    row["step s"] = f"{np.mean(steps):.2f}"
+    row["to dense"] = _difference(runs, members)
+    row |= _recall(runs)
+    row["step s"] = f"{np.mean([result['step_seconds'] for result in runs.values()]):.2f}"
     cost = costs["encoders"].get(encoder) if costs else None
     row["encoder ms"] = f"{1e3 * cost['seconds']:.1f}" if cost else ""
     row["GFLOPs"] = f"{cost['gflops']:.3f}" if cost else ""
     return row
+
+
+def _difference(runs: Results, members: Results) -> str:
+    """Mean of the AP's differences to the dense runs of the same seeds."""
+    dense = {cell.seed: r["ap"]["AP"] for cell, r in members.items() if cell.encoder == "dense"}
+    values = [r["ap"]["AP"] - dense[cell.seed] for cell, r in runs.items() if cell.seed in dense]
+    return f"{np.mean(values):+.1f}" if values else ""
+
+
+def _recall(runs: Results) -> dict[str, str]:
+    recalls = [result["recall"] for result in runs.values() if result["recall"]]
+    return {
+        f"recall {size}": f"{np.mean([x[size] for x in recalls]):.2f}" if recalls else "1"
+        for size in SIZES
+    }
 
 
 def _spread(values: Sequence[float]) -> str:

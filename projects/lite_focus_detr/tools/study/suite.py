@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,15 +115,13 @@ class Cell(NamedTuple):
 def cells(datasets: Sequence[str], num_seeds: int) -> Iterator[Cell]:
     """All trainings of the suite, the most important first."""
     others = [name for name in ENCODERS if name not in MAIN_ENCODERS]
-    for dataset in datasets:
-        yield from (Cell(dataset, "dino", encoder, 0) for encoder in MAIN_ENCODERS)
-    for dataset in datasets:
-        yield from (Cell(dataset, "dino", encoder, 0) for encoder in others)
-    for encoder in TWO_STAGE_ENCODERS:
-        yield from (Cell(dataset, "two_stage", encoder, 0) for dataset in datasets)
-    for seed in range(1, num_seeds):
-        for encoder in ENCODERS:
-            yield from (Cell(dataset, "dino", encoder, seed) for dataset in datasets)
+    for encoders in (MAIN_ENCODERS, others):
+        for dataset in datasets:
+            yield from (Cell(dataset, "dino", encoder, 0) for encoder in encoders)
+    for encoder, dataset in product(TWO_STAGE_ENCODERS, datasets):
+        yield Cell(dataset, "two_stage", encoder, 0)
+    for seed, encoder, dataset in product(range(1, num_seeds), ENCODERS, datasets):
+        yield Cell(dataset, "dino", encoder, seed)
 
 
 def cell_config(cell: Cell, dataset: Dataset | None, iterations: int, folder: Path) -> CfgNode:
