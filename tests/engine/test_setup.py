@@ -92,6 +92,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.fault(area="configuration", expected="refused")
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_mistake_of_the_user_is_one_line_with_cause_place_and_remedy(
     message_of, make_args, options, fault

@@ -1,0 +1,194 @@
+"""Commands of the project in forked processes, what they leave, and a data set to damage."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import logging
+import multiprocessing
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from detectron2.engine import default_argument_parser, defaults
+from PIL import Image
+
+from lite_focus_detr.engine import run
+
+ROOT = Path(__file__).parents[2]
+TINY = ROOT / "tests/engine/tiny.yaml"
+TIMEOUT = 120  # seconds, of a command that hangs
+FORK = multiprocessing.get_context("fork")
+
+
+class Finished(NamedTuple):
+    """What a command has done."""
+
+    exit_code: int  #: negative: the number of the signal that ended it
+    output: str  #: of stdout, where the log goes as well
+    errors: str  #: of stderr
+
+    def __repr__(self) -> str:
+        """The end, which says what is wrong."""
+        return f"exit code {self.exit_code}\n...{self.output[-1500:]}\n{self.errors[-3000:]}"
+
+    def refusal(self) -> str:
+        """The line of a command that says what it does not accept, and nothing else."""
+        assert self.exit_code == 1, self
+        assert "Traceback" not in self.output + self.errors, self
+        lines = self.errors.splitlines()
+        assert len(lines) == 1, self
+        assert lines[0].startswith("error: "), self
+        return lines[0]
+
+    def succeeded(self) -> Finished:
+        """This, of a command that has gone through."""
+        assert self.exit_code == 0, self
+        assert "Traceback" not in self.output + self.errors, self
+        return self
+
+
+@pytest.fixture
+def call(tmp_path):
+    """Call a function in a forked process: ``call(function, *arguments) -> Finished``.
+
+    The process has the modules of this one, and what a test has patched, at once. What it changes
+    is gone with it. Its working folder is ``tmp_path``.
+    """
+
+    def call(function: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT) -> Finished:
+        process = FORK.Process(target=_in_child, args=(tmp_path, function, arguments))
+        process.start()
+        process.join(timeout)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            pytest.fail(f"hangs: {(tmp_path / '.stdout').read_text()}")
+        streams = ((tmp_path / f".{name}").read_text() for name in ("stdout", "stderr"))
+        return Finished(process.exitcode, *streams)
+
+    return call
+
+
+def _in_child(folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        target = os.open(folder / f".{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(target, number)
+        setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
+    for name in list(logging.root.manager.loggerDict):  # those of earlier tests write to files
+        logging.getLogger(name).handlers.clear()  # that are closed
+    # Threads of this process do not survive the fork: a region of one thread needs none.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+    # Written to every log, these take half of the time of a case and are not looked at.
+    defaults.collect_env_info, defaults._highlight = str, lambda code, _: code
+    os.chdir(folder)
+    function(*arguments)
+
+
+@pytest.fixture(scope="session")
+def train_net() -> dict[str, Any]:
+    """The names of ``train_net.py``."""
+    return runpy.run_path(str(ROOT / "train_net.py"))
+
+
+@pytest.fixture
+def train(call, train_net, tmp_path):
+    """Run ``train_net.py`` on the tiny detector: ``train("--resume", "KEY", "VALUE")``.
+
+    Its output is in ``tmp_path / "out"``; ``config_file`` replaces the tiny detector.
+    """
+
+    def train(*arguments: Any, config_file: Path = TINY, **options: Any) -> Finished:
+        flags = [word for word in map(str, arguments) if word.startswith("--")]
+        changes = [word for word in map(str, arguments) if not word.startswith("--")]
+        folders = ("DATASETS.SHAPES.ROOT", tmp_path / "shapes", "OUTPUT_DIR", tmp_path / "out")
+        command = ["--config-file", config_file, *flags, *folders, *changes]
+        args = default_argument_parser().parse_args(list(map(str, command)))
+        return call(run, train_net["main"], args, **options)
+
+    return train
+
+
+@pytest.fixture
+def tool(call):
+    """Run ``python -m lite_focus_detr.tools.NAME``: ``tool("demo", "--input", ...)``."""
+
+    def tool(name: str, *arguments: Any) -> Finished:
+        module = importlib.import_module(f"lite_focus_detr.tools.{name}")
+
+        def main() -> None:
+            sys.argv = [name, *map(str, arguments)]
+            raise SystemExit(module.main(list(map(str, arguments))))
+
+        return call(main)
+
+    return tool
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    """A digest of every file below a folder, by its path."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+@pytest.fixture(name="files_of")
+def files_of_fixture():
+    """``files_of(folder)``: a digest of every file below it, by its path."""
+    return files_of
+
+
+class CocoFiles:
+    """A data set of four images of 64 x 64 pixels with three categories; damage it, then save."""
+
+    def __init__(self, folder: Path) -> None:
+        """Write the images, all different, and make the annotations."""
+        self.json_file, self.image_root = folder / "data.json", folder / "images"
+        self.image_root.mkdir()
+        random = np.random.default_rng(0)
+        size = {"height": 64, "width": 64}
+        self.images: list[dict[str, Any]] = [
+            {"id": n, "file_name": f"{n}.png", **size} for n in range(1, 5)
+        ]
+        for image in self.images:
+            pixels = random.integers(0, 256, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(self.image_root / image["file_name"])
+        self.annotations: list[dict[str, Any]] = []
+        for n in range(1, 9):
+            box = [4 + n, 6, 20 + n, 30]
+            details = {"image_id": 1 + n % 4, "category_id": 1 + n % 3, "bbox": box}
+            area = {"area": box[2] * box[3], "iscrowd": 0}
+            self.annotations.append({"id": n, **details, **area})
+        names = ("cat", "dog", "cow")
+        self.categories: list[dict[str, Any]] = [
+            {"id": number, "name": name} for number, name in enumerate(names, 1)
+        ]
+
+    def save(self, **changes: Any) -> tuple[str, ...]:
+        """Write the annotations, with other top-level entries; return options to train on it."""
+        content = {"images": self.images, "annotations": self.annotations}
+        content |= {"categories": self.categories, **changes}
+        self.json_file.write_text(json.dumps(content))
+        return self.options()
+
+    def options(self, *, train: str = "mine", test: str = "mine") -> tuple[str, ...]:
+        """``KEY VALUE`` pairs that train and test on it."""
+        entry = f"[['mine', '{self.json_file}', '{self.image_root}']]"
+        sets = ("DATASETS.TRAIN", f"('{train}',)", "DATASETS.TEST", f"('{test}',)")
+        return ("DATASETS.COCO", entry, *sets)
+
+
+@pytest.fixture
+def coco(tmp_path) -> CocoFiles:
+    """A data set of four images to damage: ``train(*coco.save())``."""
+    return CocoFiles(tmp_path)
