@@ -24,6 +24,7 @@ from lite_focus_detr.config import (
     merge_config,
     validate_config,
 )
+from lite_focus_detr.data import DataError
 from lite_focus_detr.engine import DetrTrainer, prepare_run, run, user_errors
 
 
@@ -47,9 +48,10 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         else:
             trainer = DetrTrainer(cfg)
             trainer.resume_or_load(resume=args.resume)
+    with user_errors(DataError):
+        results = DetrTrainer.test(cfg, model) if args.eval_only else trainer.train()
     if not args.eval_only:
-        return trainer.train()
-    results = DetrTrainer.test(cfg, model)
+        return results
     if comm.is_main_process():
         verify_results(cfg, results)
     return results

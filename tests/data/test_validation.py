@@ -1,8 +1,10 @@
 import json
+import shutil
 
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
+from PIL import Image
 
 from lite_focus_detr import add_lite_focus_detr_config
 from lite_focus_detr.data import register_datasets
@@ -20,6 +22,7 @@ def make_cfg(tmp_path):
         add_lite_focus_detr_config(cfg)
         cfg.OUTPUT_DIR = str(tmp_path)
         (tmp_path / "images").mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / "images/a.jpg")
         for split, ids in (("train", train_ids), ("test", test_ids)):
             content = {
                 "images": [{"id": 1, "file_name": "a.jpg", "height": 8, "width": 8}],
@@ -94,7 +97,7 @@ def test_missing_files_of_a_data_set_of_detectron2_are_named(make_cfg, monkeypat
 
 def test_a_missing_image_folder_is_named(make_cfg, tmp_path):
     cfg = make_cfg([1], [1], NUM_CLASSES=1)
-    (tmp_path / "images").rmdir()
+    shutil.rmtree(tmp_path / "images")
     with pytest.raises(ValueError, match=r"image folder .*images of data set .*_train does not"):
         check_datasets(cfg)
 

@@ -6,6 +6,7 @@ from itertools import islice
 import pytest
 import torch
 from detectron2.modeling import build_model
+from PIL import Image
 
 from lite_focus_detr.engine import DetrTrainer
 
@@ -134,6 +135,8 @@ def test_images_without_boxes_count_only_if_they_are_trained_on(
     categories = [{"id": number, "name": str(number)} for number in (1, 2, 3)]
     content = {"images": images, "annotations": [box], "categories": categories}
     (tmp_path / "a.json").write_text(json.dumps(content))
+    for image in images:
+        Image.new("RGB", (8, 8)).save(tmp_path / image["file_name"])
     entry = f"[['{tmp_path.name}', '{tmp_path / 'a.json'}', '{tmp_path}']]"
     args = make_args(
         *("DATASETS.COCO", entry, "DATASETS.TRAIN", f"('{tmp_path.name}',)"),

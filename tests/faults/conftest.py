@@ -43,10 +43,12 @@ class Finished(NamedTuple):
         """The line of a command that says what it does not accept, and nothing else."""
         assert self.exit_code == 1, self
         assert "Traceback" not in self.output + self.errors, self
-        lines = self.errors.splitlines()
+        # PyTorch writes a line about a segmentation fault of a worker from its signal handler.
+        lines = [x for x in self.errors.splitlines() if not x.startswith("ERROR: Unexpected ")]
         assert len(lines) == 1, self
-        assert lines[0].startswith("error: "), self
-        return lines[0]
+        line = lines[0].lstrip("\0")
+        assert line.startswith("error: "), self
+        return line
 
     def succeeded(self) -> Finished:
         """This, of a command that has gone through."""
@@ -84,6 +86,7 @@ def _in_child(folder: Path, function: Callable[..., Any], arguments: tuple[Any, 
         setattr(sys, name, os.fdopen(number, "w", buffering=1, closefd=False))
     for name in list(logging.root.manager.loggerDict):  # those of earlier tests write to files
         logging.getLogger(name).handlers.clear()  # that are closed
+    logging.basicConfig(stream=sys.stdout, level=logging.WARNING, force=True)
     # Threads of this process do not survive the fork: a region of one thread needs none.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -1,7 +1,5 @@
 import argparse
 
-import pytest
-
 from lite_focus_detr import model_zoo
 from lite_focus_detr.tools import command_line
 
@@ -43,10 +41,3 @@ def test_without_weights_the_options_are_what_is_given():
     assert command_line.options_with_weights(parse("--config-file", "a")) == []
     args = parse("--config-file", "a", "--opts", "MODEL.DEVICE", "cpu")
     assert command_line.options_with_weights(args) == ["MODEL.DEVICE", "cpu"]
-
-
-def test_a_file_that_is_no_image_is_a_mistake_of_the_user(tmp_path):
-    path = tmp_path / "broken.png"
-    path.write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"cannot read image .*broken\.png"):
-        command_line.open_image(str(path))

@@ -169,5 +169,8 @@ def add_data_config(cfg: CN) -> None:
     # DETR augmentation: half of the images are resized to one of these short sides, cropped to
     # INPUT.CROP.SIZE (absolute_range) and then resized as usual; needs INPUT.CROP.ENABLED.
     cfg.INPUT.CROP.RESIZE = [400, 500, 600]
+    # Training reads another image in the place of one that is damaged or of another size than its
+    # data set says, and counts them; more than 1 % of a data set still end it.
+    cfg.INPUT.SKIP_UNREADABLE = False
     # Rounding of the resized long side: nearest (detectron2) or down (original DETR code).
     cfg.INPUT.RESIZE_ROUNDING = "nearest"

@@ -1,6 +1,14 @@
 """Data sets, their registration from the configuration, and the DETR input pipeline."""
 
-from .dataset_mapper import DetrDatasetMapper, read_image
+from .dataset_mapper import DetrDatasetMapper
+from .errors import DataError, UnreadableImage
+from .image_file import read_image
 from .registration import register_datasets
 
-__all__ = ["DetrDatasetMapper", "read_image", "register_datasets"]
+__all__ = [
+    "DataError",
+    "DetrDatasetMapper",
+    "UnreadableImage",
+    "read_image",
+    "register_datasets",
+]

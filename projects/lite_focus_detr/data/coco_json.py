@@ -2,39 +2,39 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
 import logging
-import math
 import os
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 from detectron2.utils.file_io import PathManager
+
+from .coco_format import check_annotation, check_structure, is_finite, is_number, shorten
 
 logger = logging.getLogger(__name__)
 
 # Boxes may reach over the border of the image (amodal annotations are clipped), but one that is
 # this many times larger than the image is a corrupted number that clipping would hide.
 MAX_RELATIVE_SIZE = 10.0
-
-_IMAGE_KEYS = ("id", "file_name", "height", "width")
-_CATEGORY_KEYS = ("id", "name")
-_ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox")
+# The largest area that COCO's AP counts.
+MAX_AREA = 1e10
 
 
 class CleanedCoco(NamedTuple):
     """A COCO data set without invalid boxes.
 
     ``dropped`` maps the reason to the ids of the annotations that were left out, ``filled`` the
-    name of an optional key to the ids of the annotations that got its default.
+    name of a key to the ids of the annotations that got another value.
     """
 
     dataset: dict[str, Any]
-    dropped: dict[str, list[int]]
-    filled: dict[str, list[int]]
+    dropped: dict[str, list[Any]]
+    filled: dict[str, list[Any]]
 
 
 @functools.cache
@@ -42,8 +42,9 @@ def prepare_coco_json(name: str, json_file: str, cache_dir: str) -> str:
     """Check a COCO file and return the path of the file to train and evaluate on.
 
     This is ``json_file`` itself if there is nothing to repair. Otherwise a repaired copy is
-    written to ``cache_dir``, so that the loader and the evaluator see the same boxes. What was
-    repaired is logged once per reason and process.
+    written to ``cache_dir``, so that the loader and the evaluator see the same boxes; also of a
+    file that begins with a byte order mark, which pycocotools does not read. What was repaired is
+    logged once per reason and process.
 
     Args:
         name: name of the data set, for messages and for the name of the copy.
@@ -54,17 +55,23 @@ def prepare_coco_json(name: str, json_file: str, cache_dir: str) -> str:
         ValueError: the file is missing, not JSON or not in COCO format.
     """
     cleaned = clean_coco(read_coco_json(json_file), json_file)
+    names = Counter(category["name"] for category in cleaned.dataset["categories"])
+    for repeated in [category for category, count in names.items() if count > 1]:
+        logger.warning(
+            "%s: %d categories of %s are called %r; the evaluation shows the AP of one of them",
+            *(name, names[repeated], json_file, repeated),
+        )
     for reason, ids in cleaned.dropped.items():
         logger.warning(
             "%s: %d annotations of %s are ignored: %s (annotation ids %s)",
-            *(name, len(ids), json_file, reason, _shorten(ids)),
+            *(name, len(ids), json_file, reason, shorten(ids)),
         )
     for key, ids in cleaned.filled.items():
         logger.warning(
             "%s: %d annotations of %s have no valid '%s'; using %s (annotation ids %s)",
-            *(name, len(ids), json_file, key, _DEFAULTS[key], _shorten(ids)),
+            *(name, len(ids), json_file, key, _DEFAULTS[key], shorten(ids)),
         )
-    if not cleaned.dropped and not cleaned.filled:
+    if not cleaned.dropped and not cleaned.filled and not _has_byte_order_mark(json_file):
         return json_file
     return _write_json(cleaned.dataset, os.path.join(cache_dir, f"{name}.json"))
 
@@ -83,19 +90,30 @@ def read_coco_json(json_file: str) -> dict[str, Any]:
         text = content.decode("utf-8-sig")
         dataset = json.loads(text)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{json_file} is not UTF-8 text at byte {error.start}") from error
+        raise ValueError(
+            f"{json_file} is not UTF-8 text at byte {error.start}; save it as UTF-8"
+        ) from error
     except json.JSONDecodeError as error:
         byte = len(text[: error.pos].encode())
         raise ValueError(
             f"{json_file} is not valid JSON at byte {byte} of {len(content)} "
             f"(line {error.lineno}): {error.msg}; is the file truncated?"
         ) from error
-    _check_structure(dataset, json_file)
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, deep lists
+        raise ValueError(f"{json_file} cannot be read: {error}") from error
+    check_structure(dataset, json_file)
     return dict(dataset)
+
+
+def _has_byte_order_mark(json_file: str) -> bool:
+    with PathManager.open(json_file, "rb") as file:
+        return bool(file.read(len(codecs.BOM_UTF8)) == codecs.BOM_UTF8)
 
 
 def clean_coco(dataset: Mapping[str, Any], json_file: str) -> CleanedCoco:
     """Leave out annotations with invalid boxes, and fill the keys the evaluation needs.
+
+    Where an annotation has an id that pycocotools does not take for one, all are numbered anew.
 
     Args:
         dataset: content of a COCO file, not modified.
@@ -107,11 +125,11 @@ def clean_coco(dataset: Mapping[str, Any], json_file: str) -> CleanedCoco:
     """
     images = {image["id"]: image for image in dataset["images"]}
     categories = {category["id"] for category in dataset["categories"]}
-    dropped: defaultdict[str, list[int]] = defaultdict(list)
-    filled: defaultdict[str, list[int]] = defaultdict(list)
+    dropped: defaultdict[str, list[Any]] = defaultdict(list)
+    filled: defaultdict[str, list[Any]] = defaultdict(list)
     annotations = []
     for annotation in dataset.get("annotations", ()):
-        _check_annotation(annotation, categories, json_file)
+        check_annotation(annotation, categories, json_file)
         image = images.get(annotation["image_id"])
         if image is None:
             reason: str | None = "no image has their image_id"
@@ -121,6 +139,8 @@ def clean_coco(dataset: Mapping[str, Any], json_file: str) -> CleanedCoco:
             annotations.append(_fill(annotation, filled))
         else:
             dropped[reason].append(annotation["id"])
+    if "id" in filled:
+        annotations = [{**a, "id": number} for number, a in enumerate(annotations, 1)]
     cleaned = dict(dataset)
     if "annotations" in dataset:
         cleaned["annotations"] = annotations
@@ -135,7 +155,7 @@ def box_fault(bbox: Sequence[float], width: float, height: float) -> str | None:
         width: of the image in pixels.
         height: of the image in pixels.
     """
-    if not all(map(math.isfinite, bbox)):
+    if not all(map(is_finite, bbox)):
         return "box is not finite"
     x, y, w, h = bbox
     if min(w, h) <= 0:
@@ -147,100 +167,60 @@ def box_fault(bbox: Sequence[float], width: float, height: float) -> str | None:
     return None
 
 
-def _check_structure(dataset: Any, json_file: str) -> None:
-    if not isinstance(dataset, dict):
-        raise ValueError(
-            f"{json_file} holds a {type(dataset).__name__} instead of a COCO object with the keys "
-            "'images', 'annotations' and 'categories'"
-        )
-    for key in ("images", "categories"):
-        if not isinstance(dataset.get(key), list) or not dataset[key]:
-            raise ValueError(f"{json_file} has no list '{key}', or an empty one")
-    annotations = dataset.get("annotations", [])
-    if not isinstance(annotations, list):
-        raise ValueError(f"'annotations' of {json_file} is not a list")
-    _check_entries(dataset["images"], "image", _IMAGE_KEYS, json_file)
-    _check_entries(dataset["categories"], "category", _CATEGORY_KEYS, json_file)
-    _check_entries(annotations, "annotation", _ANNOTATION_KEYS, json_file)
-    _check_values(dataset, json_file)
+_DEFAULTS = {
+    "id": "1, 2, 3, ... for all: pycocotools takes an object with the id 0 for one not found",
+    "area": "the area of the box",
+    "iscrowd": "0",
+    "segmentation": "the box alone",
+}
 
 
-def _check_values(dataset: Mapping[str, Any], json_file: str) -> None:
-    for category in dataset["categories"]:
-        if not isinstance(category["id"], int):
-            raise ValueError(
-                f"category id {category['id']!r} of {json_file} must be an integer, as must the "
-                "category_id of the annotations"
-            )
-    for image in dataset["images"]:
-        size = (image["width"], image["height"])
-        if not (all(map(_is_number, size)) and min(size) > 0):
-            raise ValueError(
-                f"image id {image['id']} of {json_file} has the (width, height) {size}; "
-                "both must be positive numbers"
-            )
+def _fill(annotation: dict[str, Any], filled: dict[str, list[Any]]) -> dict[str, Any]:
+    """The annotation with what pycocotools and detectron2's loader read unconditionally.
 
-
-def _check_entries(entries: Iterable[Any], what: str, keys: Iterable[str], json_file: str) -> None:
-    seen = set()
-    for index, entry in enumerate(entries):
-        missing = [key for key in keys if not isinstance(entry, dict) or key not in entry]
-        if missing:
-            place = f"{what} id {entry['id']}" if "id" not in missing else f"{what} number {index}"
-            raise ValueError(f"{place} of {json_file} has no '{missing[0]}'")
-        if entry["id"] in seen:
-            raise ValueError(f"{what} id {entry['id']} occurs more than once in {json_file}")
-        seen.add(entry["id"])
-
-
-def _check_annotation(annotation: Mapping[str, Any], categories: set[int], json_file: str) -> None:
-    bbox, category = annotation["bbox"], annotation["category_id"]
-    place = f"annotation id {annotation['id']} of image id {annotation['image_id']} in {json_file}"
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-        raise ValueError(f"{place} has the bbox {bbox!r}; it must be four numbers x, y, w, h")
-    if not isinstance(category, int) or category not in categories:
-        known = _shorten(sorted(categories))
-        raise ValueError(f"{place} has the category_id {category!r}; 'categories' has {known}")
-
-
-_DEFAULTS = {"area": "the area of the box", "iscrowd": "0", "segmentation": "the box alone"}
-
-
-def _fill(annotation: dict[str, Any], filled: dict[str, list[int]]) -> dict[str, Any]:
-    """The annotation with ``area`` and ``iscrowd``, which pycocotools reads unconditionally.
-
-    detectron2's loader leaves out an annotation with a mask that cannot be one, while its
-    evaluator counts it: without the mask, both take the box.
+    This loader leaves out an annotation with a mask that cannot be one, while its evaluator
+    counts it: without the mask, both take the box. A negative area, or one beyond the limit of
+    pycocotools, would take an object out of the evaluation.
     """
-    area = annotation.get("area", math.nan)
+    number, bbox = annotation["id"], annotation["bbox"]
     defaults: dict[str, Any] = {}
-    if not _is_number(area) or not math.isfinite(area):
-        defaults["area"] = annotation["bbox"][2] * annotation["bbox"][3]
+    if not isinstance(number, int) or number < 1:
+        filled["id"].append(number)
+    if not _may_be_area(annotation.get("area")):
+        defaults["area"] = bbox[2] * bbox[3]
     if annotation.get("iscrowd") not in (0, 1):
         defaults["iscrowd"] = 0
     if not _may_be_segmentation(annotation.get("segmentation")):
         defaults["segmentation"] = []
     for key in defaults:
-        filled[key].append(annotation["id"])
+        filled[key].append(number)
     return {**annotation, **defaults}
+
+
+def _may_be_area(value: Any) -> bool:
+    return is_number(value) and is_finite(value) and 0 < value <= MAX_AREA
 
 
 def _may_be_segmentation(value: Any) -> bool:
     """Whether this is none, run lengths, or polygons of which one has three points or more."""
-    if not value or isinstance(value, dict):
+    if not value:
         return True
+    if isinstance(value, dict):
+        return _may_be_run_lengths(value)
     if not isinstance(value, list) or not all(isinstance(polygon, list) for polygon in value):
         return False
     return any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in value)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _may_be_run_lengths(value: dict[str, Any]) -> bool:
+    size, counts = value.get("size"), value.get("counts")
+    if not _are_lengths(size) or len(size) != 2:
+        return False
+    return isinstance(counts, str) or _are_lengths(counts)
 
 
-def _shorten(values: list[Any], limit: int = 5) -> str:
-    more = ", ..." if len(values) > limit else ""
-    return ", ".join(map(repr, values[:limit])) + more
+def _are_lengths(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**31 for n in value)
 
 
 def _write_json(dataset: Mapping[str, Any], path: str) -> str:

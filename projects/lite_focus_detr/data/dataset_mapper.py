@@ -10,17 +10,22 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetMapper, detection_utils
+from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
-from detectron2.utils.file_io import PathManager
-from PIL import Image, ImageOps
 
 from .coco_json import box_fault
+from .errors import UnreadableImage
+from .image_file import read_image, size_fault
+from .worker_watch import note_image
 
 logger = logging.getLogger(__name__)
 
 CROP_PROBABILITY = 0.5
+# Of the images of a data set; more unreadable ones are a fault of the set.
+MAX_UNREADABLE = 0.01
+
+Record = dict[str, Any]
 
 
 class DetrDatasetMapper(DatasetMapper):
@@ -34,6 +39,8 @@ class DetrDatasetMapper(DatasetMapper):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._reported: set[str] = set()
+        self._unreadable: set[str] = set()
+        self._max_unreadable = 0
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
@@ -44,7 +51,16 @@ class DetrDatasetMapper(DatasetMapper):
             "image_format": cfg.INPUT.FORMAT,
         }
 
-    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+    def skip_unreadable(self, num_images: int) -> None:
+        """From now on return None for an image that cannot be read, and log it.
+
+        Args:
+            num_images: of the data set; more unreadable ones than 1 % of them, but at least one,
+                are an error.
+        """
+        self._max_unreadable = max(1, int(MAX_UNREADABLE * num_images))
+
+    def __call__(self, dataset_dict: Record) -> Any:
         """Read and transform one image.
 
         Args:
@@ -54,14 +70,39 @@ class DetrDatasetMapper(DatasetMapper):
         Returns:
             The record with ``image`` (C, H, W) uint8 in the configured channel order, ``height``
             and ``width`` of the file in pixels and, in training, ``instances`` with ``gt_boxes``
-            (xyxy in pixels of ``image``) and ``gt_classes``.
+            (xyxy in pixels of ``image``) and ``gt_classes``. None for an unreadable image, if it
+            is to be skipped: the loader takes another one.
 
         Raises:
-            RuntimeError: the image cannot be read; names the file.
+            UnreadableImage: the image cannot be read, or has not the size of the record; names the
+                file and the image id.
         """
+        try:
+            return self._transform(dataset_dict)
+        except UnreadableImage as error:
+            if self._max_unreadable == 0:
+                raise
+            self._count_unreadable(dataset_dict["file_name"], error)
+        return None
+
+    def _count_unreadable(self, file_name: str, error: UnreadableImage) -> None:
+        if file_name in self._unreadable:
+            return
+        self._unreadable.add(file_name)
+        count = len(self._unreadable)
+        if count > self._max_unreadable:
+            raise UnreadableImage(
+                f"{error}; it is number {count}, and INPUT.SKIP_UNREADABLE accepts "
+                f"{self._max_unreadable} of DATASETS.TRAIN (1 %)"
+            ) from error
+        logger.warning(
+            "%s; INPUT.SKIP_UNREADABLE: another image takes its place (%d skipped)", error, count
+        )
+
+    def _transform(self, dataset_dict: Record) -> Record:
         record = copy.deepcopy(dataset_dict)
-        image = read_image(record["file_name"], self.image_format)
-        detection_utils.check_image_size(record, image)
+        note_image(record["file_name"])
+        image = self._read(record)
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
         image = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
@@ -72,6 +113,22 @@ class DetrDatasetMapper(DatasetMapper):
             record["annotations"] = self._valid_annotations(record)
             self._transform_annotations(record, transforms, image.shape[1:])
         return record
+
+    def _read(self, record: Record) -> npt.NDArray[np.uint8]:
+        """The image of a record, which gets its size if it has none."""
+        path = record["file_name"]
+        try:
+            image = read_image(path, self.image_format)
+            size = image.shape[1], image.shape[0]
+            record.setdefault("width", size[0])
+            record.setdefault("height", size[1])
+            width, height = record["width"], record["height"]
+            if (width, height) != size:
+                raise UnreadableImage(f"{path} {size_fault(path, width, height, size)}")
+        except UnreadableImage as error:
+            number = f" (image id {record['image_id']})" if "image_id" in record else ""
+            raise UnreadableImage(f"{error}{number}") from error
+        return image
 
     def _valid_annotations(self, record: dict[str, Any]) -> list[dict[str, Any]]:
         """Without invalid boxes: the transform would swap their sides and hide the error."""
@@ -150,22 +207,3 @@ class ResizeShortestEdgeDown(T.ResizeShortestEdge):
             short_edge_length = max(1, round(max_size * short / long))
         new_long = int(short_edge_length * long / short)
         return (new_long, short_edge_length) if oldh > oldw else (short_edge_length, new_long)
-
-
-def read_image(path: str, image_format: str) -> npt.NDArray[np.uint8]:
-    """Read an image, turned upright by its EXIF tag, as (H, W, 3) in "RGB" or "BGR" order.
-
-    Images of 16 bits per channel are scaled to 8 bits.
-
-    Raises:
-        RuntimeError: the file is missing, truncated or not an image; names the file.
-    """
-    try:
-        with PathManager.open(path, "rb") as file:
-            image: Image.Image = ImageOps.exif_transpose(Image.open(file))
-            if image.mode.startswith("I;16"):
-                # Image.convert would clip everything above 255 to white.
-                image = Image.fromarray((np.asarray(image) // 256).astype(np.uint8))
-            return np.asarray(detection_utils.convert_PIL_to_numpy(image, image_format))
-    except (OSError, SyntaxError) as error:
-        raise RuntimeError(f"cannot read image {path}: {error}") from error

@@ -29,8 +29,14 @@ def register_datasets(cfg: CfgNode) -> None:
             data set or to one of detectron2.
     """
     taken = {f"shapes_{split}" for split in SPLITS}
-    for entry in cfg.DATASETS.COCO:
-        if len(entry) != 3 or not all(isinstance(field, str) for field in entry):
+    entries = cfg.DATASETS.COCO
+    if not isinstance(entries, (list, tuple)):
+        raise ValueError(
+            f"DATASETS.COCO is {entries!r}; it must be a list of [name, json file, image folder]"
+        )
+    for entry in entries:
+        is_list = isinstance(entry, (list, tuple))
+        if not is_list or len(entry) != 3 or not all(isinstance(field, str) for field in entry):
             raise ValueError(
                 f"DATASETS.COCO has the entry {entry!r}; it must be [name, json file, image folder]"
             )

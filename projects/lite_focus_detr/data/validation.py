@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from ..config.suggestions import did_you_mean
 from ..modeling.postprocess import COCO_IDS
+from .dataset_mapper import MAX_UNREADABLE
+from .errors import UnreadableImage
+from .image_file import size_fault
 from .registration import ShapesSource
+
+logger = logging.getLogger(__name__)
+
+# Files of a data set whose header is read; those between them are checked when they are read.
+MAX_HEADERS = 5000
+# Faults that are shown.
+SHOWN = 5
+
+Record = dict[str, Any]
 
 
 def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
-    """Check that the data sets are registered, that their files exist, and their class count.
+    """Check that the data sets are registered, their class count, and the images of the test sets.
+
+    The images of the training sets are checked by :func:`check_training_images`, when they have
+    been read; generated data sets are drawn when they are first used.
 
     Args:
         cfg: complete configuration, after ``register_datasets``.
@@ -34,6 +53,26 @@ def check_datasets(cfg: CfgNode, *, eval_only: bool = False) -> None:
             )
         _check_files(name)
     check_num_classes(cfg, eval_only=eval_only)
+    for name in cfg.DATASETS.TEST or ():
+        if not isinstance(DatasetCatalog.data[name], ShapesSource):
+            _check_test_set(cfg, name)
+
+
+def check_training_images(cfg: CfgNode, records: Sequence[Record]) -> None:
+    """Check the images of the training sets, and warn of more objects than queries.
+
+    With ``INPUT.SKIP_UNREADABLE`` faults of at most 1 % of the images are a warning.
+
+    Args:
+        cfg: complete configuration.
+        records: of ``DATASETS.TRAIN``.
+
+    Raises:
+        ValueError: as :func:`check_images`.
+    """
+    name = ", ".join(cfg.DATASETS.TRAIN)
+    check_images(name, records, may_skip=cfg.INPUT.SKIP_UNREADABLE)
+    _check_crowds(name, records, "MODEL.DETR.NUM_QUERIES", cfg.MODEL.DETR.NUM_QUERIES)
 
 
 def check_num_classes(cfg: CfgNode, *, eval_only: bool = False) -> None:
@@ -60,9 +99,105 @@ def check_num_classes(cfg: CfgNode, *, eval_only: bool = False) -> None:
         )
 
 
+def check_images(name: str, records: Sequence[Record], *, may_skip: bool = False) -> None:
+    """Check that the images of a data set exist and have the sizes that it says.
+
+    All of them must be there. The headers of up to 5,000, evenly spaced, are read.
+
+    Args:
+        name: of the data set, for messages.
+        records: in detectron2's format.
+        may_skip: faults of at most 1 % of the images, but at least of one, are a warning.
+
+    Raises:
+        ValueError: says how many images are wrong, and what is wrong with the first five.
+    """
+    faults, checked = _image_faults(records)
+    if not faults:
+        return
+    some = f" (sizes of {checked} were looked at)" if len(records) > MAX_HEADERS else ""
+    more = f"; and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+    message = (
+        f"{len(faults)} of the {len(records)} images of data set {name} cannot be used{some}: "
+        f"{'; '.join(faults[:SHOWN])}{more}"
+    )
+    if not may_skip or len(faults) > max(1, MAX_UNREADABLE * len(records)):
+        raise ValueError(message)
+    logger.warning("%s. INPUT.SKIP_UNREADABLE: others take their place", message)
+
+
+def _image_faults(records: Sequence[Record]) -> tuple[list[str], int]:
+    """What is wrong with the images, and how many headers were read."""
+    local = [record for record in records if "://" not in record["file_name"]]
+    missing = _missing_files(record["file_name"] for record in local)
+    faults = [f"{path} does not exist" for path in sorted(missing)]
+    step = 1 + (len(local) - 1) // MAX_HEADERS
+    checked = [record for record in local[::step] if record["file_name"] not in missing]
+    faults += [fault for record in checked if (fault := _image_fault(record)) is not None]
+    return faults, len(checked)
+
+
+def _image_fault(record: Record) -> str | None:
+    path = record["file_name"]
+    try:
+        fault = size_fault(path, record["width"], record["height"])
+    except UnreadableImage as error:
+        return str(error)
+    return None if fault is None else f"{path} {fault}"
+
+
+def _missing_files(paths: Iterable[str]) -> set[str]:
+    """Those that are no files. Each folder is listed once: a look at each file takes minutes where
+    it goes over a network."""
+    folders: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for path in paths:
+        folder, name = os.path.split(path)
+        folders[folder][name] = path
+    missing = set()
+    for folder, wanted in folders.items():
+        found = set()
+        if os.path.isdir(folder or "."):
+            with os.scandir(folder or ".") as entries:
+                found = {entry.name for entry in entries if _is_file(entry)}
+        missing |= {path for name, path in wanted.items() if name not in found}
+    return missing
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link that leads to itself
+        return False
+
+
+def _check_test_set(cfg: CfgNode, name: str) -> None:
+    records = DatasetCatalog.get(name)
+    check_images(name, records)
+    if not any(record.get("annotations") for record in records):
+        logger.warning("Data set %s has no objects to find: its AP will be nan", name)
+    for key, limit in (
+        ("MODEL.DETR.NUM_QUERIES", cfg.MODEL.DETR.NUM_QUERIES),
+        ("TEST.DETECTIONS_PER_IMAGE", cfg.TEST.DETECTIONS_PER_IMAGE),
+    ):
+        _check_crowds(name, records, key, limit)
+
+
+def _check_crowds(name: str, records: Sequence[Record], key: str, limit: int) -> None:
+    """Warn once of images in which not all objects can be found."""
+    counts = [len(record.get("annotations", ())) for record in records]
+    crowded = sum(count > limit for count in counts)
+    if crowded:
+        most = max(range(len(counts)), key=counts.__getitem__)
+        logger.warning(
+            "%d images of data set %s have more objects than %s %d, up to %d (%s): those beyond it "
+            "are never found; raise it",
+            *(crowded, name, key, limit, counts[most], records[most]["file_name"]),
+        )
+
+
 def _names(cfg: CfgNode, eval_only: bool) -> list[str]:
-    train = () if eval_only else tuple(cfg.DATASETS.TRAIN)
-    return list(dict.fromkeys((*train, *cfg.DATASETS.TEST)))
+    train = () if eval_only else tuple(cfg.DATASETS.TRAIN or ())
+    return list(dict.fromkeys((*train, *(cfg.DATASETS.TEST or ()))))
 
 
 def _check_files(name: str) -> None:

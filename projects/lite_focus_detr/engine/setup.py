@@ -21,7 +21,7 @@ from detectron2.utils.logger import setup_logger
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..config import require_registered
-from ..data import register_datasets
+from ..data import DataError, register_datasets
 from ..data.validation import check_datasets
 
 logger = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="lite_focus_detr")
     except OSError as error:
         raise ValueError(f"cannot write to OUTPUT_DIR {cfg.OUTPUT_DIR}: {error}") from error
+    logging.getLogger("detectron2.engine.train_loop").addFilter(_without_traceback)
     if no_gpu:
         logger.warning("There is no GPU: running on the CPU (MODEL.DEVICE cpu)")
     if cfg.MODEL.DEVICE == "cpu" and "OMP_NUM_THREADS" not in os.environ:
@@ -107,17 +108,20 @@ def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> 
 
 
 @contextmanager
-def user_errors() -> Iterator[None]:
+def user_errors(*mistakes: type[Exception]) -> Iterator[None]:
     """Turn a mistake of the user into one line on stderr and the exit status 1.
 
-    A mistake is an ``OSError``, or a ``ValueError`` that is not raised inside of PyTorch and its
-    like; further lines of its message, such as tables, are logged. To be put around what reads
-    the user's files and configuration, and nothing else: other errors, and all errors under
-    ``python -X dev``, keep their traceback.
+    Further lines of its message, such as tables, are logged. Other errors, those that are raised
+    inside of PyTorch and its like, and all errors under ``python -X dev`` keep their traceback.
+
+    Args:
+        mistakes: by default ``ValueError``, ``OSError`` and ``DataError``, to be put around what
+            reads the user's files and configuration, and nothing else.
     """
+    mistakes = mistakes or (ValueError, OSError, DataError)
     try:
         yield
-    except (ValueError, OSError) as error:
+    except mistakes as error:
         if sys.flags.dev_mode or _raised_by_library(error):
             raise
         line, _, details = (str(error) or repr(error)).partition("\n")
@@ -126,9 +130,9 @@ def user_errors() -> Iterator[None]:
         raise SystemExit(_report_once(f"error: {line}")) from None
 
 
-def _raised_by_library(error: ValueError | OSError) -> bool:
+def _raised_by_library(error: Exception) -> bool:
     """Whether it says how a library was called: that is a bug, the user does not call it."""
-    if isinstance(error, OSError):
+    if not isinstance(error, ValueError):
         return False
     *_, (frame, _) = traceback.walk_tb(error.__traceback__)
     return str(frame.f_globals.get("__name__")).split(".")[0] in _NUMERIC_LIBRARIES
@@ -149,6 +153,13 @@ def _report_once(line: str) -> str | int:
             print(line, file=sys.stderr, flush=True)
             report.write(line)
     return 1
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """detectron2 logs what ends a training: of the user's data the line says all."""
+    if record.exc_info and isinstance(record.exc_info[1], DataError):
+        record.exc_info = None
+    return True
 
 
 def _silence(name: str) -> None:

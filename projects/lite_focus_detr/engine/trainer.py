@@ -24,6 +24,8 @@ from torch import nn
 from ..data import DetrDatasetMapper
 from ..data.epoch_order import build_epoch_order
 from ..data.training_stream import BatchLayout, TrainingStream
+from ..data.validation import check_training_images
+from ..data.worker_watch import dead_workers_named
 from .checkpointer import DetrCheckpointer
 from .hooks import BudgetHook, EMAHook, Evaluation, SeedSteps
 from .metrics import MetricHistory, MetricsFile
@@ -52,9 +54,7 @@ class DetrTrainer(DefaultTrainer):
         """
         TrainerBase.__init__(self)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        images = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        )
+        images = _training_images(cfg)
         cfg = resolve_epochs(cfg, len(images))
 
         model = self.build_model(cfg)
@@ -76,6 +76,25 @@ class DetrTrainer(DefaultTrainer):
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
         self.register_hooks(self.build_hooks())
+
+    def run_step(self) -> None:
+        """Take a step.
+
+        Raises:
+            DataError: an image cannot be read, or a process that loads data has died.
+        """
+        with dead_workers_named():
+            super().run_step()
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, evaluators: Any = None) -> Any:
+        """Evaluate on ``DATASETS.TEST``; see ``DefaultTrainer``.
+
+        Raises:
+            DataError: as :meth:`run_step`.
+        """
+        with dead_workers_named():
+            return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[HookBase]:
         """Return detectron2's default hooks and those that make resuming exact.
@@ -211,9 +230,10 @@ class DetrTrainer(DefaultTrainer):
             ValueError: the data sets have no image to train with, or the batch size does not fit.
         """
         if dataset is None:
-            dataset = get_detection_dataset_dicts(
-                cfg.DATASETS.TRAIN, filter_empty=cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-            )
+            dataset = _training_images(cfg)
+        mapper = DetrDatasetMapper(cfg, is_train=True)
+        if cfg.INPUT.SKIP_UNREADABLE:
+            mapper.skip_unreadable(len(dataset))
         world_size, total = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
         if total % world_size:
             raise ValueError(
@@ -223,7 +243,7 @@ class DetrTrainer(DefaultTrainer):
         grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
         return TrainingStream(
             dataset,
-            DetrDatasetMapper(cfg, is_train=True),
+            mapper,
             order=build_epoch_order(cfg, dataset, seed=seed),
             layout=BatchLayout(total // world_size, world_size, grouped),
             rank=comm.get_rank(),
@@ -258,6 +278,20 @@ class DetrTrainer(DefaultTrainer):
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         """Return the COCO evaluator; predictions go to ``OUTPUT_DIR/inference``."""
         return COCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+
+
+def _training_images(cfg: CfgNode) -> list[dict[str, Any]]:
+    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    try:
+        images: list[dict[str, Any]] = get_detection_dataset_dicts(
+            cfg.DATASETS.TRAIN, filter_empty=filter_empty
+        )
+    except AssertionError as error:  # detectron2 asserts what the user gives
+        remedy = "; set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to keep images without objects"
+        text = str(error).rstrip(".") + (remedy if filter_empty else "")
+        raise ValueError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {text}") from error
+    check_training_images(cfg, images)
+    return images
 
 
 def _build_train_step(

@@ -6,14 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from matplotlib.backend_bases import FigureCanvasBase
 
 from .. import model_zoo
-from ..data import read_image
 from ..data.validation import check_datasets
 
 #: What the other encoders are compared with: the dense one in the same detector.
@@ -63,18 +60,6 @@ def add_opts_argument(parser: argparse.ArgumentParser) -> None:
 def options_with_weights(args: argparse.Namespace) -> list[str]:
     """``KEY VALUE ...`` of ``--opts`` and ``--weights``."""
     return [*args.opts, *(["MODEL.WEIGHTS", args.weights] if args.weights else [])]
-
-
-def open_image(path: str) -> npt.NDArray[np.uint8]:
-    """An image of the user, (H, W, 3) in RGB order.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        return read_image(path, "RGB")
-    except RuntimeError as error:
-        raise ValueError(str(error)) from error
 
 
 def load_records(cfg: CfgNode, dataset: str | None, count: int) -> tuple[str, list[dict[str, Any]]]:

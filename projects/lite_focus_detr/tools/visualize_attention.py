@@ -17,12 +17,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..data import read_image
 from ..engine import user_errors
 from ..modeling import DetectionTransformer, DetectorOutputs
 from ..modeling.attention import SampledAttention
 from ..predictor import Predictor, load_inference_config
 from ..visualization.attention import Samples, draw_samples, nearest_samples, record_calls
-from .command_line import add_opts_argument, open_image, picture_file
+from .command_line import add_opts_argument, picture_file
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     models = []
     with user_errors():
-        image = open_image(args.image)
+        image = read_image(args.image, "RGB")
         picture = picture_file(args.output)
         height, width = image.shape[:2]
         points = _relative_points(args.point or [], width, height)
