@@ -29,6 +29,7 @@ CONTRACT = {
     "lite_focus_detr.ops": (*OPERATORS, "backend", "reference"),
     "lite_focus_detr.ops.reference": OPERATORS,
     "lite_focus_detr.converters": ("convert_state_dict",),
+    "lite_focus_detr.integrations": ("accelerate", "install_shims"),
     "lite_focus_detr.engine": ("DetrCheckpointer",),
     "lite_focus_detr.modeling": ("DetectionTransformer",),
     "lite_focus_detr.modeling.encoder": (
@@ -109,6 +110,15 @@ print(output.item(), value.grad.flatten().tolist())
     done = run_with_torch_alone(line + code)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "1.5 [0.25, 0.25, 0.25, 0.25]\n"
+
+
+def test_the_integrations_need_nothing_but_pytorch():
+    code = """
+from lite_focus_detr.integrations import accelerate, install_shims
+accelerate(torch.nn.Linear(1, 1))
+"""
+    last = run_with_torch_alone(code).stderr.splitlines()[-1]
+    assert last.startswith("ValueError: Linear has no multi-scale deformable attention")
 
 
 @pytest.mark.parametrize("name", ["add_lite_focus_detr_config", "model_zoo", "Predictor"])
