@@ -1,11 +1,14 @@
 """Installation of lite-focus-detr; the native attention kernels are built where that is possible.
 
-Nothing that goes wrong in the native build stops the installation: the operators then run in
-PyTorch, and the reason is printed here and by ``lite_focus_detr.ops.unavailable_reason``.
+Nothing that goes wrong in the native build stops the installation, and nothing that goes wrong with
+CUDA costs the kernels for the CPU. PyTorch code takes their place, and the reason is printed here
+and by ``lite_focus_detr.ops.unavailable_reason``. As in torchvision and detectron2 the kernels for
+CUDA are built where a GPU can be seen, or with ``FORCE_CUDA=1`` in the environment.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import shutil
@@ -17,15 +20,37 @@ from setuptools import Extension, find_packages, setup
 
 PACKAGE = "lite_focus_detr"
 ROOT = Path(__file__).resolve().parent
+KERNELS = ROOT / "kernels"
 # The kernels use PyTorch's stable ABI, so that one build serves this and later releases.
 MINIMUM_TORCH = "2.10"
-STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000"]
+STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-fvisibility=hidden"]
 COMPILE = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-g0", *STABLE_ABI]
-CUDA_ARCHITECTURES = "8.0;9.0+PTX"
+# Registers and spills of nvcc are for dev/check_cuda_registers.py.
+COMPILE_CUDA = ["-O3", "-std=c++17", "-Xptxas", "-v", STABLE_ABI[0], "-Xcompiler", STABLE_ABI[1]]
+# Those that nvcc does not know are left out; the last one of the rest also gets PTX.
+CUDA_ARCHITECTURES = ("7.5", "8.0", "8.6", "9.0", "10.0", "12.0")
 # A missing or broken compiler shows as any of these.
 BUILD_ERRORS = (RuntimeError, OSError, subprocess.SubprocessError)
 
 logger = logging.getLogger(PACKAGE)
+
+
+def _library_file() -> Any:
+    """The module of the package, which cannot be imported before it is installed."""
+    path = ROOT / "projects" / PACKAGE / "ops" / "library_file.py"
+    specification = importlib.util.spec_from_file_location("library_file", path)
+    assert specification is not None
+    assert specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def _stamp(architectures: list[str]) -> tuple[str, str]:
+    """The macro with what a library says about itself."""
+    library_file = _library_file()
+    interface = library_file.interface_digest(KERNELS)
+    return "LITE_FOCUS_STAMP", f'"{library_file.stamp_text(interface, architectures)}"'
 
 
 def _find_cuda() -> None:
@@ -43,31 +68,68 @@ def _sources(folder: str, *suffixes: str) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in files]
 
 
-def _extensions() -> list[Extension]:
-    """The CPU library, and the CUDA library when the toolkit and a CUDA PyTorch are there."""
+def _why_no_cuda() -> str | None:
+    """Why the kernels for CUDA are not built, None where they are."""
     import torch
     from torch.utils import cpp_extension
 
-    common = {"include_dirs": [str(ROOT / "kernels")], "py_limited_api": True, "optional": True}
+    if torch.version.cuda is None:
+        return "this PyTorch has no CUDA"
+    if cpp_extension.CUDA_HOME is None:
+        return "there is no nvcc"
+    if os.environ.get("FORCE_CUDA") != "1" and not torch.cuda.is_available():
+        return "no GPU can be seen; FORCE_CUDA=1 in the environment builds them all the same"
+    return None
+
+
+def _cuda_architectures() -> list[str]:
+    """Those of ``TORCH_CUDA_ARCH_LIST``, else all that nvcc knows and those of the visible GPUs."""
+    import torch
+    from torch.utils import cpp_extension
+
+    given = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";")
+    if given:
+        return [name for name in given.split(";") if name]
+    nvcc = Path(cpp_extension.CUDA_HOME or "", "bin", "nvcc")
+    try:
+        listed = subprocess.run(
+            [str(nvcc), "--list-gpu-arch"], capture_output=True, text=True, check=True
+        ).stdout.split()
+    except BUILD_ERRORS:
+        listed = ["compute_80", "compute_90"]
+    known = [name for name in CUDA_ARCHITECTURES if f"compute_{name.replace('.', '')}" in listed]
+    devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
+    visible = {".".join(map(str, torch.cuda.get_device_capability(index))) for index in devices}
+    missing = [
+        name for name in visible - set(known) if f"compute_{name.replace('.', '')}" in listed
+    ]
+    names = sorted({*known, *missing}, key=lambda name: [int(part) for part in name.split(".")])
+    return [*names[:-1], f"{names[-1]}+PTX"]
+
+
+def _extensions() -> list[Extension]:
+    """The CPU library, and the CUDA library where it is to be built."""
+    from torch.utils import cpp_extension
+
+    common = {"include_dirs": [str(KERNELS)], "py_limited_api": True, "optional": True}
     cpu = cpp_extension.CppExtension(
         f"{PACKAGE}.ops._cpu",
         _sources("kernels/cpu", ".cpp"),
+        define_macros=[_stamp([])],
         extra_compile_args={"cxx": COMPILE},
         **common,
     )
-    if torch.version.cuda is None or cpp_extension.CUDA_HOME is None:
-        logger.warning("CUDA kernels are not built: they need a CUDA PyTorch and the CUDA toolkit")
+    reason = _why_no_cuda()
+    if reason is not None:
+        logger.warning("CUDA kernels are not built: %s", reason)
         return [cpu]
-    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", CUDA_ARCHITECTURES)
+    architectures = _cuda_architectures()
+    os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(architectures)
     cuda = cpp_extension.CUDAExtension(
         f"{PACKAGE}.ops._cuda",
         _sources("kernels/cuda", ".cpp", ".cu"),
-        define_macros=[("USE_CUDA", None)],
-        extra_compile_args={
-            "cxx": COMPILE,
-            # Registers and spills, for dev/check_cuda_registers.py.
-            "nvcc": ["-O3", "-std=c++17", "-Xptxas", "-v", *STABLE_ABI],
-        },
+        define_macros=[("USE_CUDA", None), _stamp(architectures)],
+        extra_compile_args={"cxx": COMPILE, "nvcc": COMPILE_CUDA},
         **common,
     )
     return [cpu, cuda]
@@ -99,17 +161,21 @@ def _native_build() -> dict[str, Any]:
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, no_python_abi_suffix=True, **kwargs)
 
-        def build_extension(self, ext: Extension) -> None:
-            try:
-                super().build_extension(ext)
-            except BUILD_ERRORS as error:
-                logger.warning("%s is not built, PyTorch code takes its place: %s", ext.name, error)
-
         def build_extensions(self) -> None:
-            try:
-                super().build_extensions()
-            except BUILD_ERRORS as error:
-                logger.warning("Native kernels are not built: %s", error)
+            # One by one: PyTorch refuses them all where CUDA's version is not its own.
+            extensions = self.extensions
+            for extension in extensions:
+                self.extensions = [extension]
+                try:
+                    super().build_extensions()
+                except BUILD_ERRORS as error:
+                    logger.warning(
+                        "%s is not built, PyTorch code takes its place: %s. The output of the "
+                        "compiler is above (`pip install -v` shows it)",
+                        extension.name,
+                        error,
+                    )
+            self.extensions = extensions
 
     return {"ext_modules": _extensions(), "cmdclass": {"build_ext": OptionalBuild}}
 

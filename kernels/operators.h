@@ -54,6 +54,11 @@ inline ScalarType exact_type(const Tensor& value) {
   return value.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// What is dense already need not go through the dispatcher.
+inline Tensor to_dense(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
 inline void check_tensor(const char* name, const Tensor& tensor, const Sizes& expected,
                          const Tensor& value) {
   const Sizes sizes = sizes_of(tensor);
@@ -104,7 +109,7 @@ class __attribute__((visibility("hidden"))) Arguments {
     problem_.heads = static_cast<int32_t>(value.size(2));
     problem_.channels = static_cast<int32_t>(value.size(3));
     set_levels(problem_, shapes);
-    value_ = dense || value.stride(3) != 1 ? torch::stable::contiguous(value) : value;
+    value_ = dense || value.stride(3) != 1 ? to_dense(value) : value;
     problem_.batch_stride = value_.stride(0);
     problem_.token_stride = value_.stride(1);
     problem_.head_stride = value_.stride(2);
@@ -173,7 +178,7 @@ class __attribute__((visibility("hidden"))) Arguments {
       return;
     }
     // The kernels have one set of offsets for both.
-    value_ = torch::stable::contiguous(value_);
+    value_ = to_dense(value_);
     problem_.batch_stride = value_.stride(0);
     problem_.token_stride = value_.stride(1);
     problem_.head_stride = value_.stride(2);
@@ -227,7 +232,7 @@ class __attribute__((visibility("hidden"))) Arguments {
   }
 
   const void* keep(const Tensor& tensor) {
-    kept_.push_back(torch::stable::contiguous(tensor));
+    kept_.push_back(to_dense(tensor));
     return kept_.back().const_data_ptr();
   }
 

@@ -9,6 +9,8 @@
 
 #include <immintrin.h>
 
+// In C++ the pragma does not define the macros of the compiler.
+#define LITE_FOCUS_AVX2
 #pragma GCC target("avx2,fma,f16c,bmi2")
 #include "cpu/select.h"
 

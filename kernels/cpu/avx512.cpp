@@ -9,6 +9,8 @@
 
 #include <immintrin.h>
 
+// In C++ the pragma does not define the macros of the compiler.
+#define LITE_FOCUS_AVX512
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,bmi2")
 #include "cpu/select.h"
 

@@ -86,6 +86,12 @@ class Channels {
     });
   }
 
+  // Points are taken in pairs, so that a number of points that fills no vector costs no more than
+  // its share. Whether pair i of the block from `first` on is beyond the last point.
+  LITE_FOCUS_INLINE bool is_beyond(int first, int i) const {
+    return i % 2 == 0 && first + i >= sampler_.count();
+  }
+
   // kAttention = scale * query . interpolated key; kKeep also keeps the latter in kSamples.
   template <bool kKeep>
   LITE_FOCUS_INLINE void key_logits(const T* head, const T* query, Scalar scale) const {
@@ -101,6 +107,9 @@ class Channels {
         }
 #pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) {
+          if (is_beyond(first, i)) {
+            break;
+          }
           const int p = first + i;
 #pragma GCC unroll 8
           for (int v = 0; v < kVectors; ++v) {
@@ -126,9 +135,9 @@ class Channels {
       constexpr int kVectors = decltype(block)::kVectors;
       Real even[kVectors] = {};
       Real odd[kVectors] = {};
-      // The weight of the padding is zero.
+      // An odd number of points has one of padding, whose weight is zero.
 #pragma GCC unroll 8
-      for (int p = 0; p < sampler_.padded(); p += 2) {
+      for (int p = 0; p < sampler_.count(); p += 2) {
 #pragma GCC unroll 8
         for (int v = 0; v < kVectors; ++v) {
           even[v] += attention[p] * block.load(samples(p), v);
@@ -157,6 +166,9 @@ class Channels {
           }
 #pragma GCC unroll 16
           for (int i = 0; i < kLanes; ++i) {
+            if (is_beyond(first, i)) {
+              break;
+            }
             const auto offset = sampler_.offsets(c)[first + i];
             const Scalar weight = sampler_.array(kKeyDots + c)[first + i];
             Scalar* target = grad_head + offset;
@@ -191,6 +203,9 @@ class Channels {
           }
 #pragma GCC unroll 16
           for (int i = 0; i < kHalf; ++i) {
+            if (is_beyond(first, i)) {
+              break;
+            }
             const auto offset = sampler_.offsets(c)[first + i];
 #pragma GCC unroll 8
             for (int v = 0; v < kVectors; ++v) {

@@ -5,20 +5,23 @@
 
 namespace lite_focus {
 
+// The first n lanes; all, if there are as many.
+template <typename Lanes, typename U>
+LITE_FOCUS_INLINE void store_first(U* target, typename Lanes::Real x, int n) {
+  if (n >= Lanes::kLanes) {
+    Lanes::store(target, x);
+  } else if (n > 0) {
+    Lanes::store_first(target, x, n);
+  }
+}
+
 template <typename Traits, typename U>
 LITE_FOCUS_INLINE void store_lanes(const Sampler<Traits>& sampler,
                                    const typename Traits::Scalar* source, U* target) {
   using Lanes = typename Traits::Lanes;
-  if constexpr (Traits::kPoints != 0) {
-#pragma GCC unroll 4
-    for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {
-      Lanes::store(target + i, Lanes::load(source + i));
-    }
-  } else {
-    for (int i = 0; i < sampler.count(); ++i) {
-      Lanes::store_scalar(target + i, source[i]);
-    }
-  }
+  sampler.for_points([&](int i, int n) __attribute__((always_inline)) {
+    store_first<Lanes>(target + i, Lanes::load(source + i), n);
+  });
 }
 
 template <typename Traits>
@@ -82,19 +85,19 @@ LITE_FOCUS_INLINE void store_sampling_gradients(const Sampler<Traits>& sampler,
   const Scalar* grad_y = sampler.array(kGradY);
   const Scalar* scale_x = sampler.array(kScaleX);
   const Scalar* scale_y = sampler.array(kScaleY);
-  if (Traits::kPoints != 0 && problem.point_levels == problem.levels) {
-#pragma GCC unroll 4
-    for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {
+  if (problem.point_levels == problem.levels) {
+    constexpr int kLanes = Lanes::kLanes;
+    sampler.for_points([&](int i, int n) __attribute__((always_inline)) {
       typename Lanes::Real low, high;
       Lanes::join_pairs(Lanes::load(grad_x + i) * Lanes::load(scale_x + i),
                         Lanes::load(grad_y + i) * Lanes::load(scale_y + i), low, high);
       if constexpr (kAdd) {
-        low += Lanes::load(target + 2 * i);
-        high += Lanes::load(target + 2 * i + Lanes::kLanes);
+        low += Sampler<Traits>::load_first(target + 2 * i, 2 * n);
+        high += Sampler<Traits>::load_first(target + 2 * i + kLanes, 2 * n - kLanes);
       }
-      Lanes::store(target + 2 * i, low);
-      Lanes::store(target + 2 * i + Lanes::kLanes, high);
-    }
+      store_first<Lanes>(target + 2 * i, low, 2 * n);
+      store_first<Lanes>(target + 2 * i + kLanes, high, 2 * n - kLanes);
+    });
     return;
   }
   const int stored = problem.point_levels * problem.points;

@@ -1,12 +1,23 @@
 #include "cpu/phases.h"
 
+#include <pthread.h>
 #include <torch/csrc/stable/ops.h>
-
-#include <condition_variable>
-#include <mutex>
 
 namespace lite_focus {
 namespace {
+
+// Those of the standard library would bind the binary to the newest version of it.
+class Mutex {
+ public:
+  void lock() { pthread_mutex_lock(&mutex_); }
+  void unlock() { pthread_mutex_unlock(&mutex_); }
+  void wait() { pthread_cond_wait(&changed_, &mutex_); }
+  void notify_all() { pthread_cond_broadcast(&changed_); }
+
+ private:
+  pthread_mutex_t mutex_ = PTHREAD_MUTEX_INITIALIZER;
+  pthread_cond_t changed_ = PTHREAD_COND_INITIALIZER;
+};
 
 class Queue {
  public:
@@ -15,22 +26,23 @@ class Queue {
   // Takes tasks until all phases are done. One thread alone gets through as well: it waits only for
   // tasks that another one is at.
   void work() {
-    std::unique_lock<std::mutex> lock(mutex_);
+    mutex_.lock();
     while (phase_ < phases_.size()) {
       const Phase& phase = phases_[phase_];
       if (next_ == phase.tasks) {
-        changed_.wait(lock);
+        mutex_.wait();
         continue;
       }
       const int64_t task = next_++;
-      lock.unlock();
+      mutex_.unlock();
       phase.run(task);
-      lock.lock();
+      mutex_.lock();
       if (--left_ == 0) {
         start(phase_ + 1);
-        changed_.notify_all();
+        mutex_.notify_all();
       }
     }
+    mutex_.unlock();
   }
 
  private:
@@ -41,8 +53,7 @@ class Queue {
   }
 
   const std::vector<Phase>& phases_;
-  std::mutex mutex_;
-  std::condition_variable changed_;
+  Mutex mutex_;
   size_t phase_;
   int64_t next_;  // task that nobody has taken
   int64_t left_;  // tasks that are not done

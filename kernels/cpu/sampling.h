@@ -21,14 +21,14 @@ constexpr int64_t pad_points(int64_t points) {
   return (points + kPointBlock - 1) / kPointBlock * kPointBlock;
 }
 
-// T is how value is stored. kChannels and kPoints (= L * P) are constants of a fast path, or 0:
-// known at run time only; a fast path has offsets of 32 bits.
+// T is how value is stored. kChannels and kPoints (= L * P) are constants, or 0: known at run time
+// only. Constant channels are a fast path, which has offsets of 32 bits.
 template <typename T_, int kBytes_, int kChannels_, int kPoints_>
 struct Traits {
   using T = T_;
   using Scalar = std::conditional_t<std::is_same_v<T, double>, double, float>;
   using Lanes = Simd<Scalar, kBytes_>;
-  using Index = std::conditional_t<kPoints_ == 0, int64_t, int32_t>;
+  using Index = std::conditional_t<kChannels_ == 0, int64_t, int32_t>;
   static constexpr int kBytes = kBytes_;
   static constexpr int kChannels = kChannels_;
   static constexpr int kPoints = kPoints_;
@@ -94,7 +94,9 @@ class Sampler {
   static constexpr int kLanes = Lanes::kLanes;
 
   LITE_FOCUS_INLINE Sampler(const Problem& problem, void* scratch)
-      : problem_(problem), levels_(static_cast<Scalar*>(scratch)) {
+      : problem_(problem),
+        count_(problem.levels * problem.points),
+        levels_(static_cast<Scalar*>(scratch)) {
     for (int i = 0; i < padded(); ++i) {
       const bool exists = i < count();
       const int l = exists ? i / problem.points : 0;
@@ -114,11 +116,19 @@ class Sampler {
     }
   }
 
-  LITE_FOCUS_INLINE int count() const {
-    return Traits::kPoints ? Traits::kPoints : problem_.levels * problem_.points;
-  }
-  LITE_FOCUS_INLINE int padded() const {
-    return Traits::kPoints ? Traits::kPoints : int(pad_points(count()));
+  LITE_FOCUS_INLINE int count() const { return Traits::kPoints ? Traits::kPoints : count_; }
+  // The next multiple of kLanes.
+  LITE_FOCUS_INLINE int padded() const { return (count() + kLanes - 1) / kLanes * kLanes; }
+  // Calls function(i, n) for points [i, i + n) with kLanes of them, and then for the rest.
+  template <typename Function>
+  LITE_FOCUS_INLINE void for_points(Function function) const {
+    int i = 0;
+    for (; i + kLanes <= count(); i += kLanes) {
+      function(i, kLanes);
+    }
+    if (i < count()) {
+      function(i, count() - i);
+    }
   }
   LITE_FOCUS_INLINE bool locations() const { return problem_.reference_size == 0; }
   LITE_FOCUS_INLINE IntScalar* level_array(LevelArray name) const {
@@ -304,6 +314,12 @@ class Sampler {
     return differentiate<Lanes>(load_axis(kAxisX, first), load_axis(kAxisY, first), dots);
   }
 
+  // Up to kLanes numbers, also none; the other lanes are zero.
+  template <typename U>
+  static LITE_FOCUS_INLINE Real load_first(const U* source, int n) {
+    return n >= kLanes ? Lanes::load(source) : n <= 0 ? Real{} : Lanes::load_first(source, n);
+  }
+
  private:
   // Points to be masked out go to one place, where both coordinates tell that they are outside; so
   // do those that are not a number, which must not reach any sum.
@@ -327,15 +343,16 @@ class Sampler {
   LITE_FOCUS_INLINE void load_positions(const U* source, int64_t item) const {
     const int levels = problem_.point_levels;
     source += item * levels * problem_.points * 2;
-    if (Traits::kPoints != 0 && levels == problem_.levels) {
-      for (int i = 0; i < padded(); i += kLanes) {
+    if (levels == problem_.levels) {
+      for_points([&](int i, int n) __attribute__((always_inline)) {
         Real x, y;
-        Lanes::split_pairs(Lanes::load(source + 2 * i), Lanes::load(source + 2 * i + kLanes), x, y);
+        Lanes::split_pairs(load_first(source + 2 * i, 2 * n),
+                           load_first(source + 2 * i + kLanes, 2 * n - kLanes), x, y);
         x = x * Lanes::load(array(kScaleX) + i) + Lanes::load(array(kOriginX) + i);
         y = y * Lanes::load(array(kScaleY) + i) + Lanes::load(array(kOriginY) + i);
-        Lanes::store(array(kPixelX) + i, x);
-        Lanes::store(array(kPixelY) + i, y);
-      }
+        Lanes::store(array(kPixelX) + i, fill_rest(x, n, kOutside));
+        Lanes::store(array(kPixelY) + i, fill_rest(y, n, kOutside));
+      });
       return;
     }
     for (int l = 0, i = 0; l < problem_.levels; ++l) {
@@ -350,19 +367,15 @@ class Sampler {
   // Padding is 0, or the logit of a zero weight.
   template <typename U>
   LITE_FOCUS_INLINE void load_lanes(const U* source) const {
-    Scalar* attention = array(kAttention);
-    if constexpr (Traits::kPoints != 0) {
-      for (int i = 0; i < padded(); i += kLanes) {
-        Lanes::store(attention + i, Lanes::load(source + i));
-      }
-    } else {
-      for (int i = 0; i < count(); ++i) {
-        attention[i] = Lanes::to_scalar(source[i]);
-      }
-      for (int i = count(); i < padded(); ++i) {
-        attention[i] = problem_.weights_are_logits ? -Scalar(__builtin_inf()) : Scalar(0);
-      }
-    }
+    const Scalar padding = problem_.weights_are_logits ? -Scalar(__builtin_inf()) : Scalar(0);
+    for_points([&](int i, int n) __attribute__((always_inline)) {
+      Lanes::store(array(kAttention) + i, fill_rest(load_first(source + i, n), n, padding));
+    });
+  }
+
+  // x in the first n lanes.
+  static LITE_FOCUS_INLINE Real fill_rest(Real x, int n, Scalar rest) {
+    return n == kLanes ? x : Lanes::lane_numbers() < n ? x : Lanes::broadcast(rest);
   }
 
   template <bool kWrite>
@@ -374,6 +387,10 @@ class Sampler {
     const char* line = static_cast<const char*>(base) + first * size;
     for (int i = 0; i < count * size; i += kLine) {
       __builtin_prefetch(line + i, kWrite);
+    }
+    // Items of 16 points begin with a line, others may end in one more.
+    if (Traits::kPoints == 0) {
+      __builtin_prefetch(line + count * size - 1, kWrite);
     }
   }
 
@@ -398,6 +415,7 @@ class Sampler {
   }
 
   const Problem& problem_;
+  const int count_;
   Scalar* levels_;
   Scalar* items_;
 };

@@ -22,6 +22,8 @@ namespace {
 constexpr int64_t kGrain = 32;
 // A head is copied before use when its pixels are read this many times on average.
 constexpr int64_t kReuse = 8;
+// That a backward works on at a time, which bounds its memory for any number of threads.
+constexpr int64_t kMostHeads = 16;
 
 using Select = Kernel (*)(Operator, const Problem&);
 
@@ -368,11 +370,11 @@ void run_backward(Operator name, const Problem& problem) {
     steps = {logits->compute(problem), logits->attend(Operator::kMsDeformAttnBackward, problem),
              logits->differentiate(problem)};
   }
-  // Two threads at one head need less memory than two threads with a head each, and a little more
-  // time.
-  const int64_t parts = problem.query == nullptr ? 1 : 2;
-  const int64_t threads = torch::stable::get_num_threads();
-  run_heads(steps, threads % parts == 0 ? threads / parts : threads, parts, true);
+  // Two threads at one head need less memory than two threads with a head each, and an image of 8
+  // heads has work for 16 threads.
+  const int64_t parts = 2;
+  const int64_t group = (torch::stable::get_num_threads() + parts - 1) / parts;
+  run_heads(steps, std::min(group, kMostHeads), parts, true);
 }
 
 }  // namespace

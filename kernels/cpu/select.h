@@ -22,25 +22,38 @@ Kernel select_operator(Operator name, bool shared) {
   return nullptr;
 }
 
+// Fast paths: for 16 points, the most common number, and for any other.
+template <typename T, int kBytes, int kChannels>
+Kernel select_points(Operator name, const Problem& problem) {
+  constexpr int kPoints = 16;
+  const bool shared = problem.key == nullptr;
+  return problem.levels * problem.points == kPoints
+             ? select_operator<Traits<T, kBytes, kChannels, kPoints>>(name, shared)
+             : select_operator<Traits<T, kBytes, kChannels, 0>>(name, shared);
+}
+
+// Code for any processor and double precision are there to be right, not to be fast; vectors of 16
+// bytes are all that NEON has.
+#if defined(__aarch64__)
+constexpr int kFastBytes = 16;
+#else
+constexpr int kFastBytes = 32;
+#endif
+
 template <typename T, int kBytes>
 Kernel select_sizes(Operator name, const Problem& problem) {
-  const bool shared = problem.key == nullptr;
-  // The portable code and double precision are there to be right, not to be fast.
-  if constexpr (kBytes > 16 && !std::is_same_v<T, double>) {
-    constexpr int kPoints = 16;
+  if constexpr (kBytes >= kFastBytes && !std::is_same_v<T, double>) {
     const bool offsets_fit = problem.tokens * problem.token_stride <= INT32_MAX;
-    if (problem.levels * problem.points == kPoints && offsets_fit) {
-      switch (problem.channels) {
-        case 16:
-          return select_operator<Traits<T, kBytes, 16, kPoints>>(name, shared);
-        case 32:
-          return select_operator<Traits<T, kBytes, 32, kPoints>>(name, shared);
-        case 64:
-          return select_operator<Traits<T, kBytes, 64, kPoints>>(name, shared);
-      }
+    switch (offsets_fit ? problem.channels : 0) {
+      case 16:
+        return select_points<T, kBytes, 16>(name, problem);
+      case 32:
+        return select_points<T, kBytes, 32>(name, problem);
+      case 64:
+        return select_points<T, kBytes, 64>(name, problem);
     }
   }
-  return select_operator<Traits<T, kBytes, 0, 0>>(name, shared);
+  return select_operator<Traits<T, kBytes, 0, 0>>(name, problem.key == nullptr);
 }
 
 template <int kBytes>

@@ -61,12 +61,12 @@ struct Simd {
     return (Real)(__builtin_convertvector(load_raw<Short>(source), Bits) << 16);
   }
   static LITE_FOCUS_INLINE Real load(const Half* source) {
-#if defined(__F16C__)
+#if defined(LITE_FOCUS_AVX2)
     if constexpr (kBytes == 32) {
       return (Real)_mm256_cvtph_ps(load_raw<__m128i>(source));
     }
 #endif
-#if defined(__AVX512F__)
+#if defined(LITE_FOCUS_AVX512)
     if constexpr (kBytes == 64) {
       return (Real)_mm512_cvtph_ps(load_raw<__m256i>(source));
     }
@@ -99,14 +99,14 @@ struct Simd {
     std::memcpy(target, &result, sizeof(result));
   }
   static LITE_FOCUS_INLINE void store(Half* target, Real x) {
-#if defined(__F16C__)
+#if defined(LITE_FOCUS_AVX2)
     if constexpr (kBytes == 32) {
       const __m128i result = _mm256_cvtps_ph((__m256)x, _MM_FROUND_TO_NEAREST_INT);
       std::memcpy(target, &result, sizeof(result));
       return;
     }
 #endif
-#if defined(__AVX512F__)
+#if defined(LITE_FOCUS_AVX512)
     if constexpr (kBytes == 64) {
       const __m256i result = _mm512_cvtps_ph((__m512)x, _MM_FROUND_TO_NEAREST_INT);
       std::memcpy(target, &result, sizeof(result));
@@ -115,6 +115,80 @@ struct Simd {
 #endif
     const Short result = __builtin_convertvector(to_half(x), Short);
     std::memcpy(target, &result, sizeof(result));
+  }
+
+  // The first `count` lanes, less than all; the others are zero and their memory is not touched: a
+  // masked load also waits for the cache line of what it leaves out.
+  template <typename T>
+  static LITE_FOCUS_INLINE Real load_first(const T* source, int count) {
+#if defined(LITE_FOCUS_AVX512)
+    if constexpr (kBytes == 64 && std::is_same_v<T, float>) {
+      const uint32_t mask = (1u << count) - 1;
+      if (count <= 4) {
+        return (Real)_mm512_zextps128_ps512(_mm_maskz_loadu_ps(__mmask8(mask), source));
+      } else if (count <= 8) {
+        return (Real)_mm512_zextps256_ps512(_mm256_maskz_loadu_ps(__mmask8(mask), source));
+      } else if (count <= 12) {
+        const __m512 low = _mm512_zextps256_ps512(_mm256_loadu_ps(source));
+        const __m128 high = _mm_maskz_loadu_ps(__mmask8(mask >> 8), source + 8);
+        return (Real)_mm512_insertf32x4(low, high, 2);
+      }
+      return (Real)_mm512_maskz_loadu_ps(__mmask16(mask), source);
+    }
+#endif
+#if defined(LITE_FOCUS_AVX2)
+    if constexpr (kBytes == 32 && std::is_same_v<T, float>) {
+      if (count == 4) {
+        return (Real)_mm256_zextps128_ps256(_mm_loadu_ps(source));
+      }
+      return (Real)_mm256_maskload_ps(source, (__m256i)(lane_numbers() < count));
+    }
+#endif
+    T lanes[kLanes] = {};
+    for (int i = 0; i < count; ++i) {
+      lanes[i] = source[i];
+    }
+    return load(lanes);
+  }
+
+  // Nothing else is written.
+  template <typename T>
+  static LITE_FOCUS_INLINE void store_first(T* target, Real x, int count) {
+#if defined(LITE_FOCUS_AVX512)
+    if constexpr (kBytes == 64 && std::is_same_v<T, float>) {
+      const uint32_t mask = (1u << count) - 1;
+      const __m256 low = _mm512_castps512_ps256((__m512)x);
+      if (count < 8) {
+        _mm256_mask_storeu_ps(target, __mmask8(mask), low);
+        return;
+      }
+      _mm256_storeu_ps(target, low);
+      if (count > 8) {
+        const __m256 high = _mm512_extractf32x8_ps((__m512)x, 1);
+        _mm256_mask_storeu_ps(target + 8, __mmask8(mask >> 8), high);
+      }
+      return;
+    }
+#endif
+#if defined(LITE_FOCUS_AVX2)
+    if constexpr (kBytes == 32 && std::is_same_v<T, float>) {
+      if (count == 4) {
+        _mm_storeu_ps(target, _mm256_castps256_ps128((__m256)x));
+      } else {
+        _mm256_maskstore_ps(target, (__m256i)(lane_numbers() < count), (__m256)x);
+      }
+      return;
+    }
+#endif
+    T lanes[kLanes];
+    store(lanes, x);
+    for (int i = 0; i < count; ++i) {
+      target[i] = lanes[i];
+    }
+  }
+
+  static LITE_FOCUS_INLINE Int lane_numbers() {
+    return lane_numbers(std::make_integer_sequence<IntScalar, kLanes>());
   }
 
   // table[index] per lane; `small`: the table and its memory have two vectors at most.
@@ -153,31 +227,35 @@ struct Simd {
                      [](Real a, Real b) __attribute__((always_inline)) { return a > b ? a : b; });
   }
 
-  // exp(x) for x <= 0 to 2 ulp: a polynomial on [-ln 2 / 2, ln 2 / 2] and a power of two.
+  // exp(x) for x <= 0 to 2 ulp: a polynomial on [-ln 2 / 2, ln 2 / 2] and a power of two. Written
+  // out for double as well, because exp of a new libc is not in an old one.
   static LITE_FOCUS_INLINE Real exp_of_negative(Real x) {
-    if constexpr (sizeof(Scalar) == 8) {
-      Real result;
-      for (int i = 0; i < kLanes; ++i) {
-        result[i] = __builtin_exp(x[i]);
-      }
-      return result;
-    } else {
-      const Real lowest = broadcast(-87.0f);
-      x = x < lowest ? lowest : x;
-      const Int power = floor(x * 1.44269504f + 0.5f);
-      const Real whole = to_real(power);
-      // ln 2 in two parts, so that the difference is exact.
-      const Real r = x - whole * 0.693359375f + whole * 2.12194440e-4f;
-      // Taylor coefficients 1/7! ... 1/2!.
-      Real series = broadcast(1.984126984e-4f);
-      series = series * r + 1.388888889e-3f;
-      series = series * r + 8.333333333e-3f;
-      series = series * r + 4.166666667e-2f;
-      series = series * r + 1.666666667e-1f;
-      series = series * r + 0.5f;
-      series = series * (r * r) + r + 1.0f;
-      return series * (Real)((power + 127) << 23);
+    constexpr bool kDouble = sizeof(Scalar) == 8;
+    // Coefficients of Taylor's series, from that of the highest power.
+    constexpr int kTerms = kDouble ? 13 : 7;
+    constexpr Scalar kInverseFactorials[] = {
+        Scalar(1.0 / 6227020800), Scalar(1.0 / 479001600), Scalar(1.0 / 39916800),
+        Scalar(1.0 / 3628800),    Scalar(1.0 / 362880),    Scalar(1.0 / 40320),
+        Scalar(1.0 / 5040),       Scalar(1.0 / 720),       Scalar(1.0 / 120),
+        Scalar(1.0 / 24),         Scalar(1.0 / 6),         Scalar(1.0 / 2)};
+    constexpr int kFraction = kDouble ? 52 : 23;
+    constexpr int kBias = kDouble ? 1023 : 127;
+    // ln 2 in two parts, so that the product with a whole number is exact.
+    constexpr Scalar kHigh = kDouble ? Scalar(0x1.62e42fefa38p-1) : Scalar(0.693359375);
+    constexpr Scalar kLow = kDouble ? Scalar(0x1.ef35793c7673p-45) : Scalar(-2.12194440e-4);
+    // The smallest power of two that is a normal number.
+    const Real lowest = broadcast(kDouble ? Scalar(-708) : Scalar(-87));
+    x = x < lowest ? lowest : x;
+    const Int power = floor(x * Scalar(1.4426950408889634) + Scalar(0.5));
+    const Real whole = to_real(power);
+    const Real r = x - whole * kHigh - whole * kLow;
+    Real series = broadcast(kInverseFactorials[13 - kTerms]);
+#pragma GCC unroll 16
+    for (int i = 14 - kTerms; i < 12; ++i) {
+      series = series * r + kInverseFactorials[i];
     }
+    series = series * (r * r) + r + Scalar(1);
+    return series * (Real)((power + kBias) << kFraction);
   }
 
  private:
@@ -199,6 +277,11 @@ struct Simd {
     Bits result = magnitude < 0x38800000 ? subnormal : normal;
     result = magnitude >= 0x477ff000 ? Bits{} + 0x7c00 : result;
     return sign | (magnitude > 0x7f800000 ? Bits{} + 0x7e00 : result);
+  }
+
+  template <IntScalar... kLane>
+  static LITE_FOCUS_INLINE Int lane_numbers(std::integer_sequence<IntScalar, kLane...>) {
+    return Int{kLane...};
   }
 
   template <int kStride, typename Function>

@@ -8,6 +8,11 @@
 
 namespace lite_focus {
 
+// Read from the file before it is loaded: ops/library_file.py.
+#if defined(LITE_FOCUS_STAMP)
+__attribute__((used)) static const char stamp[] = LITE_FOCUS_STAMP;
+#endif
+
 namespace {
 
 struct CudaBackend {

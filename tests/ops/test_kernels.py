@@ -52,6 +52,16 @@ CONSTANTS = {"none": None, "scale": None, "mask_outside": True}
 FAST = {"shapes": ((6, 5), (4, 3), (2, 2), (1, 1)), "points": 4}
 ODD = {"shapes": ((3, 7), (1, 4), (5, 1)), "points": 5}
 FEW = {"shapes": ((3, 2), (1, 4)), "points": 1}
+#: Layouts of other detectors: RF-DETR, RT-DETR and Mask2Former, DINO on five levels. No side is a
+#: power of two: coordinates in half precision would lie on kinks of the interpolation.
+LAYOUTS = {
+    "2_points": {"shapes": ((6, 5),), "points": 2},
+    "8_points": {"shapes": ((6, 5), (3, 7)), "points": 4},
+    "12_points": {"shapes": ((6, 5), (3, 7), (5, 3)), "points": 4},
+    "16_points": FAST,
+    "20_points": {"shapes": ((6, 5), (3, 7), (5, 3), (3, 3), (6, 3)), "points": 4},
+    "15_points": ODD,
+}
 
 
 def run(module, name, inputs):
@@ -88,7 +98,7 @@ def assert_equal_results(actual, expected, tolerance):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("channels", [1, 7, 16, 30, 32, 33, 64, 71])
-@pytest.mark.parametrize("sizes", [FAST, ODD], ids=["16_points", "15_points"])
+@pytest.mark.parametrize("sizes", LAYOUTS.values(), ids=LAYOUTS)
 def test_float32_results_equal_the_float64_reference(make_inputs, name, channels, sizes):
     inputs = make_inputs(channels=channels, **sizes).to(torch.float32)
     expected = run(reference, name, inputs.to(torch.float64))
@@ -106,8 +116,8 @@ def test_float64_results_are_exact(make_inputs, name, sizes):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     ("channels", "sizes"),
-    [(32, FAST), (30, FAST), (5, FEW)],
-    ids=["32_channels", "30_channels", "few_points"],
+    [(32, FAST), (30, FAST), (5, FEW), (32, LAYOUTS["12_points"]), (64, LAYOUTS["20_points"])],
+    ids=["32_channels", "30_channels", "few_points", "12_points", "20_points"],
 )
 def test_half_precision_is_as_good_as_the_reference_on_the_same_inputs(
     make_inputs, name, dtype, channels, sizes
@@ -132,6 +142,8 @@ def test_half_precision_is_as_good_as_the_reference_on_the_same_inputs(
     for key, gradient in grads.items():
         assert gradient.dtype == inputs._asdict()[key].dtype
         allowed = bound(reference_grads[key], expected_grads[key])
+        # One step stores the gradients of offsets, that of a key of its own adds to them.
+        allowed = max(allowed, 2 * unit) if key == "offsets" else allowed
         assert relative_error(gradient, expected_grads[key]) <= allowed, key
 
 

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# PyTorch imports it, and with it many megabytes, when it first takes a gradient.
+import torch.fx.experimental.symbolic_shapes
+
 from lite_focus_detr import ops
 from lite_focus_detr.tools.benchmark import peak_memory
 
@@ -82,3 +85,33 @@ def test_key_aware_attention_needs_little_more_than_its_results(monkeypatch, thr
     }
     for (key, backward), size in extra.items():
         assert size <= (10e6 if backward else 5e6), (key, backward, extra)
+
+
+IMAGES, LEVEL, NUM_THREADS = 12, (64, 64), (1, 64)
+
+
+def run_images(tensors, threads):
+    """A backward of multi-scale attention over several images."""
+    torch.set_num_threads(threads)
+    value, locations, weights = tensors
+    output = ops.multi_scale_deformable_attention(value, [LEVEL], locations, weights)
+    return torch.autograd.grad(output.sum(), value)
+
+
+def make_images():
+    tokens = LEVEL[0] * LEVEL[1]
+    value = torch.ones(IMAGES, tokens, HEADS, CHANNELS, requires_grad=True)
+    locations = torch.full((IMAGES, tokens, HEADS, 1, 1, 2), 0.5)
+    tensors = value, locations, torch.ones(locations.shape[:-1])
+    return {threads: partial(run_images, tensors, threads) for threads in NUM_THREADS}
+
+
+@pytest.mark.usefixtures("native")
+@pytest.mark.skipif(not peak_memory.CLEAR_REFS.exists(), reason="needs Linux")
+def test_the_memory_of_a_backward_does_not_grow_with_images_and_threads(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[2])
+    peaks = peak_memory.peak_memories(make_images, "cpu")
+    head = 4 * LEVEL[0] * LEVEL[1] * CHANNELS
+    # Of 16 heads a copy and two sums each, and what threads need. A pair of threads for each head
+    # would take twice as much.
+    assert peaks[64] - peaks[1] <= 16 * 3 * head + 8e6, peaks

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lite_focus_detr import ops
-from lite_focus_detr.ops import native
+from lite_focus_detr.ops import library_file, native
 
 
 def test_the_environment_forces_the_reference(monkeypatch):
@@ -65,3 +65,64 @@ def test_forcing_the_reference_gives_the_same_values(make_inputs, monkeypatch):
 )
 def test_kernels_take_the_floating_point_types_of_training(dtype, supported):
     assert native.supports(torch.empty(0, dtype=dtype)) is supported
+
+
+def write_stamped(path, interface, architectures=()):
+    path.write_bytes(library_file.stamp_text(interface, architectures).encode() + b"\0")
+
+
+def test_a_library_of_other_sources_is_not_loaded(monkeypatch, tmp_path):
+    package = tmp_path / "lite_focus_detr"
+    kernels = package / "kernels"
+    for name in library_file.INTERFACE:
+        (kernels / name).parent.mkdir(parents=True, exist_ok=True)
+        (kernels / name).write_text(name)
+    (package / "ops").mkdir()
+    monkeypatch.setattr(native, "__file__", str(package / "ops" / "native.py"))
+    library = package / "ops" / "_cpu.so"
+    write_stamped(library, "0123456789abcdef")
+    assert "built from other sources, build it again" in native.load_libraries()["cpu"]
+    # With the right stamp it is left to the loader.
+    write_stamped(library, library_file.interface_digest(kernels))
+    assert "other sources" not in native.load_libraries()["cpu"]
+
+
+@pytest.mark.parametrize(
+    ("capability", "reason"),
+    [((8, 9), None), ((7, 5), "built for 8.0, 9.0+PTX, but GPU 0 has compute capability 7.5")],
+)
+def test_a_gpu_that_is_not_covered_takes_the_reference(monkeypatch, tmp_path, capability, reason):
+    write_stamped(tmp_path / "_cuda.so", "0123456789abcdef", ("8.0", "9.0+PTX"))
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setitem(native._REASONS, "cuda", None)
+    native._uncovered_reason.cache_clear()
+    found = native.unavailable_reason("cuda:0")
+    native._uncovered_reason.cache_clear()
+    if reason is None:
+        assert found is None
+    else:
+        assert reason in found
+        assert "TORCH_CUDA_ARCH_LIST=7.5" in found
+
+
+def test_the_reference_on_cuda_is_announced_once(monkeypatch, caplog):
+    class OnCuda:
+        dtype = torch.float32
+        device = torch.device("cuda:0")
+        is_cuda = True
+
+    monkeypatch.setitem(native._REASONS, "cuda", "_cuda.so has not been built")
+    native._warn.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert not native.supports(OnCuda())
+        assert not native.supports(OnCuda())
+    assert len(caplog.records) == 1
+    assert "_cuda.so has not been built" in caplog.text
+    assert "FORCE_CUDA=1" in caplog.text
+    caplog.clear()
+    native._warn.cache_clear()
+    monkeypatch.setenv("LITE_FOCUS_DETR_OPS", "reference")
+    assert not native.supports(OnCuda())
+    assert caplog.records == []
