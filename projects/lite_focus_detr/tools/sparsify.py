@@ -1,0 +1,206 @@
+"""From a trained dense detector to one with a sparse encoder, in minutes.
+
+    python -m lite_focus_detr.tools.sparsify --config-file NAME_OR_PATH --weights dense.pth \
+        --encoder focus|sparse|lite|lite_focus --output FOLDER [--keep-ratio 0.3] \
+        [--iterations 300] [--fine-tune 0] [--opts KEY VALUE ...]
+
+The detector of the configuration, with any host and weights of this project or published ones, gets
+the encoder. Everything stays as it was trained but what the encoder adds: the scores that select
+tokens, for lite and lite_focus also the small feed-forward part of the low levels. That is trained
+on ``DATASETS.TRAIN``, and with --fine-tune the whole detector afterwards. AP on ``DATASETS.TEST``
+before and after, and that of other keep ratios, goes to sparsify.md in the folder; the weights to
+model_final.pth in its folders ``added`` and ``fine_tuned``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase, default_argument_parser
+from detectron2.utils.logger import setup_logger
+from torch import nn
+
+from .. import model_zoo
+from ..config import validate_config
+from ..engine import DetrTrainer, prepare_run, user_errors
+from ..modeling import DetectionTransformer
+from .command_line import add_config_arguments, options_with_weights
+from .pareto import measure_budgets, table
+
+# Under ``python -m`` the name of this module is not its own.
+logger = logging.getLogger("lite_focus_detr.tools.sparsify")
+
+ARCHITECTURES = {
+    "focus": "FocusDETR",
+    "sparse": "SparseDETR",
+    "lite": "LiteDETR",
+    "lite_focus": "LiteFocusDETR",
+}
+KEEP_RATIOS = (0.1, 0.2, 0.3, 0.5, 1.0)
+#: Modules that an encoder adds to the dense one.
+ADDED = ("scorer", "linear12", "linear22", "norm22", "aux_heads")
+#: Learning rate of the fine-tuning, of which the dense weights have had much, relative to BASE_LR.
+FINE_TUNING_RATE = 0.1
+
+
+class KeepEvaluation(HookBase):
+    """Keeps modules in evaluation mode, whose statistics and dropout are those of the weights."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        """
+        Args:
+            modules: that are not trained.
+        """
+        self.modules = modules
+
+    def before_step(self) -> None:
+        """Undo what an evaluation or the start of the training has set."""
+        for module in self.modules:
+            module.eval()
+
+
+class AddedPartsTrainer(DetrTrainer):
+    """Trains what the encoder adds to a dense one; every other tensor stays as it is."""
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the detector with everything else frozen."""
+        model: DetectionTransformer = super().build_model(cfg)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(is_added(name, model))
+        return model
+
+    def build_hooks(self) -> list[HookBase]:
+        """Return the hooks of a training, and one for what is frozen."""
+        model = self.checkpointer.model
+        frozen = [
+            module
+            for module in model.modules()
+            if not any(p.requires_grad for p in module.parameters())
+        ]
+        return [KeepEvaluation(frozen), *super().build_hooks()]
+
+
+def is_added(name: str, model: DetectionTransformer) -> bool:
+    """Whether a parameter is none of the dense detector's.
+
+    A dense detector without proposals has no projection of tokens for the scores.
+    """
+    projects = not hasattr(model.proposal_head, "bbox_embed") and "proposal_head.enc_" in name
+    return projects or any(part in name.split(".") for part in ADDED)
+
+
+def sparse_config(cfg: CfgNode, encoder: str, keep_ratio: float) -> CfgNode:
+    """The configuration of a dense detector with another encoder.
+
+    Args:
+        cfg: of the dense detector.
+        encoder: one of ``ARCHITECTURES``.
+        keep_ratio: mean share of the tokens that are updated; ``lite`` has none.
+
+    Raises:
+        ValueError: the detector is not dense, or its encoder cannot be replaced so.
+    """
+    if cfg.MODEL.META_ARCHITECTURE != "DeformableDETR":
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}; only the dense encoder of "
+            "DeformableDETR can be made sparse"
+        )
+    if not 0 < keep_ratio <= 1:
+        raise ValueError(f"--keep-ratio is {keep_ratio}; it must lie in (0, 1]")
+    cfg = cfg.clone()
+    cfg.defrost()
+    model, layers = cfg.MODEL, cfg.MODEL.DETR.ENCODER.NUM_LAYERS
+    model.META_ARCHITECTURE = ARCHITECTURES[encoder]
+    model.LITE.NUM_BLOCKS = max(1, layers // 2) if layers % 2 == 0 else layers
+    model.LITE.NUM_HIGH_LEVELS = min(2, model.DETR.NUM_LEVELS)
+    model.LITE_FOCUS.KEEP_RATIOS = [float(keep_ratio)] * model.LITE.NUM_BLOCKS
+    model.FOCUS.KEEP_RATIOS = [float(keep_ratio)] * layers
+    # The layers were trained to attend to what they have updated, and without dual attention.
+    model.FOCUS.VALUE = "updated"
+    model.FOCUS.OBJECT_TOKENS = model.LITE_FOCUS.OBJECT_TOKENS = 0
+    model.SPARSE.KEEP_RATIO = float(keep_ratio)
+    model.SPARSE.OBJECT_TOKENS, model.SPARSE.AUX_HEADS = 0, False
+    validate_config(cfg)
+    return cfg
+
+
+def stage_config(cfg: CfgNode, folder: Path, iterations: int, rate: float) -> CfgNode:
+    """The configuration of one of the trainings: of ``iterations``, at ``rate`` times BASE_LR."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.OUTPUT_DIR = str(folder)
+    cfg.SOLVER.EPOCHS, cfg.SOLVER.MAX_ITER = 0, iterations
+    cfg.SOLVER.STEPS = (iterations * 5 // 6,) if iterations > 1 else ()
+    cfg.SOLVER.BASE_LR = cfg.SOLVER.BASE_LR * rate
+    cfg.MODEL.EMA.ENABLED = False
+    return cfg
+
+
+def train(trainer_class: type[DetrTrainer], cfg: CfgNode) -> tuple[DetectionTransformer, float]:
+    """Train, or go on with, one of the two trainings; returns the detector and its AP."""
+    with user_errors():
+        prepare_run(cfg, default_argument_parser().parse_args([]))
+        trainer = trainer_class(cfg)
+        trainer.resume_or_load(resume=trainer.checkpointer.has_checkpoint())
+    trainer.train()
+    model: DetectionTransformer = trainer.checkpointer.model
+    return model, float(DetrTrainer.test(cfg, model)["bbox"]["AP"])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Exits with one line on stderr if something of the user's is wrong."""
+    args = _parser().parse_args(arguments)
+    setup_logger(name="lite_focus_detr")
+    output = Path(args.output)
+    with user_errors():
+        dense_cfg = model_zoo.get_config(args.config_file, options_with_weights(args))
+        if len(dense_cfg.DATASETS.TEST) != 1:
+            raise ValueError("DATASETS.TEST must name one data set, to compare the AP on")
+        cfg = sparse_config(dense_cfg, args.encoder, args.keep_ratio)
+        dense_cfg.OUTPUT_DIR = str(output / "dense")
+        prepare_run(dense_cfg, default_argument_parser().parse_args([]))
+        dense = DetrTrainer.load_model(dense_cfg)
+    rows = [f"dense: {float(DetrTrainer.test(dense_cfg, dense)['bbox']['AP']):.1f} AP"]
+    del dense
+    model, ap = train(
+        AddedPartsTrainer, stage_config(cfg, output / "added", args.iterations, rate=1.0)
+    )
+    rows.append(f"{args.encoder}, {args.iterations} iterations of what it adds: {ap:.1f} AP")
+    if args.fine_tune:
+        fine_cfg = stage_config(cfg, output / "fine_tuned", args.fine_tune, FINE_TUNING_RATE)
+        fine_cfg.MODEL.WEIGHTS = str(output / "added/model_final.pth")
+        model, ap = train(DetrTrainer, fine_cfg)
+        rows.append(f"{args.encoder}, {args.fine_tune} iterations of everything: {ap:.1f} AP")
+    report = "\n".join(f"- {row}" for row in rows) + "\n"
+    if model.encoder.keep_ratios:
+        report += f"\n{table(measure_budgets(cfg, model, KEEP_RATIOS))}\n"
+    (output / "sparsify.md").write_text(report)
+    print(f"\n{report}\nThe weights are in {output}")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m lite_focus_detr.tools.sparsify",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--encoder", choices=sorted(ARCHITECTURES), required=True)
+    parser.add_argument("--output", required=True, help="folder of weights and report")
+    parser.add_argument("--keep-ratio", type=float, default=0.3, help="default %(default)s")
+    parser.add_argument(
+        "--iterations", type=int, default=300, help="of what the encoder adds; default %(default)s"
+    )
+    parser.add_argument(
+        "--fine-tune", type=int, default=0, help="iterations of everything; default none"
+    )
+    add_config_arguments(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    main()

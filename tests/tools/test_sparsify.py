@@ -1,0 +1,124 @@
+import pytest
+import torch
+from detectron2.modeling import build_model
+from torch import nn
+
+from lite_focus_detr import model_zoo
+from lite_focus_detr.tools import sparsify
+
+#: What each encoder adds to a dense detector with proposals.
+ADDED = {
+    "focus": {"scorer"},
+    "sparse": {"scorer"},
+    "lite": {"linear12", "linear22", "norm22"},
+    "lite_focus": {"scorer", "linear12", "linear22", "norm22"},
+}
+
+
+@pytest.fixture
+def dense(small_config, tmp_path, monkeypatch):
+    """Configuration and weights of a dense detector, with few images to train with."""
+    monkeypatch.setattr(sparsify, "setup_logger", lambda **_: None)
+    monkeypatch.setattr(sparsify, "KEEP_RATIOS", (0.5, 1.0))
+    small_config.merge_from_list(
+        [
+            *("MODEL.DETR.QUERY_SELECTION", "mixed"),
+            *("MODEL.DETR.ENCODER.NUM_LAYERS", 2),
+            *("MODEL.DETR.ENCODER.DROPOUT", 0.5),
+            *("MODEL.BACKBONE.NAME", "build_timm_backbone"),
+            *("MODEL.TIMM.NAME", "test_resnet"),
+            *("DATASETS.SHAPES.NUM_TRAIN", 4),
+            *("SOLVER.IMS_PER_BATCH", 2),
+            *("SOLVER.BASE_LR", 0.01),
+            *("DATALOADER.NUM_WORKERS", 0),
+            *("INPUT.CROP.ENABLED", False),
+            *("INPUT.MIN_SIZE_TRAIN", (48,)),
+        ]
+    )
+    torch.manual_seed(0)
+    model = build_model(small_config)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    torch.save({"model": model.state_dict()}, tmp_path / "dense.pth")
+    (tmp_path / "dense.yaml").write_text(small_config.dump())
+    threads = torch.get_num_threads()
+    yield model.state_dict()
+    torch.set_num_threads(threads)
+
+
+def run(tmp_path, encoder, *arguments):
+    files = ["--config-file", str(tmp_path / "dense.yaml"), "--output", str(tmp_path / "sparse")]
+    files += ["--weights", str(tmp_path / "dense.pth"), "--encoder", encoder, "--iterations", "2"]
+    sparsify.main([*files, *arguments])
+    path = tmp_path / "sparse/added/model_final.pth"
+    return torch.load(path, weights_only=True)["model"]
+
+
+@pytest.mark.parametrize("encoder", ADDED)
+def test_only_what_the_encoder_adds_is_trained(dense, tmp_path, encoder):
+    state = run(tmp_path, encoder)
+    for name, tensor in dense.items():
+        assert torch.equal(state[name], tensor), name
+    added = {name for name in state if name not in dense}
+    assert {part for name in added for part in name.split(".") if part in sparsify.ADDED} == (
+        ADDED[encoder]
+    )
+    report = (tmp_path / "sparse/sparsify.md").read_text()
+    assert "- dense: " in report
+    assert f"- {encoder}, 2 iterations of what it adds: " in report
+    assert ("keep ratio" in report) == (encoder != "lite")
+
+
+def test_what_is_added_moves_and_everything_does_in_the_fine_tuning(dense, tmp_path):
+    first = run(tmp_path, "sparse", "--fine-tune", "1")
+    path = tmp_path / "sparse/fine_tuned/model_final.pth"
+    second = torch.load(path, weights_only=True)["model"]
+    name = "encoder.layers.0.linear1.weight"
+    assert torch.equal(first[name], dense[name])
+    assert not torch.equal(second[name], first[name])
+    scorer = "encoder.scorer.layer1.1.weight"
+    assert not torch.equal(second[scorer], first[scorer])
+
+
+def test_at_the_start_all_tokens_kept_are_the_dense_detector(dense, tmp_path):
+    for encoder in ("focus", "sparse"):
+        options = ["MODEL.WEIGHTS", str(tmp_path / "dense.pth")]
+        dense_cfg = model_zoo.get_config(str(tmp_path / "dense.yaml"), options)
+        cfg = sparsify.sparse_config(dense_cfg, encoder, 1.0)
+        models = [build_model(x).eval() for x in (dense_cfg, cfg)]
+        for model in models:
+            model.load_state_dict(dense, strict=False)
+        image = {"image": 255 * torch.rand(3, 48, 64)}
+        outputs = [x.forward_outputs(x.preprocess_image([image])) for x in models]
+        torch.testing.assert_close(*(x.memory for x in outputs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["deformable", "deformable_two_stage", "dino"])
+@pytest.mark.parametrize("encoder", ADDED)
+def test_what_is_trained_is_what_a_dense_detector_of_any_host_lacks(tiny_config, encoder, family):
+    cfg = tiny_config(family)
+    dense_names = {name for name, _ in build_model(cfg).named_parameters()}
+    model = sparsify.AddedPartsTrainer.build_model(sparsify.sparse_config(cfg, encoder, 0.3))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {name for name, _ in model.named_parameters()} - dense_names
+    assert trained
+
+
+def test_what_is_frozen_stays_in_evaluation_mode():
+    norm = nn.BatchNorm1d(2).train()
+    sparsify.KeepEvaluation([norm]).before_step()
+    assert not norm.training
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keep_ratio", "message"),
+    [
+        ("FocusDETR", 0.3, "is FocusDETR; only the dense encoder"),
+        ("DeformableDETR", 1.5, r"--keep-ratio is 1.5; it must lie in \(0, 1\]"),
+    ],
+)
+def test_what_cannot_be_made_sparse_is_said(tiny_config, architecture, keep_ratio, message):
+    cfg = tiny_config("dino")
+    cfg.MODEL.META_ARCHITECTURE = architecture
+    with pytest.raises(ValueError, match=message):
+        sparsify.sparse_config(cfg, "focus", keep_ratio)
