@@ -2,44 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
-import codecs
-import collections
 import os
 import pickle
 import re
-from collections.abc import Callable
+import struct
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-# The constructors of arrays and of their scalars are private and moved in NumPy 2; what an
-# array reduces to is them, under any version.
-_RECONSTRUCT = np.zeros(0).__reduce__()[0]
-_SCALAR = np.float64(0).__reduce__()[0]
-_ARRAY_GLOBALS = {
-    f"{package}.multiarray.{name}": function
-    for package in ("numpy.core", "numpy._core")
-    for name, function in (("_reconstruct", _RECONSTRUCT), ("scalar", _SCALAR))
-}
-_PICKLE_GLOBALS: dict[str, Any] = {
-    **_ARRAY_GLOBALS,
-    "numpy.ndarray": np.ndarray,
-    "numpy.dtype": np.dtype,
-    "_codecs.encode": codecs.encode,
-    "collections.OrderedDict": collections.OrderedDict,
-}
-# Original releases keep their command line (a Namespace) beside the weights, training states
-# hold NumPy scalars; neither can run code.
-_TORCH_GLOBALS: list[Any] = [
-    argparse.Namespace,
-    np.dtype,
-    *((_SCALAR, name) for name in _ARRAY_GLOBALS if name.endswith("scalar")),
-    *(type(np.dtype(kind)) for kind in ("float32", "float64", "int32", "int64", "bool")),
-]
+from .checkpoint_digest import DamagedFileError, append_digest, require_intact
+from .restricted_pickle import TORCH_GLOBALS, ArrayUnpickler
+
 _UNREADABLE = (
     pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
     EOFError,
     RuntimeError,
     LookupError,
@@ -47,40 +27,40 @@ _UNREADABLE = (
     TypeError,
     ValueError,
     OSError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
 )
 
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler of NumPy arrays and plain containers; every other import is refused."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        """Return what a pickle imports, if it is harmless."""
-        try:
-            return _PICKLE_GLOBALS[f"{module}.{name}"]
-        except KeyError:
-            raise pickle.UnpicklingError(f"unsupported GLOBAL {module}.{name}") from None
+TRY_AGAIN = "earlier files are intact: free some space and try again"
 
 
 def read_checkpoint(path: str, *, mmap: bool = False) -> dict[str, Any]:
     """Read a ``.pth`` or ``.pkl`` file of tensors, arrays and plain containers onto the CPU.
 
+    Files of this project carry a digest, those of ``torch.save`` a checksum for each tensor. Both
+    are compared before anything of the file is looked at.
+
     Args:
         path: local file; ``.pkl`` is read as a pickle of NumPy arrays, anything else by
             ``torch.load(weights_only=True)``, which also accepts ``argparse.Namespace``.
-        mmap: map the tensors from the file instead of reading them; only for files written by
-            this project, to find out cheaply whether one is complete.
+        mmap: map the tensors from the file instead of reading them, and compare nothing; only for
+            files written by this project, to find out cheaply what one holds besides tensors.
 
     Raises:
         OSError: the file cannot be opened.
-        ValueError: the file is truncated, not a checkpoint, or wants to import something that
-            could execute code. Nothing in it has been executed.
+        ValueError: the file is truncated, damaged, not a checkpoint, wants to import something that
+            could execute code, or would become much larger in memory than it is. Nothing in it has
+            been executed.
     """
     with open(path, "rb") as file:
         try:
+            if not mmap:
+                require_intact(path)
             if path.endswith(".pkl"):
-                data = _ArrayUnpickler(file, encoding="latin1").load()
+                data = ArrayUnpickler(file, encoding="latin1").load()
             else:
-                with torch.serialization.safe_globals(_TORCH_GLOBALS):
+                with torch.serialization.safe_globals(TORCH_GLOBALS):
                     data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         except _UNREADABLE as error:
             raise ValueError(_explain(path, error)) from error
@@ -89,10 +69,41 @@ def read_checkpoint(path: str, *, mmap: bool = False) -> dict[str, Any]:
             f"{path} holds a {type(data).__name__}, not a dictionary of tensors; "
             "save the model's state_dict()"
         )
+    for name, tensor in named_tensors(data):
+        if _memory(tensor) > os.path.getsize(path):
+            raise ValueError(
+                f"{path} is refused: {name} of shape {tuple(tensor.shape)} is larger than the file"
+            )
     return data
 
 
+def named_tensors(contents: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:
+    """All tensors in dictionaries, lists and tuples, each with its place, such as ``model.weight``.
+
+    Args:
+        contents: of a checkpoint; may contain itself.
+    """
+    seen: set[int] = set()
+    pending: list[tuple[str, Any]] = [("", contents)]
+    while pending:
+        place, value = pending.pop()
+        if isinstance(value, Tensor):
+            yield place, value
+        elif isinstance(value, (Mapping, list, tuple)) and id(value) not in seen:
+            seen.add(id(value))
+            items = value.items() if isinstance(value, Mapping) else enumerate(value)
+            children = [(f"{place}.{key}".lstrip("."), child) for key, child in items]
+            pending += reversed(children)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Bytes of a copy: a view may repeat one element any number of times."""
+    return tensor.numel() * tensor.element_size()
+
+
 def _explain(path: str, error: BaseException) -> str:
+    if isinstance(error, DamagedFileError):
+        return f"{path} {error}; use another copy of it, or an earlier checkpoint"
     imported = re.search(r"GLOBAL:? ([\w.]+)", str(error))
     if imported:
         return (
@@ -105,29 +116,51 @@ def _explain(path: str, error: BaseException) -> str:
     )
 
 
-def write_atomically(path: str, write: Callable[[IO[bytes]], object]) -> None:
+def write_checkpoint(path: str, contents: Mapping[str, Any], *, remedy: str = TRY_AGAIN) -> None:
+    """Write a checkpoint, in one step and with a digest that ``read_checkpoint`` compares.
+
+    Args:
+        path: the file to create or replace; its folder must exist.
+        contents: tensors and plain containers.
+        remedy: what to do if it cannot be written.
+
+    Raises:
+        OSError: the file could not be written; no partial file is left.
+    """
+
+    def write(file: IO[bytes]) -> None:
+        torch.save(contents, file)
+        append_digest(file)
+
+    write_atomically(path, write, remedy=remedy)
+
+
+def write_atomically(
+    path: str, write: Callable[[IO[bytes]], object], *, remedy: str = TRY_AGAIN
+) -> None:
     """Replace a file in one step: after a crash or a full disk the old one is still whole.
 
     Args:
         path: the file to create or replace; its folder must exist.
-        write: writes the content to the binary file that it is given.
+        write: writes the content to the binary file that it is given, which it can also read.
+        remedy: what to do if it cannot be written.
 
     Raises:
         OSError: the content could not be written; no partial file is left.
     """
+    folder = os.path.dirname(path) or "."
+    if not os.path.isdir(folder):
+        raise OSError(f"could not write {path}: there is no folder {folder}; create it")
     partial = f"{path}.tmp{os.getpid()}"
     try:
-        with open(partial, "wb") as file:
+        with open(partial, "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise OSError(
-            f"could not write {path} ({reason}); earlier checkpoints are intact: "
-            "free some space and continue with --resume"
-        ) from error
+        reason = next(iter(str(error).splitlines()), repr(error))
+        raise OSError(f"could not write {path} ({reason}); {remedy}") from error
     finally:
         if os.path.exists(partial):
             os.remove(partial)

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from http.client import HTTPException
 from typing import Any
 
-import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from torch import Tensor, nn
@@ -27,10 +26,12 @@ from .checkpoint_checks import (
     require_match,
     same_shapes,
 )
-from .checkpoint_io import read_checkpoint, write_atomically
+from .checkpoint_io import read_checkpoint, write_atomically, write_checkpoint
 from .resume import require_resumable
 
 logger = logging.getLogger(__name__)
+
+_RESUME = "earlier checkpoints are intact: free some space and continue with --resume"
 
 
 class DetrCheckpointer(DetectionCheckpointer):
@@ -126,13 +127,14 @@ class DetrCheckpointer(DetectionCheckpointer):
         contents |= kwargs
         path = os.path.join(self.save_dir, f"{name}.pth")
         logger.info("Saving checkpoint to %s", path)
-        write_atomically(path, lambda file: torch.save(contents, file))
+        write_checkpoint(path, contents, remedy=_RESUME)
         self.tag_last_checkpoint(f"{name}.pth")
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Record the name of the newest checkpoint in the file ``last_checkpoint``."""
         tag = os.path.join(self.save_dir, "last_checkpoint")
-        write_atomically(tag, lambda file: file.write(last_filename_basename.encode()))
+        name = last_filename_basename.encode()
+        write_atomically(tag, lambda file: file.write(name), remedy=_RESUME)
 
     def has_checkpoint(self) -> bool:
         """Whether a training has saved anything in ``save_dir``, readable or not."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping, Sequence
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import Tensor
@@ -19,7 +18,7 @@ from torch import Tensor
 from .. import model_zoo
 from ..converters import convert_state_dict, training_options, unwrap
 from ..engine import user_errors
-from ..engine.checkpoint_io import read_checkpoint, write_atomically
+from ..engine.checkpoint_io import read_checkpoint, write_checkpoint
 from .command_line import add_config_arguments
 
 
@@ -57,7 +56,7 @@ def convert_file(source: str, target: str, cfg: CfgNode) -> None:
     _require_shapes(weights, expected)
     author = f"lite_focus_detr, from the format {report.format}"
     converted = {"model": weights, "__author__": author}
-    write_atomically(target, lambda file: torch.save(converted, file))
+    write_checkpoint(target, converted)
 
 
 def _require_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
