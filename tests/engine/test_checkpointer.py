@@ -122,6 +122,106 @@ def test_resume_without_any_readable_file_names_those_it_tried(make_cfg, tmp_pat
         resume(cfg, tmp_path)
 
 
+def damage(path, fault):
+    """Make a checkpoint one that no training can go on from."""
+    contents = torch.load(path, weights_only=True)
+    path.unlink()
+    if fault == "folder":
+        path.mkdir()
+    elif fault == "broken link":
+        path.symlink_to("nowhere.pth")
+    elif fault == "loop of links":
+        path.symlink_to(path.name)
+    elif fault == "pipe":
+        os.mkfifo(path)
+    elif fault == "text":
+        path.write_text("\xff\xfe checkpoint", encoding="latin1")
+    elif fault == "pickle with code":
+        path.write_bytes(b"cos\nsystem\n(S'exit 3'\ntR.")
+    else:
+        if fault == "no trainer":
+            del contents["trainer"]
+        elif fault == "weights":
+            contents["model"]["neck.level_embed"][0, 0] = float("nan")
+        else:
+            contents["trainer"]["exp_avg"][0] = float(fault)
+        torch.save(contents, path)
+
+
+class TrainerState:
+    """Stands for a trainer: an optimiser with one tensor."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def state_dict(self):
+        return {"exp_avg": torch.tensor([1.0, self.value])}
+
+    def load_state_dict(self, state):
+        self.value = state["exp_avg"][1].item()
+
+
+FAULTS = [
+    *("folder", "broken link", "loop of links", "pipe", "text", "pickle with code"),
+    *("no trainer", "weights", "nan", "inf"),
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "tag"),
+    [*((fault, "right") for fault in FAULTS)]
+    + [("nan", "missing"), ("weights", "not text"), ("folder", "a folder")],
+)
+def test_resume_falls_back_whatever_is_wrong_with_newer_files(
+    make_cfg, tmp_path, caplog, fault, tag
+):
+    cfg, model, trainer = make_cfg(), build(make_cfg()), TrainerState(0.0)
+    checkpointer = DetrCheckpointer(model, str(tmp_path), cfg=cfg, trainer=trainer)
+    for iteration in range(3):
+        trainer.value = float(iteration)
+        checkpointer.save(f"model_{iteration}", iteration=iteration)
+    damage(tmp_path / "model_2.pth", fault)
+    damage(tmp_path / "model_1.pth", "nan")
+    if tag != "right":
+        (tmp_path / "last_checkpoint").unlink()
+    if tag == "not text":
+        (tmp_path / "last_checkpoint").write_bytes(b"\xff\xfe\0model")
+    elif tag == "a folder":
+        (tmp_path / "last_checkpoint").mkdir()
+    trainer.value = 7.0
+    assert checkpointer.resume_or_load("", resume=True)["iteration"] == 0
+    assert trainer.value == 0.0
+    (warning,) = [m for m in caplog.messages if m.startswith("Skipped")]
+    assert "model_2.pth" in warning
+    assert "model_1.pth has NaN or infinite values in 1 tensors: trainer.exp_avg" in warning
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("place", ["weights", "optimiser"])
+def test_what_is_not_finite_is_not_saved(make_cfg, tmp_path, value, place):
+    cfg = make_cfg()
+    model, trainer = build(cfg), TrainerState(1.0)
+    checkpointer = DetrCheckpointer(model, str(tmp_path), cfg=cfg, trainer=trainer)
+    checkpointer.save("model_1", iteration=1)
+    if place == "weights":
+        model.neck.level_embed.data[0, 0] = value
+    else:
+        trainer.value = value
+    name = r"model\.neck\.level_embed" if place == "weights" else r"trainer\.exp_avg"
+    with pytest.raises(FloatingPointError, match=rf"not saved: .*model_2\.pth has NaN .*: {name}"):
+        checkpointer.save("model_2", iteration=2)
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_1.pth"]
+    assert (tmp_path / "last_checkpoint").read_text() == "model_1.pth"
+
+
+def test_large_finite_values_are_saved(make_cfg, tmp_path):
+    cfg = make_cfg()
+    model = build(cfg)
+    model.neck.level_embed.data.fill_(3e38)  # their sum is infinite
+    DetrCheckpointer(model, str(tmp_path), cfg=cfg).save("model_1", iteration=1)
+    assert torch.load(tmp_path / "model_1.pth", weights_only=True)["iteration"] == 1
+
+
 def test_resume_with_nothing_to_resume_warns_and_loads_the_weights(make_cfg, tmp_path, caplog):
     cfg = make_cfg()
     model = saved(cfg, tmp_path, ["weights"])

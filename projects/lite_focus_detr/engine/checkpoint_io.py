@@ -53,6 +53,8 @@ def read_checkpoint(path: str, *, mmap: bool = False) -> dict[str, Any]:
             could execute code, or would become much larger in memory than it is. Nothing in it has
             been executed.
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is a folder or a device, not a file")
     with open(path, "rb") as file:
         try:
             if not mmap:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from typing import Any
 
@@ -23,6 +24,7 @@ from .checkpoint_checks import (
     FileWeights,
     require_all,
     require_finite,
+    require_finite_contents,
     require_match,
     same_shapes,
 )
@@ -119,13 +121,18 @@ class DetrCheckpointer(DetectionCheckpointer):
 
         Raises:
             OSError: it could not be written. No partial file is left, earlier ones are intact.
+            FloatingPointError: a tensor is not finite. Nothing is written.
         """
         if not self.save_dir or not self.save_to_disk:
             return
-        contents = {"model": self.model.state_dict()}
+        contents: dict[str, Any] = {"model": self.model.state_dict()}
         contents |= {key: value.state_dict() for key, value in self.checkpointables.items()}
         contents |= kwargs
         path = os.path.join(self.save_dir, f"{name}.pth")
+        try:
+            require_finite_contents(path, contents)
+        except ValueError as error:
+            raise FloatingPointError(f"not saved: {error}") from error
         logger.info("Saving checkpoint to %s", path)
         write_checkpoint(path, contents, remedy=_RESUME)
         self.tag_last_checkpoint(f"{name}.pth")
@@ -141,35 +148,65 @@ class DetrCheckpointer(DetectionCheckpointer):
         return bool(super().has_checkpoint() or self._saved("model_"))
 
     def get_checkpoint_file(self) -> str:
-        """Path of the checkpoint that ``last_checkpoint`` names, if it can be read.
+        """Path of the checkpoint to resume from.
 
-        Otherwise of the readable one of the latest iteration.
+        That is the one that ``last_checkpoint`` names, or else the one of the latest iteration.
+        Files that cannot be read, are damaged, hold values that are not finite or no state of a
+        training are skipped, with a warning that says why.
 
         Raises:
             ValueError: there is none; the message names the files that were tried.
         """
-        tag, saved = super().get_checkpoint_file(), self._saved()
-        path, skipped = _latest(path for path in saved if path == tag)
-        if path is None:
-            path, reasons = _latest(path for path in saved if path != tag)
-            skipped += reasons
-        if path is not None:
-            if skipped:
-                logger.warning("Skipped %s: resuming from %s", "; ".join(skipped), path)
-            return path
+        skipped = []
+        for path in self._newest_first():
+            reason = self._reason_to_skip(path)
+            if reason is None:
+                if skipped:
+                    logger.warning("Skipped %s: resuming from %s", "; ".join(skipped), path)
+                return path
+            skipped.append(reason)
         tried = "; ".join(skipped) or "it holds no .pth file"
         raise ValueError(
             f"cannot resume in {self.save_dir}: {tried}. Remove the folder or train without "
             "--resume"
         )
 
+    def _newest_first(self) -> Iterator[str]:
+        """Files of ``save_dir`` in the order in which resuming tries them."""
+        saved, tagged = self._saved(), self._tagged_file()
+        if tagged in saved:
+            yield tagged
+        yield from sorted((x for x in saved if x != tagged), key=_iteration, reverse=True)
+
+    def _tagged_file(self) -> str | None:
+        """The file that ``last_checkpoint`` names."""
+        try:
+            with open(os.path.join(self.save_dir, "last_checkpoint"), "rb") as tag:
+                name = tag.read().decode(errors="replace").strip()
+        except OSError:
+            return None
+        return os.path.join(self.save_dir, name)
+
+    def _reason_to_skip(self, path: str) -> str | None:
+        """Why a training cannot go on from a file, None if it can."""
+        try:
+            contents = read_checkpoint(path)
+            require_finite_contents(path, contents)
+        except (ValueError, OSError) as error:
+            return str(error)
+        if not isinstance(contents.get("iteration"), int):
+            return f"{path} holds weights only"
+        if "trainer" in self.checkpointables and "trainer" not in contents:
+            return f"{path} has an iteration, but no state of a training"
+        return None
+
     def _saved(self, prefix: str = "") -> list[str]:
         """Checkpoint files, the last written first."""
         if not os.path.isdir(self.save_dir):
             return []
-        files = [entry for entry in os.scandir(self.save_dir) if entry.name.endswith(".pth")]
-        files.sort(key=lambda entry: (entry.stat().st_mtime_ns, entry.name), reverse=True)
-        return [entry.path for entry in files if entry.name.startswith(prefix)]
+        names = (x for x in os.listdir(self.save_dir) if x.endswith(".pth"))
+        paths = [os.path.join(self.save_dir, name) for name in names if name.startswith(prefix)]
+        return sorted(paths, key=lambda path: (_time_of_change(path), path), reverse=True)
 
     def _download(self, url: str) -> str:
         try:
@@ -233,28 +270,20 @@ class DetrCheckpointer(DetectionCheckpointer):
         )
 
 
-def _latest(paths: Iterable[str]) -> tuple[str | None, list[str]]:
-    """The checkpoint of the latest iteration, and why others cannot be resumed from.
+def _iteration(path: str) -> float:
+    """Iteration of a checkpoint; infinite where it has none, so that it is the first to be named."""
+    try:
+        iteration = read_checkpoint(path, mmap=True).get("iteration")
+    except (ValueError, OSError):
+        return math.inf
+    return iteration if isinstance(iteration, int) else math.inf
 
-    Args:
-        paths: files that may be truncated or hold weights only.
 
-    Returns:
-        the first path among those of the latest iteration, None if there is none, and a reason
-        for each file that was skipped.
-    """
-    iterations, reasons = {}, []
-    for path in paths:
-        try:
-            iteration = read_checkpoint(path, mmap=True).get("iteration")
-        except ValueError as error:
-            reasons.append(str(error))
-            continue
-        if isinstance(iteration, int):
-            iterations[path] = iteration
-        else:
-            reasons.append(f"{path} holds weights only")
-    return max(iterations, key=iterations.__getitem__, default=None), reasons
+def _time_of_change(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns
+    except OSError:  # a link that leads nowhere
+        return 0
 
 
 def _without_wrapper(average: Mapping[str, Tensor]) -> dict[str, Tensor]:
