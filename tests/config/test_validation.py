@@ -54,6 +54,25 @@ def test_every_configuration_builds_and_validates(leaf):
         (["SOLVER.KEEP_RATIO_RANGE", [0.5]], "KEEP_RATIO_RANGE is .0.5.; it must be"),
         (["SOLVER.KEEP_RATIO_RANGE", ["a", 0.5]], "KEEP_RATIO_RANGE is .'a', 0.5.; it must be"),
         (["SOLVER.KEEP_RATIO_RANGE", [0.5, 1.5]], "KEEP_RATIO_RANGE is .0.5, 1.5.; it must be"),
+        (["SOLVER.CHECKPOINT_PERIOD", 0], "CHECKPOINT_PERIOD is 0; it must be at least 1"),
+        (["SOLVER.BASE_LR", -0.1], "BASE_LR is -0.1; it must be at least 0"),
+        (["INPUT.FORMAT", "XYZ"], "INPUT.FORMAT is 'XYZ'; it must be one of RGB, BGR"),
+        (["MODEL.PIXEL_MEAN", [1.0, 2.0]], "MODEL.PIXEL_MEAN has 2 values"),
+        (["MODEL.PIXEL_STD", [1.0] * 4], "MODEL.PIXEL_STD has 4 values"),
+        (["MODEL.PIXEL_STD", [1.0, 0.0, 1.0]], "MODEL.PIXEL_STD is .* must be positive"),
+        (["INPUT.MIN_SIZE_TRAIN", ()], "INPUT.MIN_SIZE_TRAIN is .*; give one or more sizes"),
+        (["INPUT.MIN_SIZE_TRAIN", (0, 800)], "INPUT.MIN_SIZE_TRAIN is .*; give one or more sizes"),
+        (
+            ["INPUT.MIN_SIZE_TRAIN_SAMPLING", "range", "INPUT.MIN_SIZE_TRAIN", (3, 4, 5)],
+            "MIN_SIZE_TRAIN is .* needs the smallest and the largest",
+        ),
+        *(
+            (
+                ["SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", value],
+                "CLIP_VALUE is .*; it must be positive",
+            )
+            for value in (-1.0, 0.0, float("nan"))
+        ),
     ],
 )
 def test_impossible_mixtures_are_refused_with_the_keys_named(options, message):

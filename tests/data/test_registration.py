@@ -164,3 +164,22 @@ def test_a_spawned_process_registers_from_the_configuration(cfg, tmp_path):
     cfg.DATASETS.COCO = [write_coco(tmp_path)]
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         assert pool.submit(_count_records, cfg).result(timeout=120) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x", "a/../../x", "/tmp/x", "..", ".", ".hidden", "", "a\0b", "a\nb", "x" * 201]
+)
+def test_names_that_lead_out_of_the_output_folder_are_refused(cfg, name, tmp_path):
+    cfg.DATASETS.COCO = [[name, "a.json", "images"]]
+    with pytest.raises(ValueError, match=r"has a data set named .*OUTPUT_DIR"):
+        register_datasets(cfg)
+    assert name not in DatasetCatalog
+
+
+@pytest.mark.parametrize("name", ["zellen_größe", "my cells", "v1.2-train"])
+def test_names_of_all_languages_with_spaces_and_dots_are_registered(cfg, name):
+    cfg.DATASETS.COCO = [[name, "a.json", "images"]]
+    register_datasets(cfg)
+    assert name in DatasetCatalog
+    DatasetCatalog.remove(name)
+    MetadataCatalog.remove(name)

@@ -169,8 +169,10 @@ FAULTS = [
 
 @pytest.mark.parametrize(
     ("fault", "tag"),
-    [*((fault, "right") for fault in FAULTS)]
-    + [("nan", "missing"), ("weights", "not text"), ("folder", "a folder")],
+    [
+        *((fault, "right") for fault in FAULTS),
+        *(("nan", "missing"), ("weights", "not text"), ("folder", "a folder")),
+    ],
 )
 def test_resume_falls_back_whatever_is_wrong_with_newer_files(
     make_cfg, tmp_path, caplog, fault, tag

@@ -16,6 +16,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ..modeling.encoder import ENCODER_REGISTRY
 from .defaults import add_backbone_config, add_data_config, add_detr_config, add_solver_config
+from .safe_yaml import config_reader
 from .suggestions import did_you_mean
 from .validation import validate_config
 
@@ -31,6 +32,9 @@ def add_lite_focus_detr_config(cfg: CfgNode) -> None:
     # Modules to import before anything else of a configuration is read: they may register an
     # encoder with keys of its own, a backbone or a data set. Only names that Python can import.
     cfg.IMPORTS = []
+    # Files in _BASE_ may be URLs that end with #sha256= and the hash of the file. Only the command
+    # line can say so; in a file this key does nothing.
+    cfg.REMOTE_BASE = False
     add_detr_config(cfg)
     add_solver_config(cfg)
     add_data_config(cfg)
@@ -99,7 +103,7 @@ def _names_to_import(config_file: str, options: Sequence[str]) -> tuple[list[str
     names: Any = []
     place = config_file
     if config_file:
-        names = _read_yaml(config_file).get("IMPORTS", [])
+        names = _read_yaml(config_file, options).get("IMPORTS", [])
     options = _parse_imports(options)
     if "IMPORTS" in options[::2]:
         place = "the command line"
@@ -155,19 +159,19 @@ def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) ->
         ValueError: as :func:`load_config`; combinations of keys are not checked.
     """
     if config_file:
-        content = _read_yaml(config_file)
+        content = _read_yaml(config_file, options)
         _merge(cfg, _flatten(content), config_file, lambda: cfg.merge_from_other_cfg(content))
     options = _parse_imports(options)
     _merge(cfg, options[::2], "the command line", lambda: cfg.merge_from_list(options))
 
 
-def _read_yaml(config_file: str) -> CfgNode:
+def _read_yaml(config_file: str, options: Sequence[Any]) -> CfgNode:
     no_mapping = (
         f"{config_file}, or a file that it names in _BASE_, is empty or no mapping of "
         "configuration keys to values; it begins with lines like MODEL:"
     )
     try:
-        content = CfgNode.load_yaml_with_base(config_file, allow_unsafe=False)
+        content = config_reader(options).load_yaml_with_base(config_file, allow_unsafe=False)
     except (TypeError, AttributeError) as error:
         raise ValueError(no_mapping) from error
     except FileNotFoundError as error:
@@ -177,6 +181,10 @@ def _read_yaml(config_file: str) -> CfgNode:
     except (OSError, RecursionError) as error:
         reason = "a file of _BASE_ names itself" if isinstance(error, RecursionError) else error
         raise ValueError(f"cannot read the configuration file {config_file}: {reason}") from error
+    except yaml.constructor.ConstructorError as error:
+        raise ValueError(
+            f"{config_file} is refused: {error.problem}; configurations hold only data"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         text = " ".join(str(error).split())
         raise ValueError(f"{config_file} is not valid YAML: {text}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import getitem
@@ -25,6 +26,7 @@ CHOICES = {
     "MODEL.DETR.DECODER.POSITION_FRAME": ("padded", "image"),
     "MODEL.DETR.DENOISING.TYPE": ("none", "plain", "contrastive"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
+    "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.RESIZE_ROUNDING": ("nearest", "down"),
 }
 
@@ -40,6 +42,8 @@ MINIMUM_VALUES = {
     "SOLVER.WEIGHT_DECAY": 0,
     "SOLVER.IMS_PER_BATCH": 1,
     "SOLVER.ACCUMULATION_STEPS": 1,
+    "SOLVER.CHECKPOINT_PERIOD": 1,
+    "TEST.EVAL_PERIOD": 0,
 }
 
 
@@ -51,6 +55,8 @@ def validate_config(cfg: CfgNode) -> None:
     """
     _require_values(cfg, CHOICES, MINIMUM_VALUES)
     _validate_sizes(cfg)
+    _validate_images(cfg)
+    _validate_clipping(cfg)
     _validate_family(cfg)
     _validate_attention(cfg)
     _validate_keep_ratio_range(cfg.SOLVER.KEEP_RATIO_RANGE)
@@ -100,6 +106,35 @@ def _validate_sizes(cfg: CfgNode) -> None:
         raise ValueError(
             f"MODEL.DETR.NUM_LEVELS {detr.NUM_LEVELS} is less than the "
             f"{len(detr.IN_FEATURES)} entries of MODEL.DETR.IN_FEATURES"
+        )
+
+
+def _validate_images(cfg: CfgNode) -> None:
+    for key, values in (("PIXEL_MEAN", cfg.MODEL.PIXEL_MEAN), ("PIXEL_STD", cfg.MODEL.PIXEL_STD)):
+        if len(values) != 3:
+            raise ValueError(
+                f"MODEL.{key} has {len(values)} values, {list(values)}; an image has 3 channels"
+            )
+    if not all(0 < value < math.inf for value in cfg.MODEL.PIXEL_STD):
+        raise ValueError(f"MODEL.PIXEL_STD is {list(cfg.MODEL.PIXEL_STD)}; all must be positive")
+    sizes = cfg.INPUT.MIN_SIZE_TRAIN
+    sizes = [sizes] if isinstance(sizes, int) else list(sizes)
+    if not sizes or min(sizes) < 1:
+        raise ValueError(f"INPUT.MIN_SIZE_TRAIN is {sizes}; give one or more sizes in pixels")
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range" and len(sizes) != 2:
+        raise ValueError(
+            f"INPUT.MIN_SIZE_TRAIN is {sizes}; INPUT.MIN_SIZE_TRAIN_SAMPLING range needs the "
+            "smallest and the largest size"
+        )
+
+
+def _validate_clipping(cfg: CfgNode) -> None:
+    clip = cfg.SOLVER.CLIP_GRADIENTS
+    if clip.ENABLED and not clip.CLIP_VALUE > 0:
+        raise ValueError(
+            f"SOLVER.CLIP_GRADIENTS.CLIP_VALUE is {clip.CLIP_VALUE}; it must be positive, a "
+            "negative one would turn the gradient around. SOLVER.CLIP_GRADIENTS.ENABLED False "
+            "does not clip"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,9 @@ from .coco_json import prepare_coco_json
 from .shapes import CLASS_NAMES, SPLITS, ShapesSpec, draw_dataset
 
 Record = dict[str, Any]
+
+# Repaired annotations and predictions are written to files with the name of the data set.
+_FILE_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,200}")
 
 
 def register_datasets(cfg: CfgNode) -> None:
@@ -41,6 +45,12 @@ def register_datasets(cfg: CfgNode) -> None:
                 f"DATASETS.COCO has the entry {entry!r}; it must be [name, json file, image folder]"
             )
         name, json_file, image_root = entry
+        if not _FILE_NAME.fullmatch(name):
+            raise ValueError(
+                f"DATASETS.COCO has a data set named {name!r}; files in OUTPUT_DIR have this name "
+                "too: it may not begin with a dot, hold a slash or what cannot be printed, or be "
+                "longer than 200 characters"
+            )
         if name in taken:
             raise _name_is_taken(name)
         taken.add(name)

@@ -1,5 +1,6 @@
 """Training, evaluation and checkpoints on detectron2's engine."""
 
+from .checkpoint_io import read_checkpoint
 from .checkpointer import DetrCheckpointer
 from .hooks import BudgetHook, EMAHook
 from .optimizer import build_optimizer
@@ -16,6 +17,7 @@ __all__ = [
     "TrainStep",
     "build_optimizer",
     "prepare_run",
+    "read_checkpoint",
     "resolve_epochs",
     "run",
     "user_errors",

@@ -10,9 +10,11 @@ from http.client import HTTPException
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.checkpoint.catalog import ModelCatalog
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from ..config.download import download
 from ..converters import (
     BACKBONE_FORMATS,
     NATIVE_FORMAT,
@@ -33,6 +35,7 @@ from .resume import require_resumable
 
 logger = logging.getLogger(__name__)
 
+_DETECTRON2_FILES = "https://dl.fbaipublicfiles.com/detectron2/"
 _RESUME = "earlier checkpoints are intact: free some space and continue with --resume"
 
 
@@ -157,7 +160,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         Raises:
             ValueError: there is none; the message names the files that were tried.
         """
-        skipped = []
+        skipped: list[str] = []
         for path in self._newest_first():
             reason = self._reason_to_skip(path)
             if reason is None:
@@ -209,9 +212,16 @@ class DetrCheckpointer(DetectionCheckpointer):
         return sorted(paths, key=lambda path: (_time_of_change(path), path), reverse=True)
 
     def _download(self, url: str) -> str:
-        try:
+        scheme, _, name = url.partition("://")
+        if scheme == "catalog":
+            url = str(ModelCatalog.get(name))
+        elif scheme == "detectron2":
+            url = f"{_DETECTRON2_FILES}{name}"
+        elif scheme not in ("http", "https"):
             return str(self.path_manager.get_local_path(url))
-        except (OSError, HTTPException) as error:
+        try:
+            return download(url, _require_checkpoint)
+        except (OSError, HTTPException, ValueError) as error:
             raise ValueError(
                 f"cannot download {url} (MODEL.WEIGHTS): {error}; download it elsewhere and give "
                 "the local file, or set MODEL.WEIGHTS ''"
@@ -271,12 +281,20 @@ class DetrCheckpointer(DetectionCheckpointer):
 
 
 def _iteration(path: str) -> float:
-    """Iteration of a checkpoint; infinite where it has none, so that it is the first to be named."""
+    """Iteration of a checkpoint; infinite where it has none, so that it is named first."""
     try:
         iteration = read_checkpoint(path, mmap=True).get("iteration")
     except (ValueError, OSError):
         return math.inf
     return iteration if isinstance(iteration, int) else math.inf
+
+
+def _require_checkpoint(path: str) -> None:
+    """Check what was downloaded; its present name means nothing to the user."""
+    try:
+        read_checkpoint(path)
+    except ValueError as error:
+        raise ValueError(str(error).replace(path, "what the server sends")) from error
 
 
 def _time_of_change(path: str) -> int:
