@@ -8,7 +8,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from lite_focus_detr.engine import BudgetHook, DetrTrainer, EMAHook
-from lite_focus_detr.engine.hooks import Evaluation, SeedSteps
+from lite_focus_detr.engine.hooks import Evaluation, RequireFinite, SeedSteps
 
 DECAY = 0.9
 
@@ -152,3 +152,15 @@ def test_a_training_for_all_budgets_has_the_hook_before_the_evaluation(make_args
     assert trainer._hooks.index(hook) < evaluation
     assert (hook.smallest, hook.largest) == (0.1, 0.9)
     assert hook.model is trainer.model
+
+
+@pytest.mark.parametrize(
+    ("period", "checked"), [(3, [2, 5, 7]), (4, [3, 7]), (1, list(range(8))), (100, [7])]
+)
+def test_what_is_saved_is_checked_before(period, checked):
+    seen = []
+    hook = RequireFinite(period=period, check=lambda: seen.append(hook.trainer.iter))
+    for iteration in range(8):
+        hook.trainer = SimpleNamespace(iter=iteration, max_iter=8)
+        hook.after_step()
+    assert seen == checked

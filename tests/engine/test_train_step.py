@@ -1,4 +1,6 @@
 import copy
+import json
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -209,6 +211,87 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_change(max_grad_
     with pytest.raises(FloatingPointError, match="gradient is not finite at iteration 7"):
         step(model, max_grad_norm=max_grad_norm)
     assert model.weight.tolist() == [3.0, 4.0]
+
+
+def read_report(folder, iteration=7):
+    def refuse(constant):
+        raise ValueError(f"{constant} is not JSON")
+
+    return json.loads((folder / f"nonfinite_{iteration}.json").read_text(), parse_constant=refuse)
+
+
+def test_a_loss_that_is_not_finite_leaves_a_report(tmp_path):
+    class TwoLosses(Quadratic):
+        def forward(self, batch, num_boxes):
+            return super().forward(batch, num_boxes) | {"class": self.weight.sum()}
+
+    with pytest.raises(FloatingPointError, match=r"are still finite.*nonfinite_7\.json has"):
+        step(TwoLosses(scale=float("inf")), report_dir=str(tmp_path))
+    report = read_report(tmp_path)
+    assert (report["iteration"], report["reason"]) == (7, "a loss is not finite")
+    (process,) = report["processes"]
+    assert process == {"rank": 0, "losses": {"loss": "inf", "class": 7.0}, "images": ["a.jpg"]}
+    assert report["parameters"] == [{"name": "weight", "weight": 5.0, "gradient": "inf"}]
+
+
+def test_the_report_begins_with_the_parameters_that_are_worst(tmp_path):
+    class Several(nn.Module):
+        def __init__(self):
+            super().__init__()
+            sizes = {"small": 1.0, "root": 0.0, "large": 100.0}
+            self.weights = nn.ParameterDict(
+                {k: nn.Parameter(torch.tensor([v])) for k, v in sizes.items()}
+            )
+
+        def forward(self, batch, num_boxes):
+            square = self.weights["small"] ** 2 + self.weights["large"] ** 2
+            return {"loss": (square + self.weights["root"].sqrt()).sum()}
+
+    with pytest.raises(FloatingPointError, match="the gradient is not finite"):
+        step(Several(), report_dir=str(tmp_path))
+    rows = read_report(tmp_path)["parameters"]
+    assert [row["name"] for row in rows] == ["weights.root", "weights.large", "weights.small"]
+    assert [row["gradient"] for row in rows] == ["inf", 200.0, 2.0]
+
+
+def test_a_report_that_cannot_be_written_does_not_hide_the_cause(tmp_path):
+    with pytest.raises(FloatingPointError, match=r"^a loss is not finite(?!.*has the details)"):
+        step(Quadratic(scale=float("nan")), report_dir=str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["weight", "exp_avg of weight", "exp_avg_sq of weight"])
+def test_weights_and_states_that_are_not_finite_stop_before_they_are_saved(tmp_path, value, place):
+    model = Quadratic(scale=1.0)
+    trainer = step(model, torch.optim.AdamW(model.parameters(), lr=0.1), report_dir=str(tmp_path))
+    trainer.require_finite_state()
+    tensor = model.weight.data if place == "weight" else trainer.optimizer.state[model.weight]
+    (tensor if place == "weight" else tensor[place.split()[0]])[1] = value
+    found = rf"1 tensors are not finite \({place}\) at iteration 7(?!.*still finite)"
+    with pytest.raises(FloatingPointError, match=found):
+        trainer.require_finite_state()
+    assert str(value) in json.dumps(read_report(tmp_path)["parameters"])
+
+
+@pytest.mark.parametrize(("overflows", "stops"), [(20, True), (19, False)])
+def test_a_loss_scaler_may_skip_19_steps_in_a_row_but_not_20(overflows, stops):
+    class Overflow(Quadratic):
+        def forward(self, batch, num_boxes):
+            scale = 1e30 if batch[0]["overflows"] else 1e-3
+            return {"loss": scale * self.weight.pow(2).sum() / 2}
+
+    model = Overflow(scale=1.0)
+    pattern = [True] * 19 + [False] + [True] * overflows + [False]
+    batches = [[{"instances": [], "overflows": overflow}] for overflow in pattern]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    trainer = TrainStep(model=model, data_loader=batches, optimizer=optimizer)
+    trainer.grad_scaler = GradScaler("cpu", init_scale=1e38, backoff_factor=0.999)
+    error = "has skipped 20 steps in a row at iteration 39"
+    expected = pytest.raises(FloatingPointError, match=error) if stops else nullcontext()
+    with EventStorage(), expected:
+        for trainer.iter in range(len(pattern)):
+            trainer.run_step()
+    assert model.weight.isfinite().all()
 
 
 def test_the_state_of_the_optimiser_is_saved_and_restored():

@@ -1,8 +1,12 @@
+import logging
+from collections import Counter
 from itertools import permutations
 
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 
+from lite_focus_detr.modeling import replaced_values
 from lite_focus_detr.modeling.matcher import HungarianMatcher
 from lite_focus_detr.modeling.structures import Prediction, Targets
 
@@ -88,6 +92,24 @@ def test_predictions_that_are_not_numbers_still_get_an_assignment():
     (match,) = MATCHER([prediction], [targets])
     assert len(match.query) == 5
     assert 1 not in match.query[match.batch == 0].tolist()
+
+
+def test_costs_that_are_replaced_are_counted_and_logged_once(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
+    monkeypatch.setattr(replaced_values, "totals", Counter())
+    prediction, targets = problem()
+    MATCHER([prediction], [targets])
+    assert replaced_values.totals == {}
+    prediction.boxes[0, 1] = float("nan")
+    with EventStorage() as storage:
+        for _ in range(2):
+            MATCHER([prediction, prediction], [targets, targets])
+    # A query of the first image against its padded boxes, in two sets of predictions, twice.
+    count = 2 * 2 * targets.boxes.shape[1]
+    assert replaced_values.totals == {"matching_costs": count}
+    assert storage.latest()["nonfinite/matching_costs"][0] == count
+    (message,) = caplog.messages
+    assert message.startswith(f"{count // 2} costs of the matching are not finite")
 
 
 def test_more_boxes_than_queries_leave_boxes_unmatched():

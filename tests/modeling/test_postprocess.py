@@ -1,6 +1,10 @@
+import logging
+from collections import Counter
+
 import pytest
 import torch
 
+from lite_focus_detr.modeling import replaced_values
 from lite_focus_detr.modeling.postprocess import COCO_IDS, select_detections
 from lite_focus_detr.modeling.structures import Prediction
 
@@ -20,6 +24,23 @@ def test_boxes_that_are_not_numbers_are_dropped():
     boxes[0, 0, 2] = float("nan")
     (result,) = select_detections(Prediction(torch.zeros(1, 2, 1), boxes), [(10, 10)], 5)
     assert len(result) == 1
+
+
+def test_dropped_detections_are_counted_and_logged_once(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
+    monkeypatch.setattr(replaced_values, "totals", Counter())
+    boxes = torch.full((2, 4, 4), 0.5)
+    boxes[0, 0, 2], boxes[1, 1, 0], boxes[1, 3, 1] = float("nan"), float("inf"), float("nan")
+    logits = torch.zeros(2, 4, 1)
+    logits[1, 2] = float("nan")
+    mask = torch.zeros(2, 4, dtype=torch.bool)
+    mask[1, 3] = True  # a slot without a query is not counted
+    for _ in range(2):
+        results = select_detections(Prediction(logits, boxes), [(10, 10)] * 2, 9, padding_mask=mask)
+    assert [len(result) for result in results] == [3, 1]
+    assert replaced_values.totals == {"detections": 6}
+    (message,) = caplog.messages
+    assert message.startswith("3 detections are dropped: their score or box is not finite")
 
 
 def test_slots_without_a_query_give_no_detection():

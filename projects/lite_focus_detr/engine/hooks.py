@@ -18,6 +18,26 @@ from ..modeling import DetectionTransformer
 _STEP = 4
 
 
+class RequireFinite(HookBase):
+    """Stops all processes before weights or optimiser states are saved that are not finite."""
+
+    def __init__(self, *, period: int, check: Callable[[], None]) -> None:
+        """Check when :class:`PeriodicCheckpointer` saves.
+
+        Args:
+            period: iterations between two checkpoints.
+            check: raises an error in all processes if something is not finite in one of them.
+        """
+        self.period = period
+        self.check = check
+
+    def after_step(self) -> None:
+        """Check after every ``period`` steps, and after the last."""
+        number = self.trainer.iter + 1
+        if number % self.period == 0 or number >= self.trainer.max_iter:
+            self.check()
+
+
 class EMAHook(HookBase):
     """Keeps an exponential moving average of a model's weights.
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -17,9 +16,13 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling.criterion import average_num_boxes
+from .nonfinite import broken_state, write_report
 from .resume import load_optimizer_state, parameter_names
 
 Batch = list[dict[str, Any]]
+
+# The loss scale halves with each: one that starts at 65,536 is then below 1.
+MAX_SKIPPED_STEPS = 20
 
 
 class TrainStep(SimpleTrainer):
@@ -39,6 +42,7 @@ class TrainStep(SimpleTrainer):
         amp_dtype: torch.dtype | None = None,
         max_grad_norm: float | None = None,
         norm_type: float = 2.0,
+        report_dir: str = "",
     ) -> None:
         """Set up the step.
 
@@ -51,6 +55,8 @@ class TrainStep(SimpleTrainer):
                 trains in full precision.
             max_grad_norm: bound of the norm of all gradients together; None does not clip.
             norm_type: order of that norm.
+            report_dir: folder of the report that a step leaves which is not finite; empty writes
+                none.
 
         Raises:
             ValueError: float16 is asked for on the CPU.
@@ -60,6 +66,8 @@ class TrainStep(SimpleTrainer):
         self.amp_dtype = amp_dtype
         self.max_grad_norm = max_grad_norm
         self.norm_type = norm_type
+        self.report_dir = report_dir
+        self._skipped_steps = 0
         self.device = next(model.parameters()).device
         if amp_dtype is torch.float16 and self.device.type == "cpu":
             raise ValueError(
@@ -71,8 +79,9 @@ class TrainStep(SimpleTrainer):
         """Fetch the batches of a step, accumulate their gradients and update the weights.
 
         Raises:
-            FloatingPointError: a loss or the gradient is not finite; raised by every process, and
-                the weights are those of the step before.
+            FloatingPointError: a loss or the gradient is not finite, or the loss scaler has skipped
+                too many steps in a row; raised by every process, and the weights are those of the
+                step before.
         """
         start = time.perf_counter()
         batches = [next(self._data_loader_iter) for _ in range(self.accumulation_steps)]
@@ -83,7 +92,7 @@ class TrainStep(SimpleTrainer):
         self.after_backward()
         self._require_finite(losses, batches)
         self._write_metrics(losses, data_time)
-        self._update()
+        self._update(losses, batches)
 
     def _accumulate_gradients(self, batches: list[Batch]) -> dict[str, Tensor]:
         """Return the losses of the whole step, on the CPU."""
@@ -115,31 +124,61 @@ class TrainStep(SimpleTrainer):
         if comm.get_world_size() > 1:
             finite = finite.to(self.device)
             dist.all_reduce(finite, op=dist.ReduceOp.MIN)
-        if finite.item():
-            return
+        if not finite.item():
+            self._stop("a loss is not finite", losses, batches)
+
+    def _update(self, losses: dict[str, Tensor], batches: list[Batch]) -> None:
+        self.grad_scaler.unscale_(self.optimizer)
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients, self.norm_type)
+        finite = bool(norm.isfinite())
+        self._skipped_steps = 0 if finite else self._skipped_steps + 1
+        # With loss scaling an overflow is expected now and then, and the scaler skips it.
+        if not finite and not self.grad_scaler.is_enabled():
+            self._stop("the gradient is not finite", losses, batches)
+        if self._skipped_steps == MAX_SKIPPED_STEPS:
+            reason = f"the loss scaler has skipped {MAX_SKIPPED_STEPS} steps in a row"
+            self._stop(reason, losses, batches)
+        if self.max_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.max_grad_norm, norm)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
+
+    def require_finite_state(self) -> None:
+        """Check the weights and the state of the optimiser, to be called before they are saved.
+
+        Raises:
+            FloatingPointError: some are not finite, in any process; raised by every process.
+        """
+        broken = broken_state(self._unwrapped_model(), self.optimizer)
+        found = sorted({name for names in comm.all_gather(broken) for name in names})
+        if found:
+            self._stop(f"{len(found)} tensors are not finite ({', '.join(found[:5])})", {}, [])
+
+    def _stop(self, reason: str, losses: dict[str, Tensor], batches: list[Batch]) -> NoReturn:
+        """End the training, in all processes at once."""
         here = {
             "rank": comm.get_rank(),
             "losses": {name: value.item() for name, value in losses.items()},
             "images": [image.get("file_name") for batch in batches for image in batch],
         }
+        processes, model = comm.all_gather(here), self._unwrapped_model()
+        report = ""
+        if self.report_dir and comm.is_main_process():
+            details = (processes, model, self.optimizer)
+            report = write_report(self.report_dir, self.iter, reason, *details)
+        weights = "" if broken_state(model, self.optimizer) else "the weights are still finite: "
         raise FloatingPointError(
-            f"a loss is not finite at iteration {self.iter}: {comm.all_gather(here)}; the weights "
-            "are still finite: look at these images or lower SOLVER.BASE_LR"
+            f"{reason} at iteration {self.iter}: {processes}; {weights}look at these images, lower "
+            "SOLVER.BASE_LR or train without SOLVER.AMP.ENABLED; earlier checkpoints are intact"
+            + (f", {report} has the details" if report else "")
         )
 
-    def _update(self) -> None:
-        self.grad_scaler.unscale_(self.optimizer)
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        max_norm = math.inf if self.max_grad_norm is None else self.max_grad_norm
-        norm = nn.utils.clip_grad_norm_(parameters, max_norm, self.norm_type)
-        # With loss scaling an overflow is expected now and then, and the scaler skips it.
-        if not self.grad_scaler.is_enabled() and not norm.isfinite():
-            raise FloatingPointError(
-                f"the gradient is not finite at iteration {self.iter}, its losses are; "
-                "lower SOLVER.BASE_LR or train without SOLVER.AMP.ENABLED"
-            )
-        self.grad_scaler.step(self.optimizer)
-        self.grad_scaler.update()
+    def _unwrapped_model(self) -> nn.Module:
+        wrapped = isinstance(self.model, DistributedDataParallel)
+        model: nn.Module = self.model.module if wrapped else self.model
+        return model
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the optimiser and, with float16, of the loss scale."""
@@ -162,5 +201,4 @@ class TrainStep(SimpleTrainer):
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
 
     def _parameter_names(self) -> list[str]:
-        wrapped = isinstance(self.model, DistributedDataParallel)
-        return parameter_names(self.optimizer, self.model.module if wrapped else self.model)
+        return parameter_names(self.optimizer, self._unwrapped_model())

@@ -27,7 +27,7 @@ from ..data.training_stream import BatchLayout, TrainingStream
 from ..data.validation import check_training_images
 from ..data.worker_watch import dead_workers_named
 from .checkpointer import DetrCheckpointer
-from .hooks import BudgetHook, EMAHook, Evaluation, SeedSteps
+from .hooks import BudgetHook, EMAHook, Evaluation, RequireFinite, SeedSteps
 from .metrics import MetricHistory, MetricsFile
 from .optimizer import FULL_MODEL, build_optimizer
 from .resume import changed_options, report_changes, restart_scheduler
@@ -105,7 +105,10 @@ class DetrTrainer(DefaultTrainer):
         self.evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         default: list[HookBase] = super().build_hooks()
         found = [self.evaluation if isinstance(h, hooks.EvalHook) else h for h in default]
-        ours: list[HookBase] = [SeedSteps(lambda: self.stream.order.seed), self.metrics]
+        finite = RequireFinite(
+            period=self.cfg.SOLVER.CHECKPOINT_PERIOD, check=self._trainer.require_finite_state
+        )
+        ours: list[HookBase] = [SeedSteps(lambda: self.stream.order.seed), self.metrics, finite]
         if self.cfg.SOLVER.KEEP_RATIO_RANGE:
             smallest, largest = self.cfg.SOLVER.KEEP_RATIO_RANGE
             model = self.checkpointer.model
@@ -308,4 +311,5 @@ def _build_train_step(
         amp_dtype=getattr(torch, solver.AMP.DTYPE) if solver.AMP.ENABLED else None,
         max_grad_norm=clip.CLIP_VALUE if full_model else None,
         norm_type=clip.NORM_TYPE,
+        report_dir=cfg.OUTPUT_DIR,
     )

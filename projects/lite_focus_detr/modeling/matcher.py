@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
 from .losses import FOCAL_ALPHA, FOCAL_GAMMA
+from .replaced_values import count_replaced
 from .structures import MatchIndices, Prediction, Targets
 
 # Stands for a cost that is not a number: worse than any real one, and the assignment exists.
@@ -40,6 +41,11 @@ class HungarianMatcher:
         """Match sets of predictions, each with ``targets`` of its own, in one copy to the CPU."""
         costs = [self.cost(p, t) for p, t in zip(predictions, targets, strict=True)]
         flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
+        finite = np.isfinite(flat)
+        count_replaced(
+            "matching_costs", int(flat.size - finite.sum()), "costs of the matching are not finite"
+        )
+        flat = np.where(finite, flat, np.where(flat == -np.inf, -WORST_COST, WORST_COST))
         parts = np.split(flat, np.cumsum([cost.numel() for cost in costs])[:-1])
         matches = []
         for cost, part, target in zip(costs, parts, targets, strict=True):
@@ -61,4 +67,4 @@ class HungarianMatcher:
         distance = torch.cdist(boxes, target_boxes, p=1)
         cost = self.class_cost * (pos_cost - neg_cost)
         cost = cost + self.box_cost * distance - self.giou_cost * giou
-        return cost.nan_to_num(WORST_COST, WORST_COST, -WORST_COST)
+        return cost

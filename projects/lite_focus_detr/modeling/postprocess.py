@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 
+import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from .replaced_values import count_replaced
 from .structures import Prediction
 
 #: COCO category id of each contiguous class of detectron2's COCO data sets.
@@ -37,13 +39,22 @@ def select_detections(
     num_classes = scores.shape[-1]
     best, index = scores.flatten(1).topk(min(max_detections, scores[0].numel()), dim=1)
     boxes = box_convert(prediction.boxes, "cxcywh", "xyxy")
-    results = []
+    results, dropped = [], []
     for image, (height, width) in enumerate(image_sizes):
         chosen = boxes[image, index[image] // num_classes]
         result = Instances((height, width))
         result.pred_boxes = Boxes(chosen * chosen.new_tensor([width, height, width, height]))
         result.scores = best[image]
         result.pred_classes = index[image] % num_classes
-        # Padding has the score zero; a box that is not a number would count as a hit in COCO's AP.
-        results.append(result[(result.scores > 0) & chosen.isfinite().all(-1)])
+        # A box that is not a number would count as a hit in COCO's AP.
+        finite = result.scores.isfinite() & chosen.isfinite().all(-1)
+        # Padding has the score zero.
+        dropped.append((result.scores != 0) & ~finite)
+        results.append(result[(result.scores > 0) & finite])
+    if dropped:
+        count_replaced(
+            "detections",
+            int(torch.cat(dropped).sum()),
+            "detections are dropped: their score or box is not finite",
+        )
     return results
