@@ -43,10 +43,14 @@ lint: dev
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "$(PYTHON) is older than Python 3.10; name another: make PYTHON=python3.11" >&2; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@# An environment that is only half there is made anew, one of the user's own is not.
+	@test -d $(VENV) || touch $(VENV).incomplete
+	$(PYTHON) -m venv $$(test ! -e $(VENV).incomplete || echo --clear) $(VENV)
 	@touch $@
+	@rm -f $(VENV).incomplete
 
 $(VENV)/.requirements: requirements.txt | $(VENV)/.created
+	$(PY) dev/mend_environment.py
 	$(PY) -m pip install -r requirements.txt
 	@touch $@
 
@@ -61,5 +65,6 @@ $(VENV)/.installed: setup.py pyproject.toml $(KERNELS) $(VENV)/.detectron2
 
 # Together with requirements.txt, so that nothing here changes a version of there.
 $(VENV)/.dev: requirements-dev.txt $(VENV)/.installed
+	$(PY) dev/mend_environment.py
 	$(PY) -m pip install -r requirements.txt -r requirements-dev.txt
 	@touch $@

@@ -20,7 +20,7 @@ def finding(name):
 
 
 def test_this_environment_works(capsys):
-    assert check_env.main() == 0
+    assert check_env.main([]) == 0
     report = capsys.readouterr().out
     assert torch.__version__ in report
     assert re.search(rf"operators on cpu +{ops.backend('cpu')}", report)
@@ -169,3 +169,12 @@ def test_the_self_test_notices_a_wrong_operator(monkeypatch, broken):
     right = getattr(ops, name)
     monkeypatch.setattr(ops, name, lambda *args: right(*args) * 1.001)
     assert finding("self-test on cpu").fatal
+
+
+@pytest.mark.fault(area="tools", expected="refused")
+@pytest.mark.parametrize("argument", ["--config-file", "extra"])
+def test_an_argument_that_the_command_does_not_know_is_refused(capsys, argument):
+    with pytest.raises(SystemExit) as end:
+        check_env.main([argument])
+    assert end.value.code == 2
+    assert f"unrecognized arguments: {argument}" in capsys.readouterr().err

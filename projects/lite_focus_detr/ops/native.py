@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from . import library_file, registration
+from .shared_library import library_fault
 
 ENVIRONMENT_VARIABLE = "LITE_FOCUS_DETR_OPS"
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -41,13 +42,22 @@ def _load(stem: str) -> str | None:
     path = _find(stem)
     if path is None:
         return f"{stem}.so has not been built"
-    stamp, interface = library_file.read_stamp(path), _interface()
-    if interface is not None and stamp is not None and stamp.interface != interface:
-        return f"{path.name} does not load: it was built from other sources, build it again"
     try:
+        fault = library_fault(str(path))
+        if fault is not None:
+            return f"{path.name} {fault}"
+        stamp, interface = library_file.read_stamp(path), _interface()
+        if interface is not None and stamp is not None and stamp.interface != interface:
+            return f"{path.name} does not load: it was built from other sources, build it again"
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
         return f"{path.name} does not load: {error.__cause__ or error}"
+    missing = registration.missing_operators(stem.strip("_").upper())
+    if missing:
+        return (
+            f"{path.name} is of another version or another project: it has no "
+            f"{', '.join(missing)}"
+        )
     return None
 
 

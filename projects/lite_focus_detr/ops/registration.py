@@ -19,6 +19,21 @@ _NAMESPACE = "lite_focus_detr"
 _OPERATORS = ("ms_deform_attn", "key_aware_deform_attn")
 
 
+def missing_operators(device: str) -> list[str]:
+    """Operators, or their gradients, for which no loaded library has a kernel.
+
+    Args:
+        device: ``CPU`` or ``CUDA``.
+    """
+    names = [f"{name}{suffix}" for name in _OPERATORS for suffix in ("", "_backward")]
+    return [
+        name
+        for name in names
+        if not hasattr(getattr(torch.ops, _NAMESPACE), name)
+        or not torch._C._dispatch_has_kernel_for_dispatch_key(f"{_NAMESPACE}::{name}", device)
+    ]
+
+
 def register() -> None:
     """Register shape functions and gradients of the operators, whose library must be loaded."""
     for name, fake in (

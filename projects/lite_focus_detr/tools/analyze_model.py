@@ -28,7 +28,7 @@ from .. import model_zoo, ops
 from ..analysis.activation_memory import measure_activation_memory
 from ..analysis.complexity import measure_complexity
 from ..engine import user_errors
-from .command_line import add_opts_argument, encoder_configs, picture_file
+from .command_line import add_opts_argument, encoder_configs, output_errors, picture_file
 from .pareto import pareto
 
 #: Rows of the table: what users call a part -> modules of the detector.
@@ -69,7 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\n{name}, one image of {args.image_size[0]}x{args.image_size[1]}")
         print(table(analyses[name]))
     if picture is not None:
-        plot({name: analysis.flops for name, analysis in analyses.items()}).savefig(picture)
+        figure = plot({name: analysis.flops for name, analysis in analyses.items()})
+        with output_errors("--plot"):
+            figure.savefig(picture)
         print(f"\nThe plot is in {picture}")
 
 

@@ -8,13 +8,14 @@ The exit code is 1 if something is missing without which the package cannot work
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import logging
 import re
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -43,8 +44,11 @@ class Finding(NamedTuple):
     fatal: bool = False
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; returns the exit code."""
+    argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    ).parse_args(arguments)
     # The report has its own lines for what these would say.
     logging.getLogger("lite_focus_detr").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from matplotlib.backend_bases import FigureCanvasBase
 
 from .. import model_zoo
 from ..data.validation import check_datasets
+from ..engine import user_errors
 
 #: What the other encoders are compared with: the dense one in the same detector.
 BASELINE = "deformable_detr/dino_r50_36ep"
@@ -74,6 +77,24 @@ def load_records(cfg: CfgNode, dataset: str | None, count: int) -> tuple[str, li
     check_datasets(cfg, eval_only=True)
     (name,) = cfg.DATASETS.TEST
     return name, DatasetCatalog.get(name)[:count]
+
+
+@contextmanager
+def output_errors(option: str) -> Iterator[None]:
+    """Turn a file that cannot be written into one line on stderr and the exit status 1.
+
+    Args:
+        option: that names where to write.
+    """
+    try:
+        yield
+    except OSError as error:
+        with user_errors():
+            reason = error.strerror or str(error)
+            place = f" {error.filename}" if error.filename else ""
+            raise ValueError(
+                f"{option}: cannot write{place}: {reason}; name another place, or free some space"
+            ) from error
 
 
 def picture_file(path: str) -> Path:

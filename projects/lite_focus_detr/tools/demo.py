@@ -27,7 +27,7 @@ from ..data import read_image
 from ..engine import user_errors
 from ..predictor import Predictor, load_inference_config, load_metadata
 from ..visualization.detections import draw_predictions
-from .command_line import add_config_arguments, options_with_weights
+from .command_line import add_config_arguments, options_with_weights, output_errors
 
 # Under ``python -m`` the name of this module is not its own.
 logger = logging.getLogger("lite_focus_detr.tools.demo")
@@ -44,7 +44,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         predictor = Predictor(cfg)
         if args.latency is not None:
             keep_within(predictor, str(paths[0]), args.latency)
-    unreadable = detect(predictor, paths, Path(args.output), metadata, args.confidence_threshold)
+    with output_errors("--output"):
+        unreadable = detect(
+            predictor, paths, Path(args.output), metadata, args.confidence_threshold
+        )
     return int(unreadable > 0)
 
 

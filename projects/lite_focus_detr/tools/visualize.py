@@ -20,7 +20,7 @@ from ..data import read_image
 from ..engine import user_errors
 from ..predictor import Predictor, load_inference_config
 from ..visualization.detections import draw_ground_truth, draw_predictions, side_by_side
-from .command_line import add_config_arguments, load_records, options_with_weights
+from .command_line import add_config_arguments, load_records, options_with_weights, output_errors
 
 # Under ``python -m`` the name of this module is not its own.
 logger = logging.getLogger("lite_focus_detr.tools.visualize")
@@ -34,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cfg = load_inference_config(args.config_file, options_with_weights(args))
         name, records = load_records(cfg, args.dataset, args.num_images)
         predictor = Predictor(cfg)
-    draw(predictor, records, Path(args.output), name, args.confidence_threshold)
+    with output_errors("--output"):
+        draw(predictor, records, Path(args.output), name, args.confidence_threshold)
 
 
 def draw(

@@ -23,7 +23,7 @@ from ..modeling import DetectionTransformer, DetectorOutputs
 from ..modeling.attention import SampledAttention
 from ..predictor import Predictor, load_inference_config
 from ..visualization.attention import Samples, draw_samples, nearest_samples, record_calls
-from .command_line import add_opts_argument, picture_file
+from .command_line import add_opts_argument, output_errors, picture_file
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name = f"{len(samples) + 1} {Path(config_file).stem}"
         ratios = outputs.tokens.valid_ratios[0]
         samples[name] = nearest_samples(attention, calls, points, ratios)
-    draw_samples(image, samples).savefig(picture)
+    with output_errors("--output"):
+        draw_samples(image, samples).savefig(picture)
 
 
 def find_attention(model: DetectionTransformer, part: str, layer: int) -> SampledAttention:

@@ -33,7 +33,7 @@ from ..engine import user_errors
 from ..predictor import Predictor, load_inference_config
 from ..visualization.detections import draw_ground_truth
 from ..visualization.token_selection import draw_selection
-from .command_line import add_config_arguments, load_records, options_with_weights
+from .command_line import add_config_arguments, load_records, options_with_weights, output_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output.mkdir(parents=True, exist_ok=True)
         predictor = Predictor(cfg)
         require_selection(predictor.model)
-    summary = summarize(predictor, records, output, name, args.num_pictures)
-    table = summary_table(summary)
-    (output / "selection.md").write_text(table + "\n")
+    with output_errors("--output"):
+        summary = summarize(predictor, records, output, name, args.num_pictures)
+        table = summary_table(summary)
+        (output / "selection.md").write_text(table + "\n")
     print(f"{len(records)} images of {name}. {table}\n\nThe pictures are in {output}")
 
 
