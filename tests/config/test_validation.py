@@ -55,7 +55,6 @@ def test_every_configuration_builds_and_validates(leaf):
         (["SOLVER.KEEP_RATIO_RANGE", ["a", 0.5]], "KEEP_RATIO_RANGE is .'a', 0.5.; it must be"),
         (["SOLVER.KEEP_RATIO_RANGE", [0.5, 1.5]], "KEEP_RATIO_RANGE is .0.5, 1.5.; it must be"),
         (["SOLVER.CHECKPOINT_PERIOD", 0], "CHECKPOINT_PERIOD is 0; it must be at least 1"),
-        (["SOLVER.BASE_LR", -0.1], "BASE_LR is -0.1; it must be at least 0"),
         (["INPUT.FORMAT", "XYZ"], "INPUT.FORMAT is 'XYZ'; it must be one of RGB, BGR"),
         (["MODEL.PIXEL_MEAN", [1.0, 2.0]], "MODEL.PIXEL_MEAN has 2 values"),
         (["MODEL.PIXEL_STD", [1.0] * 4], "MODEL.PIXEL_STD has 4 values"),
