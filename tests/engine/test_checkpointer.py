@@ -144,7 +144,7 @@ def damage(path, fault):
         elif fault == "weights":
             contents["model"]["neck.level_embed"][0, 0] = float("nan")
         else:
-            contents["trainer"]["exp_avg"][0] = float(fault)
+            contents["trainer"]["_trainer"]["exp_avg"][0] = float(fault)
         torch.save(contents, path)
 
 
@@ -155,10 +155,10 @@ class TrainerState:
         self.value = value
 
     def state_dict(self):
-        return {"exp_avg": torch.tensor([1.0, self.value])}
+        return {"_trainer": {"exp_avg": torch.tensor([1.0, self.value])}}
 
     def load_state_dict(self, state):
-        self.value = state["exp_avg"][1].item()
+        self.value = state["_trainer"]["exp_avg"][1].item()
 
 
 FAULTS = [
@@ -195,7 +195,7 @@ def test_resume_falls_back_whatever_is_wrong_with_newer_files(
     assert trainer.value == 0.0
     (warning,) = [m for m in caplog.messages if m.startswith("Skipped")]
     assert "model_2.pth" in warning
-    assert "model_1.pth has NaN or infinite values in 1 tensors: trainer.exp_avg" in warning
+    assert "model_1.pth has NaN or infinite values in 1 tensors: trainer._trainer.exp_avg" in warning
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
@@ -209,7 +209,7 @@ def test_what_is_not_finite_is_not_saved(make_cfg, tmp_path, value, place):
         model.neck.level_embed.data[0, 0] = value
     else:
         trainer.value = value
-    name = r"model\.neck\.level_embed" if place == "weights" else r"trainer\.exp_avg"
+    name = r"model\.neck\.level_embed" if place == "weights" else r"trainer\._trainer\.exp_avg"
     with pytest.raises(FloatingPointError, match=rf"not saved: .*model_2\.pth has NaN .*: {name}"):
         checkpointer.save("model_2", iteration=2)
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_1.pth"]

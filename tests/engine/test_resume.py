@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from detectron2.config import CfgNode
@@ -47,6 +49,22 @@ def test_each_parameter_gets_its_own_state_in_other_groups_and_the_rates_stay():
         expected = torch.full_like(parameter, 0.1 * (number + 1))
         torch.testing.assert_close(after.state[parameter]["exp_avg"], expected)
         assert after.state[parameter]["step"] == 1
+
+
+@pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
+def test_states_of_another_shape_are_refused_with_their_name(key):
+    model = Model()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = optimizer_of(model, [NAMES], lr=0.1)
+    optimizer.step()
+    state = copy.deepcopy(optimizer.state_dict())
+    state["state"][2][key] = torch.ones(3, 2)
+    before = copy.deepcopy(optimizer.state_dict())
+    found = rf"{key} of second\.weight, .* shape \(3, 2\), the parameter \(2, 2\): it is damaged"
+    with pytest.raises(ValueError, match=found):
+        load_optimizer_state(optimizer, state, NAMES, NAMES)
+    assert str(optimizer.state_dict()) == str(before)
 
 
 def test_the_schedule_is_that_of_the_configured_rates_at_the_restored_iteration():

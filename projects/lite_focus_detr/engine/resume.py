@@ -39,6 +39,9 @@ def load_optimizer_state(
         state: of another one, whose parameters may be in other groups.
         saved: names of its parameters, see :func:`parameter_names`.
         names: those of ``optimizer``.
+
+    Raises:
+        ValueError: a state is of a parameter of another shape.
     """
     index = {name: number for number, name in enumerate(saved)}
     restored = optimizer.state_dict()
@@ -47,7 +50,23 @@ def load_optimizer_state(
         for number, name in enumerate(names)
         if index.get(name) in state["state"]
     }
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, tensors in restored["state"].items():
+        for key, tensor in tensors.items():
+            # Counts of steps have no dimensions.
+            if isinstance(tensor, Tensor) and tensor.dim():
+                _require_shape(names[number], key, tensor, parameters[number])
     optimizer.load_state_dict(restored)
+
+
+def _require_shape(name: str, key: str, tensor: Tensor, parameter: Tensor) -> None:
+    if tensor.shape != parameter.shape:
+        raise ValueError(
+            f"the checkpoint's {key} of {name}, a state of the optimiser, has the shape "
+            f"{tuple(tensor.shape)}, the parameter {tuple(parameter.shape)}: it is damaged or of "
+            "another model; resume from another checkpoint, or give it as MODEL.WEIGHTS without "
+            "--resume"
+        )
 
 
 def restart_scheduler(
