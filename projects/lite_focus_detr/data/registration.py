@@ -39,18 +39,8 @@ def register_datasets(cfg: CfgNode) -> None:
             f"DATASETS.COCO is {entries!r}; it must be a list of [name, json file, image folder]"
         )
     for entry in entries:
-        is_list = isinstance(entry, (list, tuple))
-        if not is_list or len(entry) != 3 or not all(isinstance(field, str) for field in entry):
-            raise ValueError(
-                f"DATASETS.COCO has the entry {entry!r}; it must be [name, json file, image folder]"
-            )
+        _require_entry(entry)
         name, json_file, image_root = entry
-        if not _FILE_NAME.fullmatch(name):
-            raise ValueError(
-                f"DATASETS.COCO has a data set named {name!r}; files in OUTPUT_DIR have this name "
-                "too: it may not begin with a dot, hold a slash or what cannot be printed, or be "
-                "longer than 200 characters"
-            )
         if name in taken:
             raise _name_is_taken(name)
         taken.add(name)
@@ -67,6 +57,20 @@ def register_datasets(cfg: CfgNode) -> None:
             image_root=spec.image_root(shapes.ROOT),
             evaluator_type="coco",
             thing_classes=list(CLASS_NAMES),
+        )
+
+
+def _require_entry(entry: Any) -> None:
+    is_list = isinstance(entry, (list, tuple))
+    if not is_list or len(entry) != 3 or not all(isinstance(field, str) for field in entry):
+        raise ValueError(
+            f"DATASETS.COCO has the entry {entry!r}; it must be [name, json file, image folder]"
+        )
+    if not _FILE_NAME.fullmatch(entry[0]):
+        raise ValueError(
+            f"DATASETS.COCO has a data set named {entry[0]!r}; files in OUTPUT_DIR have this name "
+            "too: it may not begin with a dot, hold a slash or what cannot be printed, or be "
+            "longer than 200 characters"
         )
 
 
