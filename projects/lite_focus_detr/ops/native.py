@@ -55,8 +55,7 @@ def _load(stem: str) -> str | None:
     missing = registration.missing_operators(stem.strip("_").upper())
     if missing:
         return (
-            f"{path.name} is of another version or another project: it has no "
-            f"{', '.join(missing)}"
+            f"{path.name} is of another version or another project: it has no {', '.join(missing)}"
         )
     return None
 
