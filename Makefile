@@ -3,6 +3,9 @@
 # make dev    what tests and lint need on top, in the same environment
 # make test   all tests
 # make lint   ruff, mypy --strict, clang-format
+# make wheel  dist/: one wheel for every Python, with the kernels for the CPU; it needs no compiler
+# make wheel-cuda  dist/cuda/: the same with the kernels for the CUDA of this PyTorch
+# make wheel-test  the operators of dist/ under every PyTorch that pip finds: some GB of downloads
 # Every target sets up what it needs, once. Another interpreter: make env PYTHON=python3.12
 
 SHELL := bash
@@ -16,7 +19,7 @@ PY := $(VENV)/bin/python
 KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env demo dev test lint
+.PHONY: env demo dev test lint wheel wheel-cuda wheel-test
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.installed
@@ -39,6 +42,15 @@ lint: dev
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict
 	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS) tests/ops/cuda_emulation/*
+
+wheel: dev
+	$(PY) dev/build_wheel.py --output dist
+
+wheel-cuda: dev
+	FORCE_CUDA=1 $(PY) dev/build_wheel.py --output dist/cuda
+
+wheel-test: wheel
+	$(PY) dev/test_wheel.py dist/*.whl
 
 $(VENV)/.created:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \

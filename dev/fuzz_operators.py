@@ -8,7 +8,7 @@ queries, no images, locations at infinity, views with offsets and odd strides. E
 
 Under a sanitizer the same problems find what no comparison can, reads beyond a tensor among them:
 build the kernels with ``-fsanitize=address,undefined`` and run this with the library of the
-sanitizer in ``LD_PRELOAD`` (see CONTRIBUTING.md).
+sanitizer in ``LD_PRELOAD``.
 """
 
 # ruff: noqa: T201
