@@ -96,10 +96,10 @@ def test_a_gpu_that_is_not_covered_takes_the_reference(monkeypatch, tmp_path, ca
     monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setitem(native._REASONS, "cuda", None)
-    native._uncovered_reason.cache_clear()
+    monkeypatch.setitem(native.REASONS, "cuda", None)
+    native.uncovered_reason.cache_clear()
     found = native.unavailable_reason("cuda:0")
-    native._uncovered_reason.cache_clear()
+    native.uncovered_reason.cache_clear()
     if reason is None:
         assert found is None
     else:
@@ -113,8 +113,8 @@ def test_the_reference_on_cuda_is_announced_once(monkeypatch, caplog):
         device = torch.device("cuda:0")
         is_cuda = True
 
-    monkeypatch.setitem(native._REASONS, "cuda", "_cuda.so has not been built")
-    native._warn.cache_clear()
+    monkeypatch.setitem(native.REASONS, "cuda", "_cuda.so has not been built")
+    native.warn_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         assert not native.supports(OnCuda())
         assert not native.supports(OnCuda())
@@ -122,7 +122,7 @@ def test_the_reference_on_cuda_is_announced_once(monkeypatch, caplog):
     assert "_cuda.so has not been built" in caplog.text
     assert "FORCE_CUDA=1" in caplog.text
     caplog.clear()
-    native._warn.cache_clear()
+    native.warn_once.cache_clear()
     monkeypatch.setenv("LITE_FOCUS_DETR_OPS", "reference")
     assert not native.supports(OnCuda())
     assert caplog.records == []

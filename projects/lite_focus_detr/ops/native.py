@@ -81,11 +81,12 @@ def load_libraries() -> dict[str, str | None]:
     return reasons
 
 
-_REASONS = load_libraries()
+#: Per device type why the kernels cannot run, None where they can.
+REASONS = load_libraries()
 
 
 @cache
-def _uncovered_reason(index: int) -> str | None:
+def uncovered_reason(index: int) -> str | None:
     """Why the CUDA library does not run on a GPU; None when it does."""
     path = _find(_LIBRARIES["cuda"])
     stamp = library_file.read_stamp(path) if path is not None else None
@@ -100,7 +101,8 @@ def _uncovered_reason(index: int) -> str | None:
 
 
 @cache
-def _warn(reason: str) -> None:
+def warn_once(reason: str) -> None:
+    """Say that tensors on CUDA take the reference, the first time for each reason."""
     logger.warning(
         "Attention on CUDA takes the slower PyTorch reference: %s. %s.", reason, _BUILD_CUDA
     )
@@ -111,10 +113,10 @@ def unavailable_reason(device: torch.device | str) -> str | None:
     if os.environ.get(ENVIRONMENT_VARIABLE) == "reference":
         return f"{ENVIRONMENT_VARIABLE}=reference"
     device = torch.device(device)
-    reason = _REASONS.get(device.type, f"there are no kernels for {device.type}")
+    reason = REASONS.get(device.type, f"there are no kernels for {device.type}")
     if reason is None and device.type == "cuda" and torch.cuda.is_available():
         index = torch.cuda.current_device() if device.index is None else device.index
-        return _uncovered_reason(index)
+        return uncovered_reason(index)
     return reason
 
 
@@ -133,5 +135,5 @@ def supports(value: torch.Tensor) -> bool:
         return True
     chosen = os.environ.get(ENVIRONMENT_VARIABLE) == "reference"
     if value.is_cuda and not chosen and not torch.compiler.is_compiling():
-        _warn(reason)
+        warn_once(reason)
     return False
