@@ -1,5 +1,8 @@
+import json
+
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from torch import nn
 
@@ -78,6 +81,18 @@ def test_what_is_added_moves_and_everything_does_in_the_fine_tuning(dense, tmp_p
     assert not torch.equal(second[name], first[name])
     scorer = "encoder.scorer.layer1.1.weight"
     assert not torch.equal(second[scorer], first[scorer])
+
+
+def test_without_labels_the_detections_are_learned(dense, tmp_path, monkeypatch):
+    monkeypatch.setattr(sparsify, "LEAST_SCORE", 0.0)
+    state = run(tmp_path, "focus", "--without-labels")
+    assert "encoder.scorer.layer1.1.weight" in state
+    labels = json.loads((tmp_path / "sparse/detected.json").read_text())
+    assert len(labels["images"]) == 4
+    # The detector returns its ten queries.
+    assert len(labels["annotations"]) == 40
+    DatasetCatalog.remove("detected")
+    MetadataCatalog.remove("detected")
 
 
 def test_at_the_start_all_tokens_kept_are_the_dense_detector(dense, tmp_path):

@@ -2,12 +2,13 @@
 
     python -m lite_focus_detr.tools.sparsify --config-file NAME_OR_PATH --weights dense.pth \
         --encoder focus|sparse|lite|lite_focus --output FOLDER [--keep-ratio 0.3] \
-        [--iterations 300] [--fine-tune 0] [--opts KEY VALUE ...]
+        [--iterations 300] [--fine-tune 0] [--without-labels] [--opts KEY VALUE ...]
 
 The detector of the configuration, with any host and weights of this project or published ones, gets
 the encoder. Everything stays as it was trained but what the encoder adds: the scores that select
 tokens, for lite and lite_focus also the small feed-forward part of the low levels. That is trained
-on ``DATASETS.TRAIN``, and with --fine-tune the whole detector afterwards. AP on ``DATASETS.TEST``
+on ``DATASETS.TRAIN``, and with --fine-tune the whole detector afterwards; --without-labels takes
+the detections of the dense detector there for the ground truth. AP on ``DATASETS.TEST``
 before and after, and that of other keep ratios, goes to sparsify.md in the folder; the weights to
 model_final.pth in its folders ``added`` and ``fine_tuned``.
 """
@@ -29,6 +30,7 @@ from ..config import validate_config
 from ..engine import DetrTrainer, prepare_run, user_errors
 from ..modeling import DetectionTransformer
 from .command_line import add_config_arguments, options_with_weights
+from .detected_labels import detect_labels
 from .pareto import measure_budgets, table
 
 # Under ``python -m`` the name of this module is not its own.
@@ -41,6 +43,8 @@ ARCHITECTURES = {
     "lite_focus": "LiteFocusDETR",
 }
 KEEP_RATIOS = (0.1, 0.2, 0.3, 0.5, 1.0)
+#: Of detections in place of labels.
+LEAST_SCORE = 0.3
 #: Modules that an encoder adds to the dense one.
 ADDED = ("scorer", "linear12", "linear22", "norm22", "aux_heads")
 #: Learning rate of the fine-tuning, of which the dense weights have had much, relative to BASE_LR.
@@ -165,8 +169,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         dense_cfg.OUTPUT_DIR = str(output / "dense")
         prepare_run(dense_cfg, default_argument_parser().parse_args([]))
         dense = DetrTrainer.load_model(dense_cfg)
+        assert isinstance(dense, DetectionTransformer)
     rows = [f"dense: {float(DetrTrainer.test(dense_cfg, dense)['bbox']['AP']):.1f} AP"]
-    del dense
+    if args.without_labels:
+        cfg = detect_labels(cfg, dense, output, LEAST_SCORE)
     model, ap = train(
         AddedPartsTrainer, stage_config(cfg, output / "added", args.iterations, rate=1.0)
     )
@@ -197,6 +203,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--fine-tune", type=int, default=0, help="iterations of everything; default none"
+    )
+    parser.add_argument(
+        "--without-labels", action="store_true", help="learn from what the dense detector finds"
     )
     add_config_arguments(parser)
     return parser

@@ -1,0 +1,68 @@
+"""Detections in place of labels, as a data set in COCO format; for ``sparsify``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+from torchvision.ops import box_convert
+
+from ..data import DetrDatasetMapper
+from ..modeling import DetectionTransformer
+
+#: Name of the data set that is made.
+DATASET = "detected"
+
+
+def detect_labels(
+    cfg: CfgNode, model: DetectionTransformer, folder: Path, least_score: float
+) -> CfgNode:
+    """Detect in the training images, and train with what is found instead of their labels.
+
+    Args:
+        cfg: of the detector, its data sets registered.
+        model: whose detections these are.
+        folder: for the file of the data set.
+        least_score: of a detection that counts, in [0, 1].
+
+    Returns:
+        a configuration whose ``DATASETS.TRAIN`` is ``DATASET``.
+    """
+    model.eval()
+    mapper = DetrDatasetMapper(cfg, is_train=False)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, record in enumerate(_records(cfg), start=1):
+        inputs = mapper(record)
+        height, width = inputs["height"], inputs["width"]
+        file = str(Path(record["file_name"]).absolute())
+        images.append({"id": number, "file_name": file, "height": height, "width": width})
+        with torch.inference_mode():
+            found = model([inputs])[0]["instances"].to("cpu")
+        found = found[found.scores >= least_score]
+        boxes = box_convert(found.pred_boxes.tensor, "xyxy", "xywh").tolist()
+        for box, label in zip(boxes, found.pred_classes.tolist(), strict=True):
+            annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1}
+            area = box[2] * box[3]
+            annotations.append({**annotation, "bbox": box, "area": area, "iscrowd": 0})
+    classes = range(cfg.MODEL.DETR.NUM_CLASSES)
+    categories = [{"id": label + 1, "name": f"class {label}"} for label in classes]
+    contents = {"images": images, "annotations": annotations, "categories": categories}
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{DATASET}.json"
+    path.write_text(json.dumps(contents))
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASETS.COCO = [*cfg.DATASETS.COCO, [DATASET, str(path), str(folder)]]
+    cfg.DATASETS.TRAIN = (DATASET,)
+    return cfg
+
+
+def _records(cfg: CfgNode) -> Iterator[dict[str, Any]]:
+    for name in cfg.DATASETS.TRAIN:
+        yield from DatasetCatalog.get(name)
