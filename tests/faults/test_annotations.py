@@ -323,7 +323,9 @@ def test_true_boxes_have_an_ap_of_100_and_what_was_filled_in_is_said(
     change(coco)
     finished, ap = average_precision()
     assert ap == pytest.approx(100)
-    assert re.search(rf"mine: \d annotations of .* have no valid '{key}'; using", finished.output)
+    # The log goes to stdout or, before it is set up, to stderr.
+    logged = finished.output + finished.errors
+    assert re.search(rf"mine: \d annotations of .* have no valid '{key}'; using", logged)
 
 
 def shift_ids(coco, place, reference, numbers):
