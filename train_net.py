@@ -24,8 +24,7 @@ from lite_focus_detr.config import (
     merge_config,
     validate_config,
 )
-from lite_focus_detr.data import DataError
-from lite_focus_detr.engine import DetrTrainer, prepare_run, run, user_errors
+from lite_focus_detr.engine import RUN_ERRORS, DetrTrainer, prepare_run, run, user_errors
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
@@ -48,7 +47,7 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         else:
             trainer = DetrTrainer(cfg)
             trainer.resume_or_load(resume=args.resume)
-    with user_errors(DataError):
+    with user_errors(*RUN_ERRORS):
         results = DetrTrainer.test(cfg, model) if args.eval_only else trainer.train()
     if not args.eval_only:
         return results

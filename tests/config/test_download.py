@@ -67,6 +67,7 @@ def test_a_right_file_is_downloaded_once(server, tmp_path, name):
     assert server.state["requests"] == 1
 
 
+@pytest.mark.fault(area="security", expected="refused")
 @pytest.mark.parametrize("name", ["short/w.pth", "empty/w.pth", "missing/w.pth"])
 def test_an_incomplete_file_is_not_kept(server, tmp_path, name):
     with pytest.raises(OSError, match=r"bytes arrived|404"):
@@ -74,6 +75,7 @@ def test_an_incomplete_file_is_not_kept(server, tmp_path, name):
     assert kept(tmp_path) == []
 
 
+@pytest.mark.fault(area="security", expected="refused")
 @pytest.mark.parametrize("name", ["w-0123abcd.pth", f"w.pth#sha256={'0' * 64}"])
 def test_a_file_with_another_hash_is_not_kept(server, tmp_path, name):
     with pytest.raises(ValueError, match=f"SHA-256 {SHA256}, not 0"):
@@ -81,6 +83,7 @@ def test_a_file_with_another_hash_is_not_kept(server, tmp_path, name):
     assert kept(tmp_path) == []
 
 
+@pytest.mark.fault(area="security", expected="refused")
 def test_a_file_that_its_reader_refuses_is_not_kept(server, tmp_path):
     def refuse(path):
         assert read(path) == CONTENT
@@ -91,6 +94,7 @@ def test_a_file_that_its_reader_refuses_is_not_kept(server, tmp_path):
     assert kept(tmp_path) == []
 
 
+@pytest.mark.fault(area="security", expected="repaired")
 def test_a_copy_that_has_changed_since_is_downloaded_again(server):
     url = f"{server.url}/w.pth#sha256={SHA256}"
     path = download(url)
@@ -99,6 +103,7 @@ def test_a_copy_that_has_changed_since_is_downloaded_again(server):
     assert read(download(url)) == CONTENT
 
 
+@pytest.mark.fault(area="security", expected="survived")
 def test_files_of_one_name_on_two_servers_are_two_files(server):
     first = download(f"{server.url}/a/w.pth")
     server.state["content"] = b"other"
@@ -106,6 +111,7 @@ def test_files_of_one_name_on_two_servers_are_two_files(server):
     assert (read(first), read(second)) == (CONTENT, b"other")
 
 
+@pytest.mark.fault(area="security", expected="survived")
 @pytest.mark.parametrize("path", ["/../../../../w.pth", "/a/../../../w.pth", "/%2e%2e/w.pth"])
 def test_no_path_of_a_url_leaves_the_folder_of_downloads(server, tmp_path, path):
     download(server.url + path)
@@ -113,6 +119,7 @@ def test_no_path_of_a_url_leaves_the_folder_of_downloads(server, tmp_path, path)
     assert file.relative_to(tmp_path / "cache").parts[1:] == ("w.pth",)
 
 
+@pytest.mark.fault(area="security", expected="refused")
 @pytest.mark.parametrize("url", ["http://h/", "http://h/..", "file:///etc/passwd", "ftp://h/w.pth"])
 def test_only_addresses_of_files_are_downloaded(url, tmp_path, monkeypatch):
     monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))

@@ -21,6 +21,7 @@ TAGS = {
 }
 
 
+@pytest.mark.fault(area="security", expected="refused")
 @pytest.mark.parametrize("tag", TAGS)
 @pytest.mark.parametrize("base", [False, True])
 def test_tags_that_run_something_are_refused(tmp_path, tag, base):
@@ -33,6 +34,7 @@ def test_tags_that_run_something_are_refused(tmp_path, tag, base):
     assert not trace.exists()
 
 
+@pytest.mark.fault(area="security", expected="refused")
 @pytest.mark.parametrize("url", ["http://h/a.yaml", "https://h/a.yaml", "ftp://h/a", "s3://h/a"])
 @pytest.mark.parametrize("place", ["_BASE_", "list", "base of a base", "file"])
 def test_addresses_are_refused_before_anything_is_fetched(tmp_path, monkeypatch, url, place):
@@ -45,12 +47,14 @@ def test_addresses_are_refused_before_anything_is_fetched(tmp_path, monkeypatch,
         load_config(file)
 
 
+@pytest.mark.fault(area="security", expected="refused")
 def test_a_file_cannot_allow_itself_to_fetch(tmp_path):
     (tmp_path / "a.yaml").write_text("REMOTE_BASE: True\n_BASE_: http://h/a.yaml")
     with pytest.raises(ValueError, match="is not local"):
         load_config(str(tmp_path / "a.yaml"))
 
 
+@pytest.mark.fault(area="security", expected="refused")
 def test_with_the_option_an_address_needs_a_hash(tmp_path):
     (tmp_path / "a.yaml").write_text("_BASE_: http://h/a-0123abcd.yaml")
     with pytest.raises(ValueError, match="needs its hash: end it with #sha256="):
@@ -73,6 +77,7 @@ def test_with_the_option_and_its_hash_a_base_is_fetched(tmp_path, monkeypatch):
     assert (cfg.MODEL.DETR.NUM_QUERIES, cfg.SEED) == (17, 3)
 
 
+@pytest.mark.fault(area="security", expected="refused")
 def test_aliases_that_multiply_are_refused(tmp_path):
     lines = ["a0: &a0 {x: 1}"] + [
         f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}], y{i}: *a{i - 1}}}" for i in range(1, 40)
@@ -87,6 +92,7 @@ def test_a_few_aliases_are_read(tmp_path):
     assert load_config(str(tmp_path / "a.yaml")).INPUT.MAX_SIZE_TEST == 77
 
 
+@pytest.mark.fault(area="security", expected="refused")
 def test_files_without_an_end_are_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe.yaml")
     (tmp_path / "large.yaml").write_text("#" * (2 << 20))

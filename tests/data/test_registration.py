@@ -166,6 +166,7 @@ def test_a_spawned_process_registers_from_the_configuration(cfg, tmp_path):
         assert pool.submit(_count_records, cfg).result(timeout=120) == 2
 
 
+@pytest.mark.fault(area="security", expected="refused")
 @pytest.mark.parametrize(
     "name", ["../../x", "a/../../x", "/tmp/x", "..", ".", ".hidden", "", "a\0b", "a\nb", "x" * 201]
 )

@@ -31,6 +31,7 @@ def flipped(path, bit):
         file.write(byte)
 
 
+@pytest.mark.fault(area="checkpoints", expected="refused")
 def test_a_flip_of_any_single_bit_of_a_file_of_ours_is_refused_with_its_name(tmp_path):
     path = tmp_path / "model.pth"
     write_checkpoint(str(path), CONTENTS)
@@ -40,7 +41,10 @@ def test_a_flip_of_any_single_bit_of_a_file_of_ours_is_refused_with_its_name(tmp
     assert read_checkpoint(str(path))["iteration"] == 7
 
 
-@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, (1 << 20) - 150, 1 << 20, (5 << 20) + 13])
+@pytest.mark.fault(area="checkpoints", expected="refused")
+@pytest.mark.parametrize(
+    "size", [1, 4095, 4096, 4097, (1 << 20) - 150, 1 << 20, (5 << 20) + 13], ids="{} bytes".format
+)
 def test_flips_are_found_in_files_of_any_size(tmp_path, size):
     path = tmp_path / "model.pth"
     random = torch.Generator().manual_seed(0)
@@ -52,7 +56,10 @@ def test_flips_are_found_in_files_of_any_size(tmp_path, size):
             require_intact(str(path))
 
 
-@pytest.mark.parametrize("distance", [8, 4096, 1 << 20])
+@pytest.mark.fault(area="checkpoints", expected="refused")
+@pytest.mark.parametrize(
+    "distance", [8, 4096, 1 << 20], ids=["swapped words", "swapped rows", "swapped blocks"]
+)
 def test_swapped_words_rows_and_blocks_are_found(tmp_path, distance):
     path = tmp_path / "model.pth"
     write_checkpoint(str(path), {"w": torch.randn(1 << 20, dtype=torch.float64)})
@@ -65,7 +72,12 @@ def test_swapped_words_rows_and_blocks_are_found(tmp_path, distance):
         require_intact(str(path))
 
 
-@pytest.mark.parametrize("change", [lambda x: x[:-1], lambda x: x + b"\0", lambda x: b"\0" + x])
+@pytest.mark.fault(area="checkpoints", expected="refused")
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x[:-1], lambda x: x + b"\0", lambda x: b"\0" + x],
+    ids=["without the last byte", "a byte more", "a byte before"],
+)
 def test_files_of_ours_that_are_shorter_or_longer_are_refused(tmp_path, change):
     path = tmp_path / "model.pth"
     write_checkpoint(str(path), CONTENTS)
@@ -82,6 +94,7 @@ def test_other_programs_read_a_file_with_a_digest(tmp_path):
         assert archive.testzip() is None
 
 
+@pytest.mark.fault(area="checkpoints", expected="refused")
 def test_flips_in_the_members_of_published_archives_are_refused(tmp_path):
     path = tmp_path / "published.pth"
     torch.save(CONTENTS, path)
@@ -115,7 +128,10 @@ def repacked(path, compression):
             archive.writestr(name, content)
 
 
-@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2])
+@pytest.mark.fault(area="security", expected="refused")
+@pytest.mark.parametrize(
+    "compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2], ids=["deflated", "bzip2"]
+)
 def test_compressed_members_are_refused_before_they_are_inflated(tmp_path, compression):
     path = str(tmp_path / "bomb.pth")
     torch.save({"w": torch.zeros(1 << 20)}, path)
@@ -125,6 +141,7 @@ def test_compressed_members_are_refused_before_they_are_inflated(tmp_path, compr
         read_checkpoint(path)
 
 
+@pytest.mark.fault(area="security", expected="refused")
 def test_members_that_overlap_are_refused(tmp_path):
     path = tmp_path / "bomb.pth"
     torch.save({"w": torch.zeros(1 << 16)}, path)

@@ -167,6 +167,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.fault(area="resuming", expected="survived")
 @pytest.mark.parametrize(
     ("fault", "tag"),
     [
@@ -199,6 +200,7 @@ def test_resume_falls_back_whatever_is_wrong_with_newer_files(
     assert found in warning
 
 
+@pytest.mark.fault(area="training", expected="stopped")
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", ["weights", "optimiser"])
 def test_what_is_not_finite_is_not_saved(make_cfg, tmp_path, value, place):

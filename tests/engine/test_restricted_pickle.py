@@ -81,6 +81,7 @@ def written(folder, kind, content):
     return str(path)
 
 
+@pytest.mark.fault(area="security", expected="refused")
 @pytest.mark.parametrize("kind", ["pkl", "zip", "legacy"])
 @pytest.mark.parametrize("call", CALLS)
 def test_pickles_that_call_something_are_refused_and_call_nothing(tmp_path, kind, call):
@@ -115,6 +116,7 @@ BOMBS = {
 }  # fmt: skip
 
 
+@pytest.mark.fault(area="security", expected="refused")
 @pytest.mark.parametrize("kind", ["pkl", "zip", "legacy"])
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_pickles_that_claim_to_be_enormous_are_refused(tmp_path, kind, bomb):
@@ -130,6 +132,7 @@ def test_a_view_that_repeats_one_element_is_refused(tmp_path):
         read_checkpoint(path)
 
 
+@pytest.mark.fault(area="checkpoints", expected="survived")
 def test_a_dictionary_that_contains_itself_is_read(tmp_path):
     contents = {"model": {"w": torch.ones(2)}}
     contents["again"] = [contents]
@@ -161,8 +164,11 @@ def test_arrays_come_back_as_they_were(array, protocol):
     assert read.flags.f_contiguous == array.flags.f_contiguous
 
 
+@pytest.mark.fault(area="security", expected="refused")
 @pytest.mark.parametrize(
-    "value", [np.array([object()]), np.array([(1, 2.0)], "i4,f8"), np.dtype("O"), np.dtype("V4")]
+    "value",
+    [np.array([object()]), np.array([(1, 2.0)], "i4,f8"), np.dtype("O"), np.dtype("V4")],
+    ids=["array of objects", "array with fields", "type of objects", "type of raw memory"],
 )
 def test_types_whose_memory_is_not_only_numbers_are_refused(value):
     data = io.BytesIO(
@@ -172,6 +178,7 @@ def test_types_whose_memory_is_not_only_numbers_are_refused(value):
         ArrayUnpickler(data, encoding="latin1").load()
 
 
+@pytest.mark.fault(area="security", expected="refused")
 def test_a_type_that_claims_to_hold_objects_is_refused():
     """With these flags NumPy would take numbers of the file for addresses."""
     flags = b"(K\x03" + text("<") + b"NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\x3ft"

@@ -51,6 +51,7 @@ def test_each_parameter_gets_its_own_state_in_other_groups_and_the_rates_stay():
         assert after.state[parameter]["step"] == 1
 
 
+@pytest.mark.fault(area="resuming", expected="refused")
 @pytest.mark.parametrize("key", ["exp_avg", "exp_avg_sq"])
 def test_states_of_another_shape_are_refused_with_their_name(key):
     model = Model()

@@ -220,6 +220,7 @@ def read_report(folder, iteration=7):
     return json.loads((folder / f"nonfinite_{iteration}.json").read_text(), parse_constant=refuse)
 
 
+@pytest.mark.fault(area="training", expected="stopped")
 def test_a_loss_that_is_not_finite_leaves_a_report(tmp_path):
     class TwoLosses(Quadratic):
         def forward(self, batch, num_boxes):
@@ -254,11 +255,13 @@ def test_the_report_begins_with_the_parameters_that_are_worst(tmp_path):
     assert [row["gradient"] for row in rows] == ["inf", 200.0, 2.0]
 
 
+@pytest.mark.fault(area="training", expected="stopped")
 def test_a_report_that_cannot_be_written_does_not_hide_the_cause(tmp_path):
     with pytest.raises(FloatingPointError, match=r"^a loss is not finite(?!.*has the details)"):
         step(Quadratic(scale=float("nan")), report_dir=str(tmp_path / "missing"))
 
 
+@pytest.mark.fault(area="training", expected="stopped")
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("place", ["weight", "exp_avg of weight", "exp_avg_sq of weight"])
 def test_weights_and_states_that_are_not_finite_stop_before_they_are_saved(tmp_path, value, place):
@@ -273,6 +276,7 @@ def test_weights_and_states_that_are_not_finite_stop_before_they_are_saved(tmp_p
     assert str(value) in json.dumps(read_report(tmp_path)["parameters"])
 
 
+@pytest.mark.fault(area="training", expected="stopped")
 @pytest.mark.parametrize(("overflows", "stops"), [(20, True), (19, False)])
 def test_a_loss_scaler_may_skip_19_steps_in_a_row_but_not_20(overflows, stops):
     class Overflow(Quadratic):

@@ -94,6 +94,7 @@ def test_predictions_that_are_not_numbers_still_get_an_assignment():
     assert 1 not in match.query[match.batch == 0].tolist()
 
 
+@pytest.mark.fault(area="training", expected="repaired")
 def test_costs_that_are_replaced_are_counted_and_logged_once(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
     monkeypatch.setattr(replaced_values, "totals", Counter())

@@ -26,6 +26,7 @@ def test_boxes_that_are_not_numbers_are_dropped():
     assert len(result) == 1
 
 
+@pytest.mark.fault(area="evaluation", expected="repaired")
 def test_dropped_detections_are_counted_and_logged_once(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
     monkeypatch.setattr(replaced_values, "totals", Counter())

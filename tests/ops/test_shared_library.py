@@ -28,7 +28,8 @@ def test_a_whole_library_may_be_loaded(library):
     assert library_fault(str(library)) is None
 
 
-@pytest.mark.parametrize("keep", [64, 65, 4096, 0.1, 0.5, 0.9, 0.999, -1])
+@pytest.mark.fault(area="operators", expected="survived")
+@pytest.mark.parametrize("keep", [64, 65, 4096, 0.1, 0.5, 0.9, 0.999, -1], ids="kept {}".format)
 def test_a_library_that_lacks_its_end_is_named_truncated(library, tmp_path, keep):
     content = library.read_bytes()
     size = keep if isinstance(keep, int) else int(keep * len(content))
@@ -43,6 +44,7 @@ def test_what_the_loader_refuses_by_itself_is_left_to_it(tmp_path, content):
     assert library_fault(str(tmp_path / "a.so")) is None
 
 
+@pytest.mark.fault(area="operators", expected="survived")
 def test_a_library_for_another_machine_is_named(library, tmp_path):
     content = bytearray(library.read_bytes())
     content[18:20] = (8).to_bytes(2, "little")  # MIPS
@@ -74,6 +76,7 @@ def backend_of_a_process(tmp_path, library):
     )
 
 
+@pytest.mark.fault(area="operators", expected="survived")
 @pytest.mark.parametrize("kind", ["truncated", "foreign"])
 def test_the_reference_takes_over_and_says_why(library, tmp_path, kind):
     bad = tmp_path / "bad.so"

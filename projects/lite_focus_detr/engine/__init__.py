@@ -5,11 +5,12 @@ from .checkpointer import DetrCheckpointer
 from .hooks import BudgetHook, EMAHook
 from .optimizer import build_optimizer
 from .schedule import resolve_epochs
-from .setup import prepare_run, run, user_errors
+from .setup import RUN_ERRORS, prepare_run, run, user_errors
 from .train_step import TrainStep
 from .trainer import DetrTrainer
 
 __all__ = [
+    "RUN_ERRORS",
     "BudgetHook",
     "DetrCheckpointer",
     "DetrTrainer",

@@ -32,6 +32,11 @@ _UNREADABLE = (
     MemoryError,
 )
 
+
+class WriteError(OSError):
+    """A file could not be written; an earlier one of its name is whole."""
+
+
 TRY_AGAIN = "earlier files are intact: free some space and try again"
 
 
@@ -127,7 +132,7 @@ def write_checkpoint(path: str, contents: Mapping[str, Any], *, remedy: str = TR
         remedy: what to do if it cannot be written.
 
     Raises:
-        OSError: the file could not be written; no partial file is left.
+        WriteError: the file could not be written; no partial file is left.
     """
 
     def write(file: IO[bytes]) -> None:
@@ -148,11 +153,11 @@ def write_atomically(
         remedy: what to do if it cannot be written.
 
     Raises:
-        OSError: the content could not be written; no partial file is left.
+        WriteError: the content could not be written; no partial file is left.
     """
     folder = os.path.dirname(path) or "."
     if not os.path.isdir(folder):
-        raise OSError(f"could not write {path}: there is no folder {folder}; create it")
+        raise WriteError(f"could not write {path}: there is no folder {folder}; create it")
     partial = f"{path}.tmp{os.getpid()}"
     try:
         with open(partial, "w+b") as file:
@@ -162,7 +167,7 @@ def write_atomically(
         os.replace(partial, path)
     except (OSError, RuntimeError) as error:
         reason = next(iter(str(error).splitlines()), repr(error))
-        raise OSError(f"could not write {path} ({reason}); {remedy}") from error
+        raise WriteError(f"could not write {path} ({reason}); {remedy}") from error
     finally:
         if os.path.exists(partial):
             os.remove(partial)

@@ -31,6 +31,7 @@ from .checkpoint_checks import (
     same_shapes,
 )
 from .checkpoint_io import read_checkpoint, write_atomically, write_checkpoint
+from .nonfinite import NonFiniteError
 from .resume import require_resumable
 
 logger = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class DetrCheckpointer(DetectionCheckpointer):
 
         Raises:
             OSError: it could not be written. No partial file is left, earlier ones are intact.
-            FloatingPointError: a tensor is not finite. Nothing is written.
+            NonFiniteError: a tensor is not finite. Nothing is written.
         """
         if not self.save_dir or not self.save_to_disk:
             return
@@ -135,7 +136,7 @@ class DetrCheckpointer(DetectionCheckpointer):
         try:
             require_finite_contents(path, contents)
         except ValueError as error:
-            raise FloatingPointError(f"not saved: {error}") from error
+            raise NonFiniteError(f"not saved: {error}") from error
         logger.info("Saving checkpoint to %s", path)
         write_checkpoint(path, contents, remedy=_RESUME)
         self.tag_last_checkpoint(f"{name}.pth")

@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 _NUM_PARAMETERS = 20
 
 
+class NonFiniteError(FloatingPointError):
+    """A training cannot go on: a loss, a gradient, a weight or a state is not finite."""
+
+
 def broken_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[str]:
     """Names of the weights, buffers and states of the optimiser that are not finite.
 

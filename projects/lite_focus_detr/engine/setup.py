@@ -23,8 +23,14 @@ from torch.multiprocessing.spawn import ProcessExitedException
 from ..config import require_registered
 from ..data import DataError, register_datasets
 from ..data.validation import check_datasets
+from .checkpoint_io import WriteError
+from .log_writers import keep_logging
+from .nonfinite import NonFiniteError
 
 logger = logging.getLogger(__name__)
+
+#: What ends a training or an evaluation without a bug: the data, the numbers, the disk.
+RUN_ERRORS = (DataError, NonFiniteError, WriteError)
 
 # Names the file in which the first process of a machine notes that it has reported an error.
 _REPORT_FILE = "LITE_FOCUS_DETR_REPORT_FILE"
@@ -60,6 +66,7 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     except OSError as error:
         raise ValueError(f"cannot write to OUTPUT_DIR {cfg.OUTPUT_DIR}: {error}") from error
     logging.getLogger("detectron2.engine.train_loop").addFilter(_without_traceback)
+    keep_logging(("detectron2", "fvcore", "lite_focus_detr"))
     if no_gpu:
         logger.warning("There is no GPU: running on the CPU (MODEL.DEVICE cpu)")
     if cfg.MODEL.DEVICE == "cpu" and "OMP_NUM_THREADS" not in os.environ:
@@ -156,8 +163,8 @@ def _report_once(line: str) -> str | int:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """detectron2 logs what ends a training: of the user's data the line says all."""
-    if record.exc_info and isinstance(record.exc_info[1], DataError):
+    """detectron2 logs what ends a training: of these errors the line says all."""
+    if record.exc_info and isinstance(record.exc_info[1], RUN_ERRORS):
         record.exc_info = None
     return True
 

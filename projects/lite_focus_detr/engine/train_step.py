@@ -16,7 +16,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling.criterion import average_num_boxes
-from .nonfinite import broken_state, write_report
+from .nonfinite import NonFiniteError, broken_state, write_report
 from .resume import load_optimizer_state, parameter_names
 
 Batch = list[dict[str, Any]]
@@ -79,7 +79,7 @@ class TrainStep(SimpleTrainer):
         """Fetch the batches of a step, accumulate their gradients and update the weights.
 
         Raises:
-            FloatingPointError: a loss or the gradient is not finite, or the loss scaler has skipped
+            NonFiniteError: a loss or the gradient is not finite, or the loss scaler has skipped
                 too many steps in a row; raised by every process, and the weights are those of the
                 step before.
         """
@@ -149,7 +149,7 @@ class TrainStep(SimpleTrainer):
         """Check the weights and the state of the optimiser, to be called before they are saved.
 
         Raises:
-            FloatingPointError: some are not finite, in any process; raised by every process.
+            NonFiniteError: some are not finite, in any process; raised by every process.
         """
         broken = broken_state(self._unwrapped_model(), self.optimizer)
         found = sorted({name for names in comm.all_gather(broken) for name in names})
@@ -169,7 +169,7 @@ class TrainStep(SimpleTrainer):
             details = (processes, model, self.optimizer)
             report = write_report(self.report_dir, self.iter, reason, *details)
         weights = "" if broken_state(model, self.optimizer) else "the weights are still finite: "
-        raise FloatingPointError(
+        raise NonFiniteError(
             f"{reason} at iteration {self.iter}: {processes}; {weights}look at these images, lower "
             "SOLVER.BASE_LR or train without SOLVER.AMP.ENABLED; earlier checkpoints are intact"
             + (f", {report} has the details" if report else "")

@@ -18,7 +18,7 @@ from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.evaluation import COCOEvaluator
 from detectron2.utils import comm
-from detectron2.utils.events import CommonMetricPrinter, EventWriter, TensorboardXWriter
+from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 
 from ..data import DetrDatasetMapper
@@ -28,6 +28,7 @@ from ..data.validation import check_training_images
 from ..data.worker_watch import dead_workers_named
 from .checkpointer import DetrCheckpointer
 from .hooks import BudgetHook, EMAHook, Evaluation, RequireFinite, SeedSteps
+from .log_writers import TensorboardFile
 from .metrics import MetricHistory, MetricsFile
 from .optimizer import FULL_MODEL, build_optimizer
 from .resume import changed_options, report_changes, restart_scheduler
@@ -122,7 +123,7 @@ class DetrTrainer(DefaultTrainer):
         return [
             CommonMetricPrinter(self.max_iter),
             self.metrics.file,
-            TensorboardXWriter(self.cfg.OUTPUT_DIR),
+            TensorboardFile(self.cfg.OUTPUT_DIR),
         ]
 
     def _evaluate(self) -> dict[str, Any]:
