@@ -61,12 +61,17 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     cfg.freeze()
     _silence("torch.utils.cpp_extension")
     try:
+        # Those of detectron2 are set up here, as default_setup does it, to be told what to do when
+        # the disk is full before they write.
+        loggers = ("fvcore", "detectron2", "lite_focus_detr")
+        for name in loggers:
+            options = {} if name == "detectron2" else {"name": name}
+            setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), **options)
+        keep_logging(loggers)
         default_setup(cfg, args)
-        setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="lite_focus_detr")
     except OSError as error:
         raise ValueError(f"cannot write to OUTPUT_DIR {cfg.OUTPUT_DIR}: {error}") from error
     logging.getLogger("detectron2.engine.train_loop").addFilter(_without_traceback)
-    keep_logging(("detectron2", "fvcore", "lite_focus_detr"))
     if no_gpu:
         logger.warning("There is no GPU: running on the CPU (MODEL.DEVICE cpu)")
     if cfg.MODEL.DEVICE == "cpu" and "OMP_NUM_THREADS" not in os.environ:
