@@ -13,7 +13,7 @@ from torch import Tensor
 def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SwinTransformer:
     """detectron2's Swin Transformer with the sizes of ``MODEL.SWIN``; maps ``p0`` … ``p3``."""
     swin, names = cfg.MODEL.SWIN, cfg.MODEL.DETR.IN_FEATURES
-    return SwinTransformer(
+    backbone = SwinTransformer(
         pretrain_img_size=swin.PRETRAIN_IMAGE_SIZE,
         in_chans=input_shape.channels,
         embed_dim=swin.EMBED_DIM,
@@ -25,6 +25,10 @@ def build_swin_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> SwinTransformer
         frozen_stages=swin.FREEZE_AT,
         use_checkpoint=swin.GRADIENT_CHECKPOINTING,
     )
+    # detectron2 misspells the attribute that its property `size_divisibility` reads. As published
+    # images are padded for each other only.
+    backbone._size_divisibility = 0
+    return backbone
 
 
 class TimmBackbone(Backbone):

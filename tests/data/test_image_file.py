@@ -22,6 +22,7 @@ def save(tmp_path):
     return save
 
 
+@pytest.mark.fault(area="images", expected="survived")
 @pytest.mark.parametrize("values", [np.linspace(0, 1, 256), np.full(256, 0.5)])
 def test_floats_from_0_to_1_are_the_whole_range(save, values):
     path = save(values.astype(np.float32).reshape(16, 16))
@@ -30,11 +31,13 @@ def test_floats_from_0_to_1_are_the_whole_range(save, values):
     np.testing.assert_allclose(image[..., 1].ravel() / 255, values, atol=0.5001 / 255)
 
 
+@pytest.mark.fault(area="images", expected="survived")
 def test_32_bits_that_hold_8_are_kept(save):
     path = save(np.arange(256, dtype=np.int32).reshape(16, 16))
     np.testing.assert_array_equal(read_image(path, "BGR")[..., 2].ravel(), np.arange(256))
 
 
+@pytest.mark.fault(area="images", expected="refused")
 @pytest.mark.parametrize(
     ("values", "span"),
     [
@@ -52,6 +55,7 @@ def test_numbers_of_unknown_range_are_refused(save, values, span):
         read_image(save(values), "RGB")
 
 
+@pytest.mark.fault(area="images", expected="repaired")
 def test_what_is_done_to_16_bits_is_said_once_and_that_12_of_them_are_dark(
     save, caplog, monkeypatch
 ):
@@ -66,6 +70,7 @@ def test_what_is_done_to_16_bits_is_said_once_and_that_12_of_them_are_dark(
     assert "a.tif is 4095 of 65535, which becomes 15 of 255" in messages[1]
 
 
+@pytest.mark.fault(area="images", expected="survived")
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_the_order_of_two_bytes_does_not_matter(tmp_path, mode):
     values = np.linspace(0, 65535, 256).astype("<u2" if mode == "I;16" else ">u2")
@@ -76,6 +81,7 @@ def test_the_order_of_two_bytes_does_not_matter(tmp_path, mode):
     )
 
 
+@pytest.mark.fault(area="images", expected="refused")
 def test_an_image_that_would_fill_the_memory_is_refused_by_name(tmp_path, monkeypatch):
     Image.new("1", (64, 64)).save(tmp_path / "bomb.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)

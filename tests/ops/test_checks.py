@@ -11,6 +11,7 @@ def path(request, monkeypatch):
         monkeypatch.setenv("LITE_FOCUS_DETR_OPS", "reference")
 
 
+@pytest.mark.fault(area="operators", expected="refused")
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize(
     ("field", "change", "message"),
@@ -38,6 +39,7 @@ def test_fused_attention_says_what_does_not_fit(make_inputs, field, change, mess
         )
 
 
+@pytest.mark.fault(area="operators", expected="refused")
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize(
     ("field", "change", "message"),
@@ -57,6 +59,7 @@ def test_key_aware_attention_says_what_does_not_fit(make_inputs, field, change, 
         )
 
 
+@pytest.mark.fault(area="operators", expected="refused")
 @pytest.mark.usefixtures("path")
 @pytest.mark.parametrize(
     ("field", "change", "message"),

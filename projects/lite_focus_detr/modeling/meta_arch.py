@@ -164,9 +164,9 @@ class DetectionTransformer(nn.Module):
         Returns:
             In training the weighted losses by name, else ``{"instances": Instances}`` per image.
         """
-        images = self.preprocess_image(batched_inputs)
         if not self.training:
-            return self.inference(images, batched_inputs)
+            return self.inference(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
         class_rows = COCO_IDS if self.coco_id_rows else None
         targets = prepare_targets([x["instances"] for x in batched_inputs], self.device, class_rows)
         outputs = self.forward_outputs(images, targets=targets)
@@ -174,15 +174,17 @@ class DetectionTransformer(nn.Module):
             self.visualize_training(batched_inputs, outputs, images)
         return self.losses(outputs, targets, num_boxes)
 
-    def inference(self, images: ImageList, batched_inputs: Batch) -> list[dict[str, Instances]]:
-        """Detect in preprocessed images, scaled to ``height`` and ``width`` of the inputs."""
-        outputs = self.forward_outputs(images, batch_invariant=True)
-        results, detections = [], self.select_detections(outputs, images)
-        for found, inputs in zip(detections, batched_inputs, strict=True):
-            height, width = found.image_size
-            size = inputs.get("height", height), inputs.get("width", width)
-            results.append({"instances": detector_postprocess(found, *size)})
-        return results
+    def inference(self, batched_inputs: Batch) -> list[dict[str, Instances]]:
+        """Detect in each image as if it were alone, scaled to its ``height`` and ``width``."""
+        results: dict[int, dict[str, Instances]] = {}
+        for group in group_images(batched_inputs, self.device):
+            images = self.preprocess_image([batched_inputs[index] for index in group])
+            outputs = self.forward_outputs(images, batch_invariant=True)
+            for index, found in zip(group, self.select_detections(outputs, images), strict=True):
+                (height, width), inputs = found.image_size, batched_inputs[index]
+                size = inputs.get("height", height), inputs.get("width", width)
+                results[index] = {"instances": detector_postprocess(found, *size)}
+        return [results[index] for index in range(len(batched_inputs))]
 
     def preprocess_image(self, batched_inputs: Batch) -> ImageList:
         """Normalise and pad the images to one size."""
@@ -277,6 +279,18 @@ class DetectionTransformer(nn.Module):
         panels = [draw_bounding_boxes(image, x.cpu(), colors="lime") for x in boxes]
         title = "Left: ground truth; right: best 20 detections"
         get_event_storage().put_image(title, torch.cat(panels, 2))
+
+
+def group_images(batched_inputs: Batch, device: torch.device) -> list[list[int]]:
+    """Which images are detected in together: those of one size, so that none is padded for another.
+
+    On the CPU each by itself: a batch takes as long there, and its sums are rounded otherwise.
+    """
+    groups: dict[Any, list[int]] = {}
+    for index, inputs in enumerate(batched_inputs):
+        key = index if device.type == "cpu" else tuple(inputs["image"].shape[-2:])
+        groups.setdefault(key, []).append(index)
+    return list(groups.values())
 
 
 def build_proposal_head(cfg: CfgNode, encoder: Encoder, heads: DetectionHeads) -> TokenHead | None:
