@@ -96,7 +96,7 @@ def _cuda_architectures() -> list[str]:
             [str(nvcc), "--list-gpu-arch"], capture_output=True, text=True, check=True
         ).stdout.split()
     except BUILD_ERRORS:
-        listed = ["compute_80", "compute_90"]
+        listed = []
     known = [name for name in CUDA_ARCHITECTURES if f"compute_{name.replace('.', '')}" in listed]
     devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     visible = {".".join(map(str, torch.cuda.get_device_capability(index))) for index in devices}
@@ -104,7 +104,8 @@ def _cuda_architectures() -> list[str]:
         name for name in visible - set(known) if f"compute_{name.replace('.', '')}" in listed
     ]
     names = sorted({*known, *missing}, key=lambda name: [int(part) for part in name.split(".")])
-    return [*names[:-1], f"{names[-1]}+PTX"]
+    # An nvcc that lists nothing fails later, where the failure costs the kernels for CUDA alone.
+    return [*names[:-1], f"{names[-1]}+PTX"] if names else ["8.0", "9.0+PTX"]
 
 
 def _extensions() -> list[Extension]:

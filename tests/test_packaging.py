@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -219,3 +220,50 @@ def test_changelog_and_citation_are_of_this_version():
     }
     numbers = ("2303.07335", "2307.12612", "2111.14330", "2010.04159", "2203.01305", "2203.03605")
     assert papers == {f"arXiv:{number}" for number in numbers}
+
+
+#: Makes every object and library an empty file, which is all that is asked of it here.
+FAKE_COMPILER = """#!/bin/sh
+case "$*" in *-dump*|*--version*|"-v") exec c++ "$@" ;; esac
+while [ $# -gt 1 ]; do [ "$1" = -o ] && : > "$2"; shift; done
+"""
+MISTAKES = {
+    "another_version": "echo 'Cuda compilation tools, release 9.1, V9.1.85'",
+    "an_error": "exit 1",
+    "no_nvcc": None,
+}
+
+
+def write_script(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="this PyTorch has no CUDA")
+@pytest.mark.parametrize("force", ["0", "1"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_of_cuda_does_not_cost_the_kernels_for_the_cpu(tmp_path, mistake, force):
+    if force == "0" and mistake != "an_error":
+        pytest.skip("nvcc is not called")
+    copy_sources(tmp_path / "checkout")
+    home = tmp_path / "cuda"
+    (home / "include").mkdir(parents=True)
+    (home / "include" / "cuda_runtime_api.h").touch()
+    if MISTAKES[mistake] is not None:
+        write_script(home / "bin" / "nvcc", f"#!/bin/sh\n{MISTAKES[mistake]}\n")
+    compiler = str(write_script(tmp_path / "compiler", FAKE_COMPILER))
+    environment = {**os.environ, "CXX": compiler, "CC": compiler, "CUDA_HOME": str(home)}
+    environment |= {"FORCE_CUDA": force, "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-m", "pip", "install", "--no-build-isolation", "--no-deps"]
+    command += ["-v", "--target", str(tmp_path / "target"), str(tmp_path / "checkout")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    folder = tmp_path / "target" / "lite_focus_detr" / "ops"
+    assert [path.name for path in folder.glob("*.so")] == ["_cpu.so"]
+    output = done.stdout + done.stderr
+    if force == "1":
+        assert "lite_focus_detr.ops._cuda is not built, PyTorch code takes its place" in output
+    else:
+        assert "CUDA kernels are not built: no GPU can be seen; FORCE_CUDA=1" in output
