@@ -82,6 +82,8 @@ def test_a_library_of_other_sources_is_not_loaded(monkeypatch, tmp_path):
     library = package / "ops" / "_cpu.so"
     write_stamped(library, "0123456789abcdef")
     assert "built from other sources, build it again" in native.load_libraries()["cpu"]
+    library.write_bytes(b"a library of an old release")
+    assert "built from other sources, build it again" in native.load_libraries()["cpu"]
     # With the right stamp it is left to the loader.
     write_stamped(library, library_file.interface_digest(kernels))
     assert "other sources" not in native.load_libraries()["cpu"]

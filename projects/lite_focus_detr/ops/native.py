@@ -47,7 +47,7 @@ def _load(stem: str) -> str | None:
         if fault is not None:
             return f"{path.name} {fault}"
         stamp, interface = library_file.read_stamp(path), _interface()
-        if interface is not None and stamp is not None and stamp.interface != interface:
+        if interface is not None and (stamp is None or stamp.interface != interface):
             return f"{path.name} does not load: it was built from other sources, build it again"
         torch.ops.load_library(str(path))  # type: ignore[no-untyped-call]
     except OSError as error:
