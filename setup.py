@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -82,28 +83,30 @@ def _why_no_cuda() -> str | None:
     return None
 
 
-def _cuda_architectures() -> list[str]:
-    """Those of ``TORCH_CUDA_ARCH_LIST``, else all that nvcc knows and those of the visible GPUs."""
-    import torch
+def _known_to_nvcc(names: Iterable[str]) -> set[str]:
+    """Those of the architectures that nvcc compiles for."""
     from torch.utils import cpp_extension
 
-    given = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";")
-    if given:
-        return [name for name in given.split(";") if name]
     nvcc = Path(cpp_extension.CUDA_HOME or "", "bin", "nvcc")
     try:
         listed = subprocess.run(
             [str(nvcc), "--list-gpu-arch"], capture_output=True, text=True, check=True
         ).stdout.split()
     except BUILD_ERRORS:
-        listed = []
-    known = [name for name in CUDA_ARCHITECTURES if f"compute_{name.replace('.', '')}" in listed]
+        return set()
+    return {name for name in names if f"compute_{name.replace('.', '')}" in listed}
+
+
+def _cuda_architectures() -> list[str]:
+    """Those of ``TORCH_CUDA_ARCH_LIST``, else all that nvcc knows and those of the visible GPUs."""
+    import torch
+
+    given = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";")
+    if given:
+        return [name for name in given.split(";") if name]
     devices = range(torch.cuda.device_count() if torch.cuda.is_available() else 0)
     visible = {".".join(map(str, torch.cuda.get_device_capability(index))) for index in devices}
-    missing = [
-        name for name in visible - set(known) if f"compute_{name.replace('.', '')}" in listed
-    ]
-    names = sorted({*known, *missing}, key=lambda name: [int(part) for part in name.split(".")])
+    names = sorted(_known_to_nvcc({*CUDA_ARCHITECTURES, *visible}), key=float)
     # An nvcc that lists nothing fails later, where the failure costs the kernels for CUDA alone.
     return [*names[:-1], f"{names[-1]}+PTX"] if names else ["8.0", "9.0+PTX"]
 
