@@ -1,5 +1,4 @@
 import json
-import logging
 import os
 import re
 import subprocess
@@ -230,7 +229,6 @@ def test_a_value_that_only_a_library_refuses_is_an_error_of_the_program():
 
 @pytest.mark.parametrize("error", [ValueError, OSError])
 def test_a_mistake_is_one_line_and_its_details_are_logged(error, caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
     with pytest.raises(SystemExit) as exit_, user_errors():
         raise error("a mistake\na table")
     assert exit_.value.code == "error: a mistake"

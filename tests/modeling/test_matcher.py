@@ -1,4 +1,3 @@
-import logging
 from collections import Counter
 from itertools import permutations
 
@@ -96,7 +95,6 @@ def test_predictions_that_are_not_numbers_still_get_an_assignment():
 
 @pytest.mark.fault(area="training", expected="repaired")
 def test_costs_that_are_replaced_are_counted_and_logged_once(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
     monkeypatch.setattr(replaced_values, "totals", Counter())
     prediction, targets = problem()
     MATCHER([prediction], [targets])

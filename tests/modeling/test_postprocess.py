@@ -1,4 +1,3 @@
-import logging
 from collections import Counter
 
 import pytest
@@ -28,7 +27,6 @@ def test_boxes_that_are_not_numbers_are_dropped():
 
 @pytest.mark.fault(area="evaluation", expected="repaired")
 def test_dropped_detections_are_counted_and_logged_once(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
     monkeypatch.setattr(replaced_values, "totals", Counter())
     boxes = torch.full((2, 4, 4), 0.5)
     boxes[0, 0, 2], boxes[1, 1, 0], boxes[1, 3, 1] = float("nan"), float("inf"), float("nan")

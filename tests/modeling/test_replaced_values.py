@@ -1,4 +1,3 @@
-import logging
 from collections import Counter
 
 from detectron2.utils.events import EventStorage
@@ -7,7 +6,6 @@ from lite_focus_detr.modeling import replaced_values
 
 
 def test_the_first_of_a_kind_is_logged_and_all_are_counted(caplog, monkeypatch):
-    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
     monkeypatch.setattr(replaced_values, "totals", Counter())
     with EventStorage() as storage:
         for number in (0, 3, 0, 4):
