@@ -1,6 +1,7 @@
 """The report on the environment."""
 
 import importlib
+import logging
 import os
 import re
 import subprocess
@@ -13,6 +14,15 @@ import torch
 
 from lite_focus_detr import ops
 from lite_focus_detr.tools import check_env
+
+
+@pytest.fixture(autouse=True)
+def log_level():
+    """The command silences the log of its process."""
+    logger = logging.getLogger("lite_focus_detr")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 def finding(name):
