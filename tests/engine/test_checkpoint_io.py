@@ -9,7 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from lite_focus_detr.engine.checkpoint_io import read_checkpoint, write_atomically
+from lite_focus_detr.engine.checkpoint_io import (
+    read_checkpoint,
+    remove_partial_files,
+    write_atomically,
+)
 
 
 class Touch:
@@ -149,3 +153,12 @@ PYTHON_2 = (
 def test_a_pickle_of_python_2_is_read(tmp_path):
     (tmp_path / "old.pkl").write_bytes(PYTHON_2)
     assert read_checkpoint(str(tmp_path / "old.pkl"))["w"].tolist() == [1.0, -2.0]
+
+
+def test_only_partial_files_of_killed_processes_are_removed(tmp_path):
+    kept = {"model_0000001.pth", "notes.tmp", "a.tmp1b", "metrics.json"}
+    for name in {*kept, "model_0000002.pth.tmp4711", "last_checkpoint.tmp1"}:
+        (tmp_path / name).write_text("")
+    (tmp_path / "folder.tmp1").mkdir()
+    remove_partial_files(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "folder.tmp1"}

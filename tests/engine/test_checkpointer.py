@@ -503,3 +503,25 @@ def test_a_process_that_is_not_to_save_writes_nothing(make_cfg, tmp_path):
     model = build(cfg)
     DetrCheckpointer(model, str(tmp_path), cfg=cfg, save_to_disk=False).save("a", iteration=0)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"), [(0, (1, 3, 5, 7)), (1, (7,)), (3, (3, 5, 7)), (9, (1, 3, 5, 7))]
+)
+def test_the_newest_regular_checkpoints_are_kept_and_all_others(make_cfg, tmp_path, keep, left):
+    cfg = make_cfg("SOLVER.CHECKPOINT_KEEP", keep)
+    numbered = [f"model_{number:07d}" for number in (1, 3, 5, 7)]
+    saved(cfg, tmp_path, ["model_best", *numbered[:2], "model_final", *numbered[2:]])
+    expected = {f"model_{number:07d}.pth" for number in left}
+    assert {path.name for path in tmp_path.glob("*.pth")} == {
+        *expected,
+        "model_best.pth",
+        "model_final.pth",
+    }
+    assert (tmp_path / "last_checkpoint").read_text() == "model_0000007.pth"
+
+
+def test_what_is_kept_is_told_by_the_time_not_by_the_number(make_cfg, tmp_path):
+    cfg = make_cfg("SOLVER.CHECKPOINT_KEEP", 1)
+    saved(cfg, tmp_path, ["model_0000009", "model_0000004"])
+    assert [path.name for path in tmp_path.glob("*.pth")] == ["model_0000004.pth"]

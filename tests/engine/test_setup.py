@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
 
 from lite_focus_detr.engine import DetrTrainer, user_errors
-from lite_focus_detr.engine.setup import compute_threads, run
+from lite_focus_detr.engine.setup import compute_threads
 
 ROOT = Path(__file__).parents[2]
 TINY = Path(__file__).with_name("tiny.yaml")
@@ -257,19 +256,3 @@ def test_threads_leave_cores_to_loader_workers_and_other_processes(
 ):
     monkeypatch.setattr(comm, "get_world_size", lambda: processes)
     assert compute_threads(cores) == threads
-
-
-@pytest.mark.parametrize("num_gpus", [1, 2])
-def test_as_many_processes_start_as_there_are_gpus(monkeypatch, num_gpus):
-    started = []
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    launch = "lite_focus_detr.engine.setup.launch"
-    monkeypatch.setattr(launch, lambda main, count, **_: started.append(count))
-    run(print, default_argument_parser().parse_args(["--num-gpus", str(num_gpus)]))
-    assert started == [num_gpus]
-
-
-def test_more_processes_than_gpus_are_refused(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    with pytest.raises(SystemExit, match="--num-gpus is 3, but this machine has 2"):
-        run(print, default_argument_parser().parse_args(["--num-gpus", "3"]))

@@ -151,6 +151,9 @@ def add_solver_config(cfg: CN) -> None:
     solver.KEEP_RATIO_RANGE = []
     # With SOLVER.AMP.ENABLED: float16 (loss scaling) or bfloat16; the CPU takes bfloat16.
     solver.AMP.DTYPE = "float16"
+    # > 0: of the checkpoints of SOLVER.CHECKPOINT_PERIOD and of interruptions only so many newest
+    # are kept; model_best.pth and model_final.pth always are. 0 keeps all.
+    solver.CHECKPOINT_KEEP = 0
     # Exponential moving average of the weights; evaluation uses it, checkpoints contain it.
     cfg.MODEL.EMA = CN({"ENABLED": False, "DECAY": 0.9997})
 

@@ -3,9 +3,10 @@
 from .checkpoint_io import read_checkpoint
 from .checkpointer import DetrCheckpointer
 from .hooks import BudgetHook, EMAHook
+from .launch import run
 from .optimizer import build_optimizer
 from .schedule import resolve_epochs
-from .setup import RUN_ERRORS, prepare_run, run, user_errors
+from .setup import RUN_ERRORS, prepare_run, user_errors
 from .train_step import TrainStep
 from .trainer import DetrTrainer
 

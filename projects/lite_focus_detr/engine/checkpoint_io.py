@@ -171,3 +171,14 @@ def write_atomically(
     finally:
         if os.path.exists(partial):
             os.remove(partial)
+
+
+def remove_partial_files(folder: str) -> None:
+    """Remove what :func:`write_atomically` of killed processes has left in a folder.
+
+    Args:
+        folder: that no process writes to.
+    """
+    for entry in os.scandir(folder):
+        if re.search(r"\.tmp\d+$", entry.name) and entry.is_file(follow_symlinks=False):
+            os.remove(entry.path)

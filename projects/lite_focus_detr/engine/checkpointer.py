@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from http.client import HTTPException
 from typing import Any
 
@@ -38,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 _DETECTRON2_FILES = "https://dl.fbaipublicfiles.com/detectron2/"
 _RESUME = "earlier checkpoints are intact: free some space and continue with --resume"
+# Of the periods and of interruptions: the iteration in seven digits.
+_REGULAR = re.compile(r"model_\d{7}\.pth$")
 
 
 class DetrCheckpointer(DetectionCheckpointer):
@@ -75,6 +79,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self._resuming = False
+        #: Entered while a checkpoint is written.
+        self.while_saving: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cfg = cfg
         self.for_inference = for_inference
 
@@ -138,8 +144,23 @@ class DetrCheckpointer(DetectionCheckpointer):
         except ValueError as error:
             raise NonFiniteError(f"not saved: {error}") from error
         logger.info("Saving checkpoint to %s", path)
-        write_checkpoint(path, contents, remedy=_RESUME)
-        self.tag_last_checkpoint(f"{name}.pth")
+        with self.while_saving():
+            write_checkpoint(path, contents, remedy=_RESUME)
+            self.tag_last_checkpoint(f"{name}.pth")
+            self._remove_old(path)
+
+    def _remove_old(self, newest: str) -> None:
+        """Leave as many regular checkpoints as ``SOLVER.CHECKPOINT_KEEP`` says; 0 keeps all.
+
+        Others, such as ``model_best.pth`` and ``model_final.pth``, stay.
+        """
+        keep = self.cfg.SOLVER.CHECKPOINT_KEEP
+        regular = [path for path in self._saved("model_") if _REGULAR.search(path)]
+        # The time tells the newest, not the number: a training may have resumed from an older one.
+        old = [path for path in regular if path != newest][max(0, keep - (newest in regular)) :]
+        for path in old if keep else ():
+            logger.info("Removing the old checkpoint %s (SOLVER.CHECKPOINT_KEEP %d)", path, keep)
+            os.remove(path)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Record the name of the newest checkpoint in the file ``last_checkpoint``."""

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 from torch import nn
@@ -13,6 +15,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data.seeding import seed_generators
 from ..modeling import DetectionTransformer
+from . import signals
+from .peers import collective_timeout
 
 # Told apart from the other uses of one seed.
 _STEP = 4
@@ -164,3 +168,30 @@ class BudgetHook(HookBase):
     def after_step(self) -> None:
         """Return to the configured one."""
         self.model.set_budget(None)
+
+
+class StopOnSignal(HookBase):
+    """Ends the training after an iteration in which any process was asked to stop.
+
+    To be the last hook, so that nothing of the iteration is left to do.
+    """
+
+    def before_train(self) -> None:
+        """Set up the question to all processes, on the CPU so that no GPU waits for it."""
+        self.group: dist.ProcessGroup | None = None
+        if comm.get_world_size() > 1 and dist.get_backend() != "gloo":
+            self.group = dist.new_group(backend="gloo", timeout=collective_timeout())
+
+    def after_step(self) -> None:
+        """Ask all processes.
+
+        Raises:
+            Interrupted: in all of them, if one was asked to stop.
+        """
+        number = signals.requested()
+        if comm.get_world_size() > 1:
+            numbers = torch.tensor([number])
+            dist.all_reduce(numbers, op=dist.ReduceOp.MAX, group=self.group)
+            number = int(numbers)
+        if number:
+            raise signals.Interrupted(number)

@@ -7,33 +7,31 @@ import fcntl
 import logging
 import os
 import sys
-import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_setup, launch
+from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
-from torch.multiprocessing.spawn import ProcessExitedException
 
 from ..config import require_registered
 from ..data import DataError, register_datasets
 from ..data.validation import check_datasets
-from .checkpoint_io import WriteError
+from .checkpoint_io import WriteError, remove_partial_files
 from .log_writers import keep_logging
 from .nonfinite import NonFiniteError
+from .output_lock import lock_output
 
 logger = logging.getLogger(__name__)
 
 #: What ends a training or an evaluation without a bug: the data, the numbers, the disk.
 RUN_ERRORS = (DataError, NonFiniteError, WriteError)
 
-# Names the file in which the first process of a machine notes that it has reported an error.
-_REPORT_FILE = "LITE_FOCUS_DETR_REPORT_FILE"
+#: Names the file in which the first process of a machine notes that it has reported an error.
+REPORT_FILE = "LITE_FOCUS_DETR_REPORT_FILE"
 # Their ValueErrors are about calls, not about what the user has written.
 _NUMERIC_LIBRARIES = frozenset(("torch", "torchvision", "timm", "numpy", "scipy"))
 
@@ -42,11 +40,12 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Check and prepare everything that a training or an evaluation depends on.
 
     Logging is set up, the data sets are registered, the random generators are seeded, and the
-    configuration is frozen and saved in ``OUTPUT_DIR``.
+    configuration is frozen and saved in ``OUTPUT_DIR``, which a training has for itself.
 
     Args:
         cfg: checked configuration.
-        args: of detectron2's ``default_argument_parser``.
+        args: of detectron2's ``default_argument_parser``; ``resume`` becomes true when torchrun
+            has started this training before.
 
     Raises:
         ValueError: what is wrong, where, and what to do about it.
@@ -60,6 +59,7 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     _silence("torch.utils.cpp_extension")
+    _take_output_dir(cfg.OUTPUT_DIR, args)
     try:
         # Those of detectron2 are set up here, as default_setup does it, to be told what to do when
         # the disk is full before they write.
@@ -80,6 +80,29 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
     check_datasets(cfg, eval_only=args.eval_only)
 
 
+def _take_output_dir(folder: str, args: argparse.Namespace) -> None:
+    """Lock a folder for the processes of a training and clear it of what a kill has left.
+
+    The training is resumed if torchrun has started it in the folder before.
+    """
+    if args.eval_only:
+        return
+    error, restarted = "", False
+    if comm.is_main_process():
+        try:
+            os.makedirs(folder, exist_ok=True)
+            restarted = lock_output(folder)
+            remove_partial_files(folder)
+        except OSError as problem:
+            error = f"cannot write to OUTPUT_DIR {folder}: {problem}"
+        except ValueError as problem:
+            error = str(problem)
+    error, restarted = comm.all_gather((error, restarted))[0]
+    if error:
+        raise ValueError(error)
+    args.resume = args.resume or restarted
+
+
 def compute_threads(num_cores: int) -> int:
     """Threads of this process that leave half of its cores to loader workers.
 
@@ -90,33 +113,10 @@ def compute_threads(num_cores: int) -> int:
     return max(1, num_cores // comm.get_world_size() // 2)
 
 
-def run(main: Callable[[argparse.Namespace], Any], args: argparse.Namespace) -> None:
-    """Call ``main(args)`` in as many processes as the command line asks for.
-
-    Without a GPU, ``--num-gpus`` is the number of CPU processes.
-    """
-    with user_errors():
-        num_gpus = torch.cuda.device_count()
-        if num_gpus and args.num_gpus > num_gpus:
-            raise ValueError(f"--num-gpus is {args.num_gpus}, but this machine has {num_gpus}")
-    _silence("torch.multiprocessing.spawn")
-    with tempfile.NamedTemporaryFile(prefix="lite_focus_detr_") as report:
-        os.environ[_REPORT_FILE] = report.name
-        try:
-            launch(
-                main,
-                args.num_gpus,
-                num_machines=args.num_machines,
-                machine_rank=args.machine_rank,
-                dist_url=args.dist_url,
-                args=(args,),
-            )
-        except ProcessExitedException as error:
-            if error.signal_name is not None:
-                raise
-            sys.exit(error.exit_code)
-        finally:
-            del os.environ[_REPORT_FILE]
+def report(line: str) -> None:
+    """Show a line on stderr, once on each machine."""
+    if isinstance(report_once(line), str):
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -139,7 +139,7 @@ def user_errors(*mistakes: type[Exception]) -> Iterator[None]:
         line, _, details = (str(error) or repr(error)).partition("\n")
         if details:
             logger.error("%s", details)
-        raise SystemExit(_report_once(f"error: {line}")) from None
+        raise SystemExit(report_once(f"error: {line}")) from None
 
 
 def _raised_by_library(error: Exception) -> bool:
@@ -150,13 +150,13 @@ def _raised_by_library(error: Exception) -> bool:
     return str(frame.f_globals.get("__name__")).split(".")[0] in _NUMERIC_LIBRARIES
 
 
-def _report_once(line: str) -> str | int:
+def report_once(line: str) -> str | int:
     """What to exit with: the line, which then appears on stderr, or, where processes of one run
     meet the same error, the status 1 after the first of them has printed it.
 
     They take turns: none ends, which makes its parent end the others, before that has happened.
     """
-    path = os.environ.get(_REPORT_FILE)
+    path = os.environ.get(REPORT_FILE)
     if path is None or not os.path.exists(path):  # the latter if someone has cleaned /tmp
         return line
     with open(path, "r+", encoding="utf-8") as report:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
+import sys
 import weakref
 from typing import Any
 
@@ -26,13 +28,24 @@ from ..data.epoch_order import build_epoch_order
 from ..data.training_stream import BatchLayout, TrainingStream
 from ..data.validation import check_training_images
 from ..data.worker_watch import dead_workers_named
+from . import signals
 from .checkpointer import DetrCheckpointer
-from .hooks import BudgetHook, EMAHook, Evaluation, RequireFinite, SeedSteps
+from .hooks import (
+    BudgetHook,
+    EMAHook,
+    Evaluation,
+    RequireFinite,
+    SeedSteps,
+    StopOnSignal,
+)
 from .log_writers import TensorboardFile
 from .metrics import MetricHistory, MetricsFile
 from .optimizer import FULL_MODEL, build_optimizer
+from .output_lock import keep_output_for_restart, release_output
+from .peers import PeerLostError, PeerWatch
 from .resume import changed_options, report_changes, restart_scheduler
 from .schedule import resolve_epochs
+from .setup import report, report_once
 from .train_step import TrainStep
 
 logger = logging.getLogger(__name__)
@@ -73,6 +86,8 @@ class DetrTrainer(DefaultTrainer):
             self.ema = EMAHook(model=model, decay=cfg.MODEL.EMA.DECAY)
             checkpointables["ema"] = self.ema.average
         self.checkpointer = DetrCheckpointer(model, cfg.OUTPUT_DIR, cfg=cfg, **checkpointables)
+        self.peers = PeerWatch(report)
+        self.checkpointer.while_saving = lambda: self.peers.paused("writing a checkpoint")
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self.cfg = cfg
@@ -84,6 +99,7 @@ class DetrTrainer(DefaultTrainer):
         Raises:
             DataError: an image cannot be read, or a process that loads data has died.
         """
+        self.peers.doing("waiting for its data or computing", self.iter)
         with dead_workers_named():
             super().run_step()
 
@@ -103,6 +119,7 @@ class DetrTrainer(DefaultTrainer):
         With EMA, evaluation takes the averaged weights.
         """
         self.metrics = MetricHistory()
+        self._stop_on_signal = StopOnSignal()
         self.evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         default: list[HookBase] = super().build_hooks()
         found = [self.evaluation if isinstance(h, hooks.EvalHook) else h for h in default]
@@ -115,22 +132,70 @@ class DetrTrainer(DefaultTrainer):
             model = self.checkpointer.model
             ours.append(BudgetHook(model=model, smallest=smallest, largest=largest))
         # The average first, so that what is saved after a step includes it.
-        return [*ours, *([self.ema] if self.ema else []), *found]
+        return [*ours, *([self.ema] if self.ema else []), *found, self._stop_on_signal]
 
     def build_writers(self) -> list[EventWriter]:
         """Return the writers of the log, of ``metrics.json`` and of TensorBoard's file."""
         self.metrics.file = MetricsFile(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"))
-        return [
+        self.writers: list[EventWriter] = [
             CommonMetricPrinter(self.max_iter),
             self.metrics.file,
             TensorboardFile(self.cfg.OUTPUT_DIR),
         ]
+        return self.writers
 
     def _evaluate(self) -> dict[str, Any]:
         """Evaluate, and remember the metrics for ``TEST.EXPECTED_RESULTS``."""
         model = self.model if self.ema is None else self.ema.average.module
-        self._last_eval_results: dict[str, Any] = self.test(self.cfg, model)
+        self._stop_on_signal.after_step()
+        with signals.immediate(), self.peers.paused("evaluating"):
+            self._last_eval_results: dict[str, Any] = self.test(self.cfg, model)
         return self._last_eval_results
+
+    def train(self) -> Any:
+        """Train to the end, or until a signal or an error ends all processes.
+
+        Returns:
+            the metrics of the last evaluation on the first process, if ``TEST.EXPECTED_RESULTS``
+            are given.
+
+        Raises:
+            Interrupted: after a signal; a checkpoint was written.
+            SystemExit: a process is missing; the user has been told in one line.
+        """
+        self.peers = PeerWatch(report)
+        try:
+            with signals.handled(), signals.deferred(), self.peers.running():
+                results = super().train()
+        except signals.Interrupted as interrupted:
+            keep_output_for_restart(self.cfg.OUTPUT_DIR)
+            self._tell_how_to_continue(interrupted)
+            raise
+        except PeerLostError as error:
+            line = f"error: {error}: all processes stop. Continue with --resume"
+            raise SystemExit(report_once(line)) from error
+        finally:
+            release_output(self.cfg.OUTPUT_DIR)
+        return results
+
+    def _tell_how_to_continue(self, interrupted: signals.Interrupted) -> None:
+        if interrupted.reported or not comm.is_main_process():
+            return
+        options = sys.argv if "--resume" in sys.argv else [sys.argv[0], "--resume", *sys.argv[1:]]
+        command = shlex.join(options)
+        report(
+            f"{interrupted.signal_name}: stopped after {min(self.iter + 1, self.max_iter)} of "
+            f"{self.max_iter} iterations, which are saved. Continue with: python {command}"
+        )
+        interrupted.reported = True
+
+    def _save_before_leaving(self) -> None:
+        """What is left to do in all processes when a signal has ended the loop."""
+        if comm.is_main_process() and self.iter < self.max_iter:
+            self.checkpointer.save(f"model_{self.iter:07d}", iteration=self.iter)
+            for writer in self.writers:
+                writer.close()
+        self.peers.finish_together()
 
     def before_train(self) -> None:
         """Call the hooks; after resuming make up for what the last step has left to do.
@@ -153,7 +218,11 @@ class DetrTrainer(DefaultTrainer):
         self.iter = self.start_iter
 
     def after_train(self) -> None:
-        """Call the hooks; when nothing was left to train, as after the last step."""
+        """Call the hooks, or only write a checkpoint after a signal."""
+        if isinstance(sys.exc_info()[1], signals.Interrupted):
+            self._save_before_leaving()
+            return
+        # When nothing was left to train the loop has counted one too many.
         self.iter = min(self.iter, self.max_iter)
         super().after_train()
 
