@@ -70,7 +70,7 @@ def test_with_the_option_and_its_hash_a_base_is_fetched(tmp_path, monkeypatch):
         with open(path, "wb") as file:
             file.write(base)
 
-    monkeypatch.setattr(download, "_fetch", fetch)
+    monkeypatch.setattr(download, "fetch", fetch)
     digest = hashlib.sha256(base).hexdigest()
     (tmp_path / "a.yaml").write_text(f"_BASE_: http://h/base.yaml#sha256={digest}\nSEED: 3")
     cfg = load_config(str(tmp_path / "a.yaml"), ["REMOTE_BASE", "True"])

@@ -9,8 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "projects" / "lite_focus_detr"
-#: Of the base classes in detectron2.
-INHERITED = {"_trainer", "_last_eval_results", "_out_feature_channels"}
+#: Names of detectron2, of base classes and of modules.
+INHERITED = {"_trainer", "_last_eval_results", "_out_feature_channels", "_highlight"}
 
 
 @pytest.fixture(scope="module")

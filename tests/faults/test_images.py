@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lite_focus_detr.data import DetrDatasetMapper
+from lite_focus_detr.data import dataset_mapper
 
 
 def images(expected):
@@ -243,14 +243,14 @@ DEATHS = {
 @images("stopped")
 @pytest.mark.parametrize("fault", DEATHS)
 def test_a_worker_that_dies_names_the_image_that_it_was_reading(train, coco, monkeypatch, fault):
-    read = DetrDatasetMapper._read
+    read_image = dataset_mapper.read_image
 
-    def deadly_read(mapper, record):
-        if record["file_name"].endswith("3.png"):
+    def deadly_read(path, image_format):
+        if path.endswith("3.png"):
             signal.raise_signal(DEATHS[fault])
-        return read(mapper, record)
+        return read_image(path, image_format)
 
-    monkeypatch.setattr(DetrDatasetMapper, "_read", deadly_read)
+    monkeypatch.setattr(dataset_mapper, "read_image", deadly_read)
     line = train(*coco.save(), *LONG, "DATALOADER.NUM_WORKERS", 1).refusal()
     assert f"a process that loads data died while it read {coco.image_root}/3.png (proc" in line
     assert "lower DATALOADER.NUM_WORKERS" in line

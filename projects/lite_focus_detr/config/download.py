@@ -69,7 +69,7 @@ def download(url: str, check: Callable[[str], object] | None = None) -> str:
             return path
         with tempfile.TemporaryDirectory(dir=folder) as partial:
             fetched = os.path.join(partial, os.path.basename(path))
-            _fetch(source, fetched)
+            fetch(source, fetched)
             found = _sha256(fetched) if expected else ""
             if not found.startswith(expected):
                 raise ValueError(f"what {source} sends has the SHA-256 {found}, not {expected}")
@@ -79,7 +79,8 @@ def download(url: str, check: Callable[[str], object] | None = None) -> str:
     return path
 
 
-def _fetch(url: str, path: str) -> None:
+def fetch(url: str, path: str) -> None:
+    """Download to a file; an OSError says if less arrived than was announced."""
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(path, "wb") as file:
         shutil.copyfileobj(response, file, _BLOCK)
         announced = response.headers.get("Content-Length")
