@@ -137,7 +137,7 @@ def test_auto_is_refused_for_several_machines():
 def test_as_many_processes_start_as_there_are_gpus(monkeypatch, num_gpus):
     started = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(launch, "_run_spawned", lambda main, args: started.append(args.num_gpus))
+    monkeypatch.setattr(launch, "run_spawned", lambda main, args: started.append(args.num_gpus))
     run(lambda args: started.append(1), arguments("--num-gpus", str(num_gpus)))
     assert started == [num_gpus]
 

@@ -31,13 +31,13 @@ def state(beat, **changes):
 def check(watch, seconds, waiting=0.0, **changes):
     """Look at one other process that has given no sign for some seconds."""
     seen = {1: (3, 0.0)}
-    watch._check({1: state(3, **changes)}, seen, waiting=waiting, now=seconds)
+    watch.check({1: state(3, **changes)}, seen, waiting=waiting, now=seconds)
 
 
 def test_a_process_that_answers_is_not_missing(watch):
     check(watch, 4.0)
     seen = {1: (3, 0.0)}
-    watch._check({1: state(4)}, seen, waiting=0.0, now=1000.0)
+    watch.check({1: state(4)}, seen, waiting=0.0, now=1000.0)
     assert seen == {1: (4, 1000.0)}
     assert watch.said == []
 

@@ -73,7 +73,7 @@ def run(main: Main, args: argparse.Namespace) -> None:
             if place is not None:
                 _run_launched(main, args, place)
             elif args.num_gpus * args.num_machines > 1:
-                _run_spawned(main, args)
+                run_spawned(main, args)
             else:
                 main(args)
         except signals.Interrupted as interrupted:
@@ -206,7 +206,7 @@ def _join_and_run(main: Main, args: argparse.Namespace, place: Place) -> None:
     dist.destroy_process_group()
 
 
-def _run_spawned(main: Main, args: argparse.Namespace) -> None:
+def run_spawned(main: Main, args: argparse.Namespace) -> None:
     """Start the processes of this machine and wait for them."""
     with user_errors():
         url = meeting_point(args)
@@ -226,7 +226,7 @@ def _run_spawned(main: Main, args: argparse.Namespace) -> None:
 
 
 def _spawned(local_rank: int, parent: int, main: Main, args: argparse.Namespace, url: str) -> None:
-    """Body of a process that ``_run_spawned`` has started."""
+    """Body of a process that ``run_spawned`` has started."""
     signals.die_with(parent)
     rank = args.machine_rank * args.num_gpus + local_rank
     place = Place(rank, args.num_machines * args.num_gpus, local_rank, args.num_gpus, url)

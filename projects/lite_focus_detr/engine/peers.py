@@ -238,9 +238,9 @@ class PeerWatch:
             if mine[0] != self._state["steps"]:
                 mine = (self._state["steps"], now)
             last = time.monotonic()
-            self._check(states, seen, waiting=now - mine[1], now=now)
+            self.check(states, seen, waiting=now - mine[1], now=now)
 
-    def _check(
+    def check(
         self,
         states: dict[int, dict[str, Any]],
         seen: dict[int, tuple[int, float]],
@@ -248,6 +248,14 @@ class PeerWatch:
         waiting: float,
         now: float,
     ) -> None:
+        """End this process if another one is missing.
+
+        Args:
+            states: what the others have last said of themselves, by rank.
+            seen: beat and time of the last change of each, brought up to date.
+            waiting: seconds since this process has last done a step.
+            now: seconds of the clock of ``seen``.
+        """
         for rank, state in states.items():
             if rank not in seen or seen[rank][0] != state["beat"]:
                 seen[rank] = (state["beat"], now)
