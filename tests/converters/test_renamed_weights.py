@@ -56,3 +56,24 @@ def test_dropped_tensor_is_reported_under_the_key_of_the_file():
 
     assert weights.tensors == {}
     assert weights.unused == {"a.1": "no use"}
+
+
+def test_joined_tensor_is_the_rows_one_after_the_other_and_has_all_sources():
+    weights = RenamedWeights.from_state_dict({"a": torch.zeros(1, 2), "b": torch.ones(2, 2)}, str)
+
+    weights.join(["b", "a"], "c")
+
+    assert weights.tensors["c"].tolist() == [[1, 1], [1, 1], [0, 0]]
+    assert list(weights.tensors) == ["c"]
+    assert weights.used() == {"b": ("c",), "a": ("c",)}
+    weights.drop("c", "no use")
+    assert weights.unused == {"a": "no use", "b": "no use"}
+
+
+def test_added_zeros_have_a_size_and_no_source():
+    weights = RenamedWeights.from_state_dict({"a": torch.ones(3)}, str)
+
+    weights.add_zeros("b", like="a")
+
+    assert weights.tensors["b"].tolist() == [0, 0, 0]
+    assert weights.used() == {"a": ("a",)}

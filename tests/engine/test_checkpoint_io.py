@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from lite_focus_detr.engine.checkpoint_io import (
     read_checkpoint,
@@ -162,3 +163,21 @@ def test_only_partial_files_of_killed_processes_are_removed(tmp_path):
     (tmp_path / "folder.tmp1").mkdir()
     remove_partial_files(str(tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {*kept, "folder.tmp1"}
+
+
+def test_safetensors_are_read_and_a_truncated_file_is_one_line(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_file({"w": torch.arange(3.0)}, path)
+    assert read_checkpoint(str(path))["w"].tolist() == [0.0, 1.0, 2.0]
+
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(ValueError, match=r"model\.safetensors .*truncated or not a checkpoint"):
+        read_checkpoint(str(path))
+
+
+def test_a_pickle_that_is_called_safetensors_is_not_executed(tmp_path):
+    trace, path = tmp_path / "executed", tmp_path / "model.safetensors"
+    path.write_bytes(pickle.dumps({"model": Touch(trace)}))
+    with pytest.raises(ValueError, match="not a checkpoint"):
+        read_checkpoint(str(path))
+    assert not trace.exists()

@@ -116,3 +116,39 @@ def test_mistakes_in_the_command_are_one_line(arguments, message, config_file):
 
     assert "\n" not in stopped.value.code
     assert message in stopped.value.code
+
+
+def test_folder_for_transformers_goes_back_to_the_same_bits(tmp_path):
+    from transformers import DeformableDetrForObjectDetection
+
+    config_file = tmp_path / "tiny.yaml"
+    config_file.write_text(TINY)
+    model, _ = model_of(str(config_file))
+    torch.save({"model": model.state_dict()}, tmp_path / "own.pth")
+    folder, back = tmp_path / "folder", tmp_path / "back.pth"
+    config = ["--config-file", str(config_file), "--opts", "MODEL.RESNETS.STRIDE_IN_1X1", "False"]
+
+    main([str(tmp_path / "own.pth"), str(folder), "--to", "hf", *config])
+    main([str(folder / "model.safetensors"), str(back), *config])
+
+    theirs = DeformableDetrForObjectDetection.from_pretrained(folder)
+    level_embed = model.state_dict()["neck.level_embed"]
+    assert torch.equal(theirs.model.level_embed, level_embed)
+    assert theirs.config.num_labels == 80
+    weights = torch.load(back, weights_only=True)["model"]
+    assert all(torch.equal(weights[name], x) for name, x in model.state_dict().items())
+    assert weights.keys() == model.state_dict().keys()
+
+
+def test_incomplete_file_is_not_written_for_transformers(config_file, tmp_path):
+    model, _ = model_of(config_file)
+    weights = model.state_dict()
+    del weights["encoder.layers.0.norm1.bias"]
+    torch.save({"model": weights}, tmp_path / "own.pth")
+    files = [str(tmp_path / "own.pth"), str(tmp_path / "out")]
+
+    with pytest.raises(SystemExit) as stopped:
+        main([*files, "--to", "hf", "--config-file", config_file])
+
+    assert "own.pth lacks 1 tensors of the model, encoder.layers.0.norm1.bias" in stopped.value.code
+    assert not (tmp_path / "out").exists()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from detectron2.config import CfgNode
 
+from .renamed_weights import RenamedWeights
+
 Rules = tuple[tuple[str, str], ...]
 Options = Mapping[str, object]
 
@@ -23,6 +25,8 @@ class CheckpointFormat:
         rename: our name of an upstream tensor. Aliases of one tensor get the same name, the head
             of the encoder output (index: number of decoder layers) the next name in ``heads``,
             those of the encoder layers the names after it.
+        complete: what names cannot say, such as tensors that are one of ours together, and biases
+            that the published layers do not have.
         encoder_heads: our name of the heads of the encoder layers; empty if there are none.
         settings: configuration keys and the values that these weights were trained with, from the
             keys and the options that the file was saved with, if it holds them; a tuple if the file
@@ -37,6 +41,7 @@ class CheckpointFormat:
     name: str
     recognises: Callable[[Collection[str]], bool]
     rename: Callable[[str], str]
+    complete: Callable[[RenamedWeights], None] = lambda weights: None
     encoder_heads: str = ""
     settings: Callable[[Collection[str], Options], Mapping[str, object]] = lambda keys, options: {}
     notes: Callable[[Collection[str], Options, CfgNode], list[str]] = lambda keys, options, cfg: []

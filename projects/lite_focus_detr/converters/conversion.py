@@ -135,6 +135,7 @@ def convert_state_dict(
     """
     source = _find_format(state_dict)
     weights = RenamedWeights.from_state_dict(state_dict, source.rename)
+    source.complete(weights)
     detr = cfg.MODEL.DETR
     split_encoder_heads(weights, source.encoder_heads)
     share_heads(weights, share=detr.SHARE_HEADS, num_layers=detr.DECODER.NUM_LAYERS)

@@ -47,8 +47,11 @@ def share_heads(weights: RenamedWeights, *, share: bool, num_layers: int) -> Non
     if share:
         for name in weights.names("heads."):
             _merge_into_first(weights, name)
-    elif not weights.names("heads.class_embed.1."):
-        for name in weights.names("heads."):
+        return
+    for kind in ("heads.class_embed.", "heads.bbox_embed."):
+        if weights.names(f"{kind}1."):
+            continue
+        for name in weights.names(f"{kind}0."):
             for layer in range(1, num_layers):
                 weights.copy(name, name.replace(".0.", f".{layer}.", 1))
 

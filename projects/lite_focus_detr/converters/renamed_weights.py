@@ -15,13 +15,14 @@ class RenamedWeights:
 
     Attributes:
         tensors: our name -> tensor.
-        sources: our name -> key of the file; several names may have one source.
+        sources: our name -> keys of the file; several names may have one source, a joined tensor
+            has several, one that the file does not need has none.
         unused: key of the file -> reason.
         notes: sentences for the user.
     """
 
     tensors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
-    sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    sources: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unused: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
 
@@ -40,7 +41,7 @@ class RenamedWeights:
         """
         weights = cls()
         for key, tensor in state_dict.items():
-            weights._add(rename(key), tensor, key)
+            weights._add(rename(key), tensor, (key,))
         return weights
 
     def merge(self, name: str, into: str, remedy: str | None = None) -> None:
@@ -63,7 +64,16 @@ class RenamedWeights:
     def drop(self, name: str, reason: str) -> None:
         """Leave a tensor out, and say why."""
         del self.tensors[name]
-        self.unused[self.sources.pop(name)] = reason
+        self.unused.update(dict.fromkeys(self.sources.pop(name), reason))
+
+    def join(self, parts: list[str], name: str) -> None:
+        """Concatenate the rows of tensors, which keep no name of their own, under a new name."""
+        self.tensors[name] = torch.cat([self.tensors.pop(part) for part in parts])
+        self.sources[name] = tuple(key for part in parts for key in self.sources.pop(part))
+
+    def add_zeros(self, name: str, like: str) -> None:
+        """Add a tensor of zeros, of the size of another one, for which the file needs none."""
+        self.tensors[name], self.sources[name] = torch.zeros_like(self.tensors[like]), ()
 
     def names(self, prefix: str) -> list[str]:
         """Names that start with ``prefix``."""
@@ -72,19 +82,22 @@ class RenamedWeights:
     def used(self) -> dict[str, tuple[str, ...]]:
         """Key of the file -> names that it fills."""
         used: dict[str, tuple[str, ...]] = {}
-        for name, key in self.sources.items():
-            used[key] = (*used.get(key, ()), name)
+        for name, keys in self.sources.items():
+            for key in keys:
+                used[key] = (*used.get(key, ()), name)
         return used
 
-    def _add(self, name: str, tensor: Tensor, key: str, remedy: str | None = None) -> None:
+    def _add(
+        self, name: str, tensor: Tensor, keys: tuple[str, ...], remedy: str | None = None
+    ) -> None:
         if name not in self.tensors:
-            self.tensors[name], self.sources[name] = tensor, key
+            self.tensors[name], self.sources[name] = tensor, keys
             return
-        first = self.sources[name]
+        first, key = (" and ".join(x) for x in (self.sources[name], keys))
         if not torch.equal(tensor, self.tensors[name]):
             remedy = remedy or "it is damaged or of another model: download it again"
             raise ValueError(
                 f"{first} and {key} are two names of one tensor ({name}), but their values differ "
                 f"in this file; {remedy}"
             )
-        self.unused[key] = f"alias of {first}"
+        self.unused.update(dict.fromkeys(keys, f"alias of {first}"))

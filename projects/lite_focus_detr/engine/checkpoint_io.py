@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from .checkpoint_digest import DamagedFileError, append_digest, require_intact
@@ -30,6 +32,7 @@ _UNREADABLE = (
     ArithmeticError,
     AssertionError,
     MemoryError,
+    SafetensorError,
 )
 
 
@@ -41,14 +44,15 @@ TRY_AGAIN = "earlier files are intact: free some space and try again"
 
 
 def read_checkpoint(path: str, *, mmap: bool = False) -> dict[str, Any]:
-    """Read a ``.pth`` or ``.pkl`` file of tensors, arrays and plain containers onto the CPU.
+    """Read a file of tensors, arrays and plain containers onto the CPU.
 
     Files of this project carry a digest, those of ``torch.save`` a checksum for each tensor. Both
     are compared before anything of the file is looked at.
 
     Args:
-        path: local file; ``.pkl`` is read as a pickle of NumPy arrays, anything else by
-            ``torch.load(weights_only=True)``, which also accepts ``argparse.Namespace``.
+        path: local file; ``.pkl`` is read as a pickle of NumPy arrays, ``.safetensors`` by that
+            library, anything else by ``torch.load(weights_only=True)``, which also accepts
+            ``argparse.Namespace``.
         mmap: map the tensors from the file instead of reading them, and compare nothing; only for
             files written by this project, to find out cheaply what one holds besides tensors.
 
@@ -66,6 +70,8 @@ def read_checkpoint(path: str, *, mmap: bool = False) -> dict[str, Any]:
                 require_intact(path)
             if path.endswith(".pkl"):
                 data = ArrayUnpickler(file, encoding="latin1").load()
+            elif path.endswith(".safetensors"):
+                data = load_file(path)  # numbers alone, the format knows nothing else
             else:
                 with torch.serialization.safe_globals(TORCH_GLOBALS):
                     data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)

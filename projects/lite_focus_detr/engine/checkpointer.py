@@ -294,7 +294,9 @@ class DetrCheckpointer(DetectionCheckpointer):
             logger.warning("%s", report.untrained())
         logger.info("Where every tensor went:\n%s", report.table())
         classes = {
-            tensors[key].shape[0] for key in report.unused if key.endswith("class_embed.0.bias")
+            tensors[key].shape[0]
+            for key in report.unused
+            if key.endswith(("class_embed.0.bias", "cls_branches.0.bias"))
         }
         other = classes - {self.cfg.MODEL.DETR.NUM_CLASSES}
         return FileWeights(

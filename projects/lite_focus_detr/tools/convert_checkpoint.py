@@ -1,38 +1,51 @@
 """Convert a published checkpoint to the names and shapes of a configured model.
 
     python -m lite_focus_detr.tools.convert_checkpoint IN OUT --config-file NAME_OR_PATH \
-        [--opts KEY VALUE ...]
+        [--to {detectron2,hf}] [--opts KEY VALUE ...]
 
 ``MODEL.WEIGHTS`` takes published files as they are; this writes the result down for other programs.
+``--to hf`` writes a folder for ``DeformableDetrForObjectDetection.from_pretrained`` of
+transformers, of a file of this package or of a published one.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 from collections.abc import Mapping, Sequence
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from safetensors.torch import save
 from torch import Tensor
 
 from .. import model_zoo
-from ..converters import convert_state_dict, training_options, unwrap
+from ..converters import Conversion, convert_state_dict, training_options, unwrap
+from ..converters.to_hugging_face import to_hugging_face
 from ..engine import user_errors
-from ..engine.checkpoint_io import read_checkpoint, write_checkpoint
+from ..engine.checkpoint_io import read_checkpoint, write_atomically, write_checkpoint
 from .command_line import add_config_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if a file or the configuration is wrong."""
     parser = argparse.ArgumentParser(description="Convert a published checkpoint.")
-    parser.add_argument("input", metavar="IN", help="published .pth or .pkl file")
-    parser.add_argument("output", metavar="OUT", help="detectron2 .pth file to write")
+    parser.add_argument("input", metavar="IN", help="published .pth, .pkl or .safetensors file")
+    parser.add_argument("output", metavar="OUT", help="detectron2 .pth file, or folder, to write")
+    parser.add_argument(
+        "--to",
+        choices=("detectron2", "hf"),
+        default="detectron2",
+        help="hf: a folder for Hugging Face's transformers",
+    )
     add_config_arguments(parser, weights=False)
     args = parser.parse_args(arguments)
     with user_errors():
         cfg = model_zoo.get_config(args.config_file, args.opts)
         cfg.MODEL.DEVICE = "cpu"
-        convert_file(args.input, args.output, cfg)
+        convert = convert_file if args.to == "detectron2" else export_to_hugging_face
+        convert(args.input, args.output, cfg)
 
 
 def convert_file(source: str, target: str, cfg: CfgNode) -> None:
@@ -47,16 +60,49 @@ def convert_file(source: str, target: str, cfg: CfgNode) -> None:
         OSError: a file cannot be read or written.
         ValueError: the source is unsafe, of no known format, or does not fit the configuration.
     """
-    expected = build_model(cfg).state_dict()
-    contents = read_checkpoint(source)
-    options = training_options(contents)
-    weights, report = convert_state_dict(unwrap(contents), cfg, expected, options)
-    print(report.table())
-    print(report.summary())
-    _require_shapes(weights, expected)
+    weights, report = _read(source, cfg)
     author = f"lite_focus_detr, from the format {report.format}"
     converted = {"model": weights, "__author__": author}
     write_checkpoint(target, converted)
+
+
+def export_to_hugging_face(source: str, folder: str, cfg: CfgNode) -> None:
+    """Write ``model.safetensors`` and ``config.json`` of the same detector in transformers.
+
+    Args:
+        source: checkpoint of this package, or a published one.
+        folder: made if it does not exist.
+        cfg: configuration of the model.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ValueError: as :func:`convert_file`, the source does not fill the model, or transformers has
+            no such detector.
+    """
+    weights, report = _read(source, cfg)
+    if report.missing:
+        raise ValueError(
+            f"{source} lacks {len(report.missing)} tensors of the model, {report.missing[0]} among "
+            "them: train it, or give the configuration of the file"
+        )
+    tensors, config = to_hugging_face(weights, cfg)
+    os.makedirs(folder, exist_ok=True)
+    content = save(tensors, metadata={"format": "pt"})
+    write_atomically(os.path.join(folder, "model.safetensors"), lambda file: file.write(content))
+    text = json.dumps(config, indent=2).encode()
+    write_atomically(os.path.join(folder, "config.json"), lambda file: file.write(text))
+
+
+def _read(source: str, cfg: CfgNode) -> Conversion:
+    """Convert a file, print where every tensor went, and check that it fits."""
+    expected = build_model(cfg).state_dict()
+    contents = read_checkpoint(source)
+    options = training_options(contents)
+    conversion = convert_state_dict(unwrap(contents), cfg, expected, options)
+    print(conversion.report.table())
+    print(conversion.report.summary())
+    _require_shapes(conversion.state_dict, expected)
+    return conversion
 
 
 def _require_shapes(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

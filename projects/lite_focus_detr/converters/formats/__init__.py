@@ -7,7 +7,9 @@ from .deformable_detr import DEFORMABLE_DETR
 from .detrex import DETREX
 from .dino import DINO
 from .focus_detr import FOCUS_DETR
+from .hugging_face import HUGGING_FACE
 from .lite_dino import LITE_DINO
+from .mmdetection import MMDET_DEFORMABLE_DETR, MMDET_DINO
 from .resnet import CAFFE2_RESNET, DETECTRON2_RESNET, TORCHVISION_RESNET
 from .sparse_detr import SPARSE_DETR
 from .swin import SWIN, TORCHVISION_SWIN
@@ -22,6 +24,9 @@ PUBLISHED_FORMATS: tuple[CheckpointFormat, ...] = (
     LITE_DINO,
     DINO,
     DEFORMABLE_DETR,
+    HUGGING_FACE,
+    MMDET_DINO,
+    MMDET_DEFORMABLE_DETR,
     TORCHVISION_RESNET,
     DETECTRON2_RESNET,
     CAFFE2_RESNET,
