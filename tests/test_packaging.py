@@ -169,10 +169,13 @@ def names_of(requirements):
     return {canonicalize_name(Requirement(line).name) for line in requirements}
 
 
-def imported_distributions(*folders):
-    """Distributions whose modules are imported anywhere in the Python files of folders."""
+def imported_distributions(folder, skip=None):
+    """Distributions whose modules are imported anywhere in the Python files of a folder, but for
+    those in folders of the name ``skip``."""
     modules = set()
-    for path in (path for folder in folders for path in (ROOT / folder).rglob("*.py")):
+    for path in (ROOT / folder).rglob("*.py"):
+        if path.parent.name == skip:
+            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
@@ -184,8 +187,12 @@ def imported_distributions(*folders):
 
 
 def test_every_import_of_the_package_is_declared_and_no_other():
-    declared = names_of(project_table()["dependencies"])
-    assert declared == imported_distributions("projects") | FOR_DETECTRON2
+    project = project_table()
+    declared = names_of(project["dependencies"])
+    # Only `export` needs its extra.
+    for_export = names_of(project["optional-dependencies"]["export"])
+    assert declared == imported_distributions("projects", skip="export") | FOR_DETECTRON2
+    assert for_export == imported_distributions("projects/lite_focus_detr/export") - declared
 
 
 def requirements_file(name):

@@ -214,7 +214,8 @@ class DetectionTransformer(nn.Module):
             batch_invariant: see ``FeatureTokens``. By default as published, also in evaluation;
                 :meth:`inference` sets it.
         """
-        tokens = self.build_tokens(images)._replace(batch_invariant=batch_invariant)
+        # Not by _replace, of which torch.compile returns no result.
+        tokens = FeatureTokens(*self.build_tokens(images)[:-1], batch_invariant)
         encoded = self.encoder(tokens, self.proposal_head)
         queries = self.query_selector(encoded.memory, tokens, self.proposal_head, proposal_indices)
         denoising, decoder_queries = None, queries

@@ -1,6 +1,7 @@
 """From the decoder's last predictions to detections."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
@@ -15,18 +16,24 @@ from .structures import Prediction
 COCO_IDS = tuple(category["id"] for category in COCO_CATEGORIES if category["isthing"])
 
 
-def select_detections(
+class Detections(NamedTuple):
+    """The N best (query, class) pairs of each image; a query may appear with several classes."""
+
+    boxes: Tensor  #: (B, N, 4), (x0, y0, x1, y1) in [0, 1] of the un-padded image
+    scores: Tensor  #: (B, N), best first; 0 where there is no detection
+    labels: Tensor  #: (B, N) int64
+
+
+def best_detections(
     prediction: Prediction,
-    image_sizes: Sequence[tuple[int, int]],
     max_detections: int,
     coco_id_rows: bool = False,
     padding_mask: Tensor | None = None,
-) -> list[Instances]:
-    """The best (query, class) pairs of each image; a query may appear with several classes.
+) -> Detections:
+    """Rank the classes of all queries.
 
     Args:
         prediction: of the last decoder layer.
-        image_sizes: (height, width) before padding.
         max_detections: of an image.
         coco_id_rows: classes are COCO ids: drop the unused and make the others contiguous.
         padding_mask: (B, Q) bool, True for slots that hold no query.
@@ -37,20 +44,40 @@ def select_detections(
     if padding_mask is not None:
         scores = scores.masked_fill(padding_mask[..., None], 0.0)
     num_classes = scores.shape[-1]
-    best, index = scores.flatten(1).topk(min(max_detections, scores[0].numel()), dim=1)
-    boxes = box_convert(prediction.boxes, "cxcywh", "xyxy")
+    best, index = scores.flatten(1).topk(min(max_detections, scores.shape[1] * num_classes), dim=1)
+    rows = (index // num_classes)[..., None].expand(-1, -1, 4)
+    boxes = box_convert(prediction.boxes, "cxcywh", "xyxy").gather(1, rows)
+    return Detections(boxes, best, index % num_classes)
+
+
+def select_detections(
+    prediction: Prediction,
+    image_sizes: Sequence[tuple[int, int]],
+    max_detections: int,
+    coco_id_rows: bool = False,
+    padding_mask: Tensor | None = None,
+) -> list[Instances]:
+    """The best detections of each image, in pixels.
+
+    Args:
+        prediction: see :func:`best_detections`.
+        image_sizes: (height, width) before padding.
+        max_detections: see :func:`best_detections`.
+        coco_id_rows: likewise.
+        padding_mask: likewise.
+    """
+    found = best_detections(prediction, max_detections, coco_id_rows, padding_mask)
     results, dropped = [], []
-    for image, (height, width) in enumerate(image_sizes):
-        chosen = boxes[image, index[image] // num_classes]
+    for (height, width), boxes, scores, labels in zip(image_sizes, *found, strict=True):
         result = Instances((height, width))
-        result.pred_boxes = Boxes(chosen * chosen.new_tensor([width, height, width, height]))
-        result.scores = best[image]
-        result.pred_classes = index[image] % num_classes
+        result.pred_boxes = Boxes(boxes * boxes.new_tensor([width, height, width, height]))
+        result.scores = scores
+        result.pred_classes = labels
         # A box that is not a number would count as a hit in COCO's AP.
-        finite = result.scores.isfinite() & chosen.isfinite().all(-1)
+        finite = scores.isfinite() & boxes.isfinite().all(-1)
         # Padding has the score zero.
-        dropped.append((result.scores != 0) & ~finite)
-        results.append(result[(result.scores > 0) & finite])
+        dropped.append((scores != 0) & ~finite)
+        results.append(result[(scores > 0) & finite])
     if dropped:
         count_replaced(
             "detections",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .position_encoding import sine_box_embedding
 from .proposals import ProposalHead, token_anchors
-from .structures import FeatureTokens, Prediction, Queries
+from .structures import FeatureTokens, Prediction, Queries, TokenSelection
 
 
 def has_box_queries(cfg: CfgNode) -> bool:
@@ -42,7 +42,7 @@ class LearnedPointQuerySelector(nn.Module):
 
     def forward(self, memory: Tensor, *_: object) -> Queries:
         """The same queries for every image of ``memory`` (B, S, C)."""
-        position, content = self.query_embed.weight.expand(len(memory), -1, -1).chunk(2, dim=-1)
+        position, content = self.query_embed.weight.expand(memory.shape[0], -1, -1).chunk(2, dim=-1)
         # References address pixels: they are not rounded to half precision.
         with torch.autocast(memory.device.type, enabled=False):
             reference_points = self.reference_points(position).sigmoid()
@@ -81,7 +81,7 @@ class LearnedBoxQuerySelector(nn.Module):
         """The same queries for every image of ``memory`` (B, S, C)."""
         content = nn.functional.pad(self.tgt_embed.weight, (0, self.num_indicators))
         boxes = self.refpoint_embed.weight.sigmoid()
-        content, boxes = (x.expand(len(memory), -1, -1) for x in (content, boxes))
+        content, boxes = (x.expand(memory.shape[0], -1, -1) for x in (content, boxes))
         return Queries(content, None, boxes)
 
 
@@ -144,17 +144,17 @@ class ProposalQuerySelector(nn.Module):
         indices, padding_mask = proposal_indices, None
         if indices is None:
             indices, padding_mask = self.select(logits, tokens)
-        rows = indices[..., None]
+        chosen = TokenSelection(indices, None)
         if self.predict_all:
             boxes = proposal_head.box_logits(projected, anchors)
-            selected = boxes.take_along_dim(rows, 1)
+            selected = chosen.gather(boxes)
         else:
-            projected, anchors = (x.take_along_dim(rows, 1) for x in (projected, anchors))
+            projected, anchors = chosen.gather(projected), chosen.gather(anchors)
             boxes = selected = proposal_head.box_logits(projected, anchors)
         if not self.train_all:
-            logits, boxes = logits.take_along_dim(rows, 1), selected
+            logits, boxes = chosen.gather(logits), selected
         reference_points = selected.detach().sigmoid()
-        content, position = self.embed(reference_points, memory.take_along_dim(rows, 1))
+        content, position = self.embed(reference_points, chosen.gather(memory))
         proposals = Prediction(logits, boxes.sigmoid())
         return Queries(content, position, reference_points, padding_mask, indices, proposals)
 

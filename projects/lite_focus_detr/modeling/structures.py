@@ -207,7 +207,7 @@ class TokenSelection(NamedTuple):
 
     def _flat(self, x: Tensor) -> Tensor:
         """Indices (B * N,) into the rows of all sequences."""
-        start = torch.arange(len(x), device=x.device) * x.shape[1]
+        start = torch.arange(x.shape[0], device=x.device) * x.shape[1]
         return (self.indices + start[:, None]).flatten()
 
 

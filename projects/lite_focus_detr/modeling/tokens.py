@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from detectron2.structures import ImageList
 from torch import Tensor
 
+from ..ops.reference import level_sizes
 from .position_encoding import sine_grid_embedding
-from .structures import FeatureTokens
+from .structures import FeatureTokens, SpatialShapes
 
 
 def flatten_levels(
@@ -23,56 +23,59 @@ def flatten_levels(
     Args:
         levels: (B, C, H_l, W_l), fine to coarse.
         level_embed: (L, C), added to the positions.
-        images: of which the sizes count.
+        images: of which the sizes count; a single size is that of all images.
         strides: pixels per token of each level.
         position: temperature and offset of :func:`sine_grid_embedding`.
     """
-    image_sizes = tuple((int(height), int(width)) for height, width in images.image_sizes)
-    shapes = tuple((int(x.shape[-2]), int(x.shape[-1])) for x in levels)
+    shapes = tuple(_numbers(x.shape[-2:]) for x in levels)
+    image_sizes = tuple(_numbers(size) for size in images.image_sizes)
+    padded = _numbers(images.tensor.shape[-2:])
+    inside = [_valid_shapes(shapes, size, padded) for size in image_sizes]
+    # On the CPU, so that no kernel launch has to wait.
+    sizes = torch.empty(0, dtype=torch.promote_types(levels[0].dtype, torch.float32))
+    valid_sizes = torch.stack([level_sizes(x, sizes) for x in inside])  # (B, L, 2)
+    valid_ratios = valid_sizes / level_sizes(shapes, sizes)
+    valid_sizes = valid_sizes.to(levels[0].device, non_blocking=True)
     parts = []
-    for x, embed in zip(levels, level_embed, strict=True):
-        mask, valid_size = _padding(x, torch.tensor(image_sizes), images.tensor.shape[-2:])
-        embedded = (sine_grid_embedding(~mask, len(embed), *position) + embed).flatten(1, 2)
-        features = x.flatten(2).transpose(1, 2)
-        parts.append((features, embedded, mask.flatten(1), _centers(x, valid_size), valid_size))
-    *joined, valid_sizes = zip(*parts, strict=True)
-    features, embedded, padding_mask, centers = (torch.cat(x, 1) for x in joined)
-    valid_size = torch.stack(valid_sizes, 1)  # (B, L, 2)
-    level_valid = valid_size.prod(-1).long()
-    map_size = torch.tensor([(width, height) for height, width in shapes])
+    for x, embed, valid_size in zip(levels, level_embed, valid_sizes.unbind(1), strict=True):
+        centers, mask = _centers(x, valid_size)
+        embedded = sine_grid_embedding(~mask, len(embed), *position) + embed
+        parts.append([y.flatten(1, 2) for y in (x.permute(0, 2, 3, 1), embedded, mask, centers)])
+    features, embedded, padding_mask, centers = (torch.cat(x, 1) for x in zip(*parts, strict=True))
+    batch = features.shape[0]
+    level_valid = tuple(tuple(height * width for height, width in x) for x in inside)
     return FeatureTokens(
         features=features,
-        position=embedded,
-        padding_mask=padding_mask,
-        centers=centers,
-        valid_ratios=(valid_size / map_size).to(features.device, non_blocking=True),
+        position=embedded.expand(batch, -1, -1),
+        padding_mask=padding_mask.expand(batch, -1),
+        centers=centers.expand(batch, -1, -1),
+        valid_ratios=valid_ratios.to(features.device, non_blocking=True).expand(batch, -1, -1),
         spatial_shapes=shapes,
-        num_valid=tuple(level_valid.sum(1).tolist()),
+        num_valid=tuple(map(sum, level_valid)),
         image_sizes=image_sizes,
         strides=tuple(strides),
-        level_valid=tuple(map(tuple, level_valid.tolist())),
+        level_valid=level_valid,
     )
 
 
-def _padding(x: Tensor, sizes: Tensor, padded: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Padding mask (B, H, W) of a level, and its un-padded (width, height), (B, 2) on the CPU, for
-    images of the ``sizes`` (B, 2), (height, width), in a batch of the size ``padded``."""
-    # Made on the CPU from the image sizes: no GPU sync.
-    outside = []
-    for axis in (0, 1):
-        lines = torch.arange(padded[axis]) >= sizes[:, axis, None]
-        # Nearest-neighbour resampling, as upstream does with the masks.
-        resized = F.interpolate(lines[:, None].float(), size=x.shape[2 + axis])[:, 0].bool()
-        outside.append(resized)
-    rows, columns = outside
-    mask = (rows[:, :, None] | columns[:, None, :]).to(x.device, non_blocking=True)
-    valid_size = torch.stack(((~columns).sum(1), (~rows).sum(1)), -1)
-    return mask, valid_size.to(torch.promote_types(x.dtype, torch.float32))
+def _numbers(size: Sequence[int]) -> tuple[int, int]:
+    """A (height, width) without tensors, which torch.jit, for GFLOPs, makes of sizes."""
+    height, width = (int(n) if isinstance(n, Tensor) else n for n in size)
+    return height, width
 
 
-def _centers(x: Tensor, valid_size: Tensor) -> Tensor:
-    """Centres (B, H * W, 2) of the cells of a level (B, C, H, W) relative to its un-padded part."""
-    valid_size = valid_size.to(x.device, non_blocking=True)
+def _valid_shapes(
+    shapes: SpatialShapes, size: tuple[int, int], padded: tuple[int, int]
+) -> SpatialShapes:
+    """Un-padded (height, width) of each level of an image of ``size`` in a batch of the size
+    ``padded``: of the cells whose nearest pixel, as upstream resamples masks, is in the image."""
+    return tuple((-(-size[0] * h // padded[0]), -(-size[1] * w // padded[1])) for h, w in shapes)
+
+
+def _centers(x: Tensor, valid_size: Tensor) -> tuple[Tensor, Tensor]:
+    """Centres (B, H, W, 2) of the cells of a level (B, C, H, W) relative to its un-padded part of
+    (width, height) ``valid_size`` (B, 2), and which cells are padding (B, H, W)."""
     rows, columns = (torch.arange(n, device=x.device).to(valid_size) + 0.5 for n in x.shape[2:])
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1)
-    return grid.flatten(0, 1) / valid_size[:, None]
+    valid_size = valid_size[:, None, None]
+    return grid / valid_size, (grid > valid_size).any(-1)

@@ -47,6 +47,9 @@ def concat_linear(linear: nn.Linear, parts: Sequence[Tensor]) -> Tensor:
     Returns:
         (B, S, D), S the sum of all S_i.
     """
+    if torch.compiler.is_exporting():
+        # Writes into parts of a tensor become copies of all of it in an exported graph.
+        return nn.functional.linear(torch.cat(list(parts), 1), linear.weight, linear.bias)
     arguments = [x.to(autocast_dtype(x)) for x in (linear.weight, linear.bias, *parts)]
     projected: Tensor = _ConcatLinear.apply(*arguments)  # type: ignore[no-untyped-call]
     return projected

@@ -154,9 +154,17 @@ def sampling_locations(
     offsets = sampling_offsets.to(dtype)
     reference = reference_points.to(dtype)[:, :, None, :, None]  # (B, Q, 1, L, 1, 2 or 4)
     if reference.shape[-1] == 2:
-        sizes = offsets.new_tensor([[width, height] for height, width in spatial_shapes])
-        return reference + offsets / sizes[:, None]
+        return reference + offsets / level_sizes(spatial_shapes, offsets)[:, None]
     return reference[..., :2] + offsets / offsets.shape[-2] * reference[..., 2:] * 0.5
+
+
+def level_sizes(spatial_shapes: SpatialShapes, like: Tensor) -> Tensor:
+    """The (width, height) of the L levels, (L, 2), with the dtype and on the device of ``like``."""
+    sizes = [(width, height) for height, width in spatial_shapes]
+    if isinstance(sizes[0][0], torch.SymInt):
+        # torch.export: the sizes are symbols, which torch.tensor would take as constants.
+        return torch.stack([torch.stack([like.new_full((), n) for n in size]) for size in sizes])
+    return torch.tensor(sizes, dtype=like.dtype, device=like.device)
 
 
 def fused_key_aware_weights(
@@ -194,7 +202,7 @@ def points_outside(spatial_shapes: SpatialShapes, sampling_locations: Tensor) ->
     Returns:
         (B, Q, M, L, P), of bool.
     """
-    sizes = sampling_locations.new_tensor([[width, height] for height, width in spatial_shapes])
+    sizes = level_sizes(spatial_shapes, sampling_locations)
     pixels = sampling_locations * sizes[:, None] - 0.5
     return ~((pixels > -1) & (pixels < sizes[:, None])).all(-1)
 

@@ -1,6 +1,7 @@
 """How many tokens of each image a selective encoder updates, and which."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -29,15 +30,24 @@ def spread_keep_ratio(keep_ratio: float, configured: Sequence[float]) -> list[fl
 
 
 def token_budgets(num_valid: Sequence[int], keep_ratio: float) -> tuple[int, ...]:
-    """A share of each image's tokens, at least one; truncated in single precision, as published."""
-    ratio = np.float32(keep_ratio)
-    return tuple(min(int(np.float32(count) * ratio) + 1, count) for count in num_valid)
+    """Share of the un-padded tokens of each image, at least one."""
+    return tuple(min(_share(count, keep_ratio) + 1, count) for count in num_valid)
 
 
 def tokens_per_layer(largest_budget: int, keep_ratios: Sequence[float]) -> list[int]:
     """Tokens of each layer, in proportion to keep ratios that do not rise from the first layer."""
-    shares = [np.float32(ratio / keep_ratios[0]) for ratio in keep_ratios]
-    return [max(1, int(share * np.float32(largest_budget))) for share in shares]
+    shares = [_share(largest_budget, ratio / keep_ratios[0]) for ratio in keep_ratios]
+    return [max(1, share) for share in shares]
+
+
+def _share(count: int, ratio: float) -> int:
+    """A share of ``count`` in single precision, which is what the published code truncates."""
+    if torch.compiler.is_compiling():
+        # A graph serves many counts, and has no such arithmetic for them: the exact share. For a
+        # few counts and ratios, such as 180 and 0.65, it is one more.
+        numerator, denominator = _fraction(ratio)
+        return count * numerator // denominator
+    return int(np.float32(count) * np.float32(ratio))
 
 
 def select_by_ratios(
@@ -56,6 +66,12 @@ def select_from(start: int, tokens: FeatureTokens) -> TokenSelection:
     indices = torch.arange(start, length, device=tokens.padding_mask.device).expand(batch, -1)
     padded = min(tokens.num_valid) < length
     return TokenSelection(indices, ~tokens.padding_mask[:, start:] if padded else None)
+
+
+@torch.compiler.assume_constant_result
+def _fraction(ratio: float) -> tuple[int, int]:
+    """Small numbers: runtimes such as OpenVINO compute sizes in 32 bits."""
+    return Fraction(ratio).limit_denominator(1000).as_integer_ratio()
 
 
 def topk_tokens(scores: Tensor, count: int, budgets: Sequence[int]) -> TokenSelection:

@@ -1,0 +1,56 @@
+"""An exported detector in the place of the one it was made of."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from .onnx_file import METADATA_KEY, require_packages
+
+
+class OnnxDetector(nn.Module):
+    """Detects with ONNX Runtime in what detectron2's data loaders give, one image at a time."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """
+        Args:
+            path: of a file of :func:`export_onnx`, for images that are not normalised.
+
+        Raises:
+            ValueError: it is no such file, or a package is missing.
+        """
+        super().__init__()
+        require_packages()
+        from .verification import start_session
+
+        if not os.path.isfile(path):
+            raise ValueError(f"there is no file {path}")
+        self.session = start_session(os.fspath(path))
+        contents = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
+        self.contents: dict[str, Any] = json.loads(contents or '{"normalized": true}')
+        if self.contents["normalized"]:
+            raise ValueError(f"{path} does not say how it takes images, or takes normalised ones")
+
+    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Instances]]:
+        """Detect as :meth:`DetectionTransformer.inference` does."""
+        return [{"instances": self.detect(x)} for x in batched_inputs]
+
+    def detect(self, inputs: Mapping[str, Any]) -> Instances:
+        """Detections in one image, scaled to its ``height`` and ``width``."""
+        image: Tensor = inputs["image"]
+        images = image[None] if self.contents["layout"] == "chw" else image.permute(1, 2, 0)[None]
+        images = images.to(getattr(torch, self.contents["dtype"]))
+        results = self.session.run(None, {"images": images.numpy()})
+        boxes, scores, labels = (torch.from_numpy(x[0]) for x in results)
+        found = Instances(tuple(image.shape[1:]))
+        found.pred_boxes, found.scores, found.pred_classes = Boxes(boxes), scores, labels
+        height, width = found.image_size
+        size = inputs.get("height", height), inputs.get("width", width)
+        return detector_postprocess(found[scores > 0], *size)

@@ -1,0 +1,62 @@
+"""Detectors as programs of torch.export."""
+
+from __future__ import annotations
+
+import torch
+from torch.export import Dim, ExportedProgram
+
+from ..modeling.meta_arch import DetectionTransformer
+from .detector import ImageInput, TensorDetector
+
+
+def export_program(
+    model: DetectionTransformer, image_input: ImageInput | None = None
+) -> ExportedProgram:
+    """Trace the inference of a detector; batch, height and width of the images stay dynamic.
+
+    The program is a function of the images; its results are the fields of
+    :class:`DetectorTensors`. Where the
+    native operators are available it calls them as ``torch.ops.lite_focus_detr``, so that it needs
+    their library, ``lite_focus_detr/ops/_cpu.so``, but nothing else of this package.
+
+    Args:
+        model: the detector; it is not changed.
+        image_input: how the program takes images; by default float32 (B, 3, H, W).
+
+    Returns:
+        the program, for images with sides of at least two cells of the coarsest level.
+    """
+    image_input = image_input or ImageInput()
+    detector = TensorDetector(model, image_input)
+    smallest = detector.smallest_side
+    # All sizes differ, so that none is taken for another.
+    images = torch.zeros(2, 3, smallest * 2, smallest * 3, device=model.device)
+    height, width = (Dim(name, min=smallest) for name in ("height", "width"))
+    sides = {2: height, 3: width} if image_input.layout == "chw" else {1: height, 2: width}
+    training, fast_path = model.training, torch.backends.mha.get_fastpath_enabled()
+    try:
+        detector.eval()
+        # The fused operator of nn.MultiheadAttention, which neither ONNX nor inductor know.
+        torch.backends.mha.set_fastpath_enabled(False)
+        with torch.no_grad():
+            program = torch.export.export(
+                detector,
+                (detector.encode(images),),
+                dynamic_shapes=({0: Dim("batch"), **sides},),
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+        model.train(training)
+    _remove_assumptions(program)
+    return program
+
+
+def _remove_assumptions(program: ExportedProgram) -> None:
+    """Remove what the trace asserts of the example's size, such as odd sides of pooled maps: no
+    operation depends on it, and other sizes are as right."""
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten._assert_scalar.default:
+            program.graph.erase_node(node)
+    program.graph.eliminate_dead_code()
+    program.graph_module.recompile()
