@@ -43,6 +43,7 @@ AREAS = (
     "training",
     "evaluation",
     "operators",
+    "scale",
     "tools",
     "installation",
 )
