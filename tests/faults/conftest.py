@@ -9,8 +9,12 @@ import logging
 import multiprocessing
 import os
 import runpy
+import socket
 import sys
+import tempfile
+import time
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,6 +98,101 @@ def _in_child(folder: Path, function: Callable[..., Any], arguments: tuple[Any, 
     defaults.collect_env_info, defaults._highlight = str, lambda code, _: code
     os.chdir(folder)
     function(*arguments)
+
+
+class Started:
+    """Processes of one training that go on while a test looks at them."""
+
+    def __init__(self, folders: list[Path], processes: list[BaseProcess]) -> None:
+        """Take processes, each the first of a session of its own, with their folders."""
+        self.folders, self.processes = folders, processes
+
+    def wait_for(self, path: Path) -> None:
+        """Wait until a file is there."""
+        end = time.monotonic() + TIMEOUT
+        while not path.exists():
+            if time.monotonic() > end or not all(x.is_alive() for x in self.processes):
+                pytest.fail(f"{path} is not written: {self.finished(0)}")
+            time.sleep(0.01)
+
+    def finished(self, timeout: float = TIMEOUT) -> list[Finished]:
+        """Wait until all have ended; what each has done."""
+        end = time.monotonic() + timeout
+        for process in self.processes:
+            process.join(max(0, end - time.monotonic()))
+        hanging = [process for process in self.processes if process.exitcode is None]
+        for process in hanging:
+            process.kill()
+            process.join()
+        texts = [[(x / f".{n}").read_text() for n in ("stdout", "stderr")] for x in self.folders]
+        if hanging:
+            pytest.fail(f"hangs: {texts}")
+        pairs = zip(self.processes, texts, strict=True)
+        return [Finished(process.exitcode, *text) for process, text in pairs]
+
+    def left_after(self, seconds: float) -> list[str]:
+        """What still runs of their sessions, loader workers say, after at most some seconds."""
+        end = time.monotonic() + seconds
+        sessions = {str(process.pid) for process in self.processes}
+        while left := running_in(sessions):
+            if time.monotonic() > end:
+                break
+            time.sleep(0.05)
+        return left
+
+
+def running_in(sessions: set[str]) -> list[str]:
+    """``/proc/ID/stat`` of the processes in sessions that are not zombies."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            status = path.read_text(errors="replace")
+        except OSError:  # it has just ended
+            continue
+        state, _, _, session = status.rpartition(")")[2].split()[:4]
+        if session in sessions and state not in "ZX":
+            found.append(status)
+    return found
+
+
+@pytest.fixture
+def start(train_net, tmp_path):
+    """Start ``train_net.py`` on the tiny detector: ``start("--resume", "KEY", "VALUE")``.
+
+    Its output is in ``tmp_path / "out"``, unless ``output`` is given; several ``processes`` find
+    the variables of torchrun. They are forked, as those of ``call``.
+    """
+    started: list[Started] = []
+
+    def start(*arguments: Any, processes: int = 1, output: str = "out") -> Started:
+        flags = [word for word in map(str, arguments) if word.startswith("--")]
+        changes = [word for word in map(str, arguments) if not word.startswith("--")]
+        command = ["--config-file", str(TINY), *flags, "DATASETS.SHAPES.ROOT"]
+        command += [f"{tmp_path}/shapes", "OUTPUT_DIR", f"{tmp_path}/{output}", *changes]
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        folders, running = [], []
+        for rank in range(processes):
+            variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
+            variables |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+            folders.append(Path(tempfile.mkdtemp(dir=tmp_path)))
+            details = (train_net["main"], command, variables if processes > 1 else {})
+            running.append(FORK.Process(target=_in_session, args=(folders[-1], *details)))
+            running[-1].start()
+        started.append(Started(folders, running))
+        return started[-1]
+
+    yield start
+    for process in (process for group in started for process in group.processes):
+        process.kill()
+
+
+def _in_session(folder: Path, main: Any, command: list[str], variables: dict[str, str]) -> None:
+    os.setsid()
+    os.environ.update(variables)
+    sys.argv = ["train_net.py", *command]
+    _in_child(folder, run, (main, default_argument_parser().parse_args(command)))
 
 
 @pytest.fixture(scope="session")

@@ -179,7 +179,9 @@ class DetrTrainer(DefaultTrainer):
         return results
 
     def _tell_how_to_continue(self, interrupted: signals.Interrupted) -> None:
-        if interrupted.reported or not comm.is_main_process():
+        first = comm.is_main_process() and not interrupted.reported
+        interrupted.reported = True
+        if not first:
             return
         options = sys.argv if "--resume" in sys.argv else [sys.argv[0], "--resume", *sys.argv[1:]]
         command = shlex.join(options)
@@ -187,7 +189,6 @@ class DetrTrainer(DefaultTrainer):
             f"{interrupted.signal_name}: stopped after {min(self.iter + 1, self.max_iter)} of "
             f"{self.max_iter} iterations, which are saved. Continue with: python {command}"
         )
-        interrupted.reported = True
 
     def _save_before_leaving(self) -> None:
         """What is left to do in all processes when a signal has ended the loop."""

@@ -1,0 +1,256 @@
+"""Kill a training again and again, resume it each time, and compare what it ends with.
+
+    python dev/kill_and_resume.py [--kills 100] [--seed 0] [--folder FOLDER] [KEY VALUE ...]
+
+The tiny detector of the tests is trained once undisturbed, and once more with SIGKILL at random
+moments: while it starts, between two checkpoints, and while it writes a checkpoint, which a file
+that is not complete tells. After each kill the training is started with ``--resume``. No kill may
+lose a checkpoint that was there, and at the end the weights, their average and the state of the
+optimiser must be those of the undisturbed training, bit for bit. Otherwise the exit status is 1.
+
+Every run is ``train_net.py`` in a process that is forked after the imports. The seed decides what
+is drawn; where in a step a kill then comes depends on the machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import runpy
+import sys
+import tempfile
+import time
+from collections import Counter
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import torch
+from detectron2.engine import default_argument_parser, defaults
+
+from lite_focus_detr.engine import read_checkpoint, run
+from lite_focus_detr.engine.checkpoint_io import named_tensors
+
+ROOT = Path(__file__).resolve().parents[1]
+FORK = multiprocessing.get_context("fork")
+# The drawn moments reach 1.7 iterations after the last checkpoint on average, so that the training
+# is still going on at the last kill.
+ITERATIONS_PER_KILL = 4
+PERIOD = 2
+OPTIONS = (
+    *("SEED", "3", "SOLVER.CHECKPOINT_PERIOD", str(PERIOD), "SOLVER.CHECKPOINT_KEEP", "3"),
+    *("DATASETS.SHAPES.NUM_TRAIN", "9", "INPUT.MIN_SIZE_TRAIN", "(56, 64)"),
+    *("MODEL.EMA.ENABLED", "True", "MODEL.EMA.DECAY", "0.9"),
+    *("MODEL.DETR.ENCODER.DROPOUT", "0.1", "MODEL.DETR.DECODER.DROPOUT", "0.1"),
+)
+MOMENTS = ("starting", "training", "writing")
+_POLL_SECONDS = 0.0005
+_HANGS_SECONDS = 300.0
+
+
+class Training:
+    """A training in a folder, of which one process at a time runs."""
+
+    def __init__(self, folder: Path, options: list[str]) -> None:
+        """Describe it.
+
+        Args:
+            folder: of its output and its data.
+            options: ``KEY VALUE`` pairs.
+        """
+        self.output = folder / "output"
+        self.log = folder / "log.txt"
+        self.main = runpy.run_path(str(ROOT / "train_net.py"))["main"]
+        self.options = [*options, "OUTPUT_DIR", str(self.output)]
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def start(self, *flags: str, num_workers: int = 0) -> BaseProcess:
+        """Start a process.
+
+        Args:
+            flags: such as ``--resume``.
+            num_workers: processes that load the data.
+        """
+        config = str(ROOT / "tests/engine/tiny.yaml")
+        workers = ("DATALOADER.NUM_WORKERS", str(num_workers))
+        command = ["--config-file", config, *flags, *self.options, *workers]
+        process: BaseProcess = FORK.Process(target=self._in_child, args=(command,))
+        process.start()
+        return process
+
+    def _in_child(self, command: list[str]) -> None:
+        log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+        sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
+        torch.set_num_threads(1)
+        os.environ["OMP_NUM_THREADS"] = "1"
+        # Half of the time of a start, for the log only.
+        defaults.collect_env_info = str
+        sys.argv = ["train_net.py", *command]
+        run(self.main, default_argument_parser().parse_args(command))
+
+    def newest(self) -> str:
+        """Name of the last checkpoint; they sort by their iterations, empty is before the first."""
+        try:
+            return (self.output / "last_checkpoint").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return ""
+
+    def is_writing(self) -> bool:
+        """Whether there is a checkpoint that is not complete."""
+        return self.output.is_dir() and any(".pth.tmp" in x for x in os.listdir(self.output))
+
+    def finish(self, process: BaseProcess) -> None:
+        """Wait for the end of a process.
+
+        Raises:
+            SystemExit: it has failed.
+        """
+        process.join(_HANGS_SECONDS)
+        if process.exitcode != 0:
+            process.kill()
+            raise SystemExit(f"exit code {process.exitcode}, not 0: {self._end_of_log()}")
+
+    def kill(self, process: BaseProcess, moment: str, delay: float) -> bool:
+        """Kill a process some time after a moment.
+
+        Args:
+            process: has just been started.
+            moment: one of ``MOMENTS``.
+            delay: in seconds.
+
+        Returns:
+            whether it was alive until then.
+
+        Raises:
+            SystemExit: it has failed by itself.
+        """
+        before, start = self.newest(), time.monotonic()
+        stale = set(self.output.glob("*.pth.tmp*"))
+
+        def reached() -> bool:
+            if moment == "writing":
+                return self.is_writing() and not stale & set(self.output.glob("*.pth.tmp*"))
+            return moment == "starting" or self.newest() != before
+
+        while not reached() and process.is_alive():
+            if time.monotonic() - start > _HANGS_SECONDS:
+                process.kill()
+                raise SystemExit(f"hangs: {self._end_of_log()}")
+            time.sleep(_POLL_SECONDS)
+        process.join(delay)
+        process.kill()
+        process.join()
+        if process.exitcode not in (0, -9):
+            raise SystemExit(
+                f"exit code {process.exitcode} of a resumed training: {self._end_of_log()}"
+            )
+        if self.newest() < before:
+            raise SystemExit(f"a kill has lost {before}: the last checkpoint is {self.newest()}")
+        return process.exitcode == -9
+
+    def _end_of_log(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+def disturb(training: Training, kills: int, draw: random.Random, seconds: float) -> Counter[str]:
+    """Kill and resume a training, then let it end.
+
+    Args:
+        training: has not been started.
+        kills: how many.
+        draw: draws the moments.
+        seconds: that an undisturbed one takes from one checkpoint to the next.
+
+    Returns:
+        how many kills came at each moment; "in a file" counts those that have left a checkpoint
+        that is not complete.
+
+    Raises:
+        SystemExit: a start has failed, a checkpoint is lost, or the training ended too early.
+    """
+    counts: Counter[str] = Counter()
+    for number in range(kills):
+        moment = draw.choice(MOMENTS)
+        longest = {"starting": 10 * seconds, "training": seconds, "writing": seconds / 10}[moment]
+        process = training.start("--resume", num_workers=draw.choice((0, 0, 1)))
+        if not training.kill(process, moment, draw.uniform(0, longest)):
+            raise SystemExit(f"ended after {number} kills: set SOLVER.MAX_ITER higher")
+        counts[moment] += 1
+        counts["in a file"] += training.is_writing()
+    training.finish(training.start("--resume"))
+    return counts
+
+
+def differences(first: Path, second: Path) -> list[str]:
+    """Names of the tensors of two checkpoints that do not have the same bits."""
+    ours, theirs = (dict(named_tensors(read_checkpoint(str(path)))) for path in (first, second))
+    return [
+        name
+        for name in sorted(ours.keys() | theirs.keys())
+        if name not in ours or name not in theirs or _bits(ours[name]) != _bits(theirs[name])
+    ]
+
+
+def _bits(tensor: torch.Tensor) -> tuple[object, ...]:
+    content = tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes()
+    return tensor.dtype, tensor.shape, content
+
+
+def compare(folder: Path, kills: int, seed: int, changes: list[str]) -> int:
+    """Train undisturbed and disturbed; return the exit status.
+
+    Args:
+        folder: empty, for everything that is written.
+        kills: of the disturbed training.
+        seed: of the moments.
+        changes: ``KEY VALUE`` pairs for both.
+    """
+    iterations = max(ITERATIONS_PER_KILL * kills, 10)
+    root = ("DATASETS.SHAPES.ROOT", str(folder / "shapes"))
+    options = [*OPTIONS, *root, "SOLVER.MAX_ITER", str(iterations), *changes]
+    whole = Training(folder / "whole", options)
+    process = whole.start()
+    while not whole.newest() and process.is_alive():
+        time.sleep(_POLL_SECONDS)
+    first = time.monotonic()
+    whole.finish(process)
+    seconds = (time.monotonic() - first) * PERIOD / iterations
+
+    disturbed = Training(folder / "disturbed", options)
+    counts = disturb(disturbed, kills, random.Random(seed), seconds)
+    moments = ", ".join(f"{counts[moment]} while {moment}" for moment in MOMENTS)
+    results = (x.output / "model_final.pth" for x in (whole, disturbed))
+    different = differences(*results)
+    left = [x.name for x in disturbed.output.iterdir() if ".tmp" in x.name or ".lock" in x.name]
+    sys.stdout.write(
+        f"{kills} kills of a training of {iterations} iterations: {moments}; "
+        f"{counts['in a file']} left a checkpoint that was not complete\n"
+        f"tensors that differ from the undisturbed training: {', '.join(different) or 'none'}\n"
+        f"files of killed processes that are left: {', '.join(left) or 'none'}\n"
+    )
+    return int(bool(different or left))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="keep everything there; must not exist")
+    parser.add_argument("changes", nargs=argparse.REMAINDER, metavar="KEY VALUE")
+    args = parser.parse_args(arguments)
+    if args.folder:
+        args.folder.mkdir(parents=True)
+        return compare(args.folder, args.kills, args.seed, args.changes)
+    with tempfile.TemporaryDirectory() as folder:
+        return compare(Path(folder), args.kills, args.seed, args.changes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
