@@ -104,15 +104,6 @@ def build(tiny_config):
     return build
 
 
-@pytest.fixture(params=["one by one", "by size"])
-def grouping(request, monkeypatch):
-    """How images are taken together: as on the CPU, and as on a GPU."""
-    if request.param == "by size":
-        on_gpu = meta_arch.group_images
-        gpu = torch.device("cuda")
-        monkeypatch.setattr(meta_arch, "group_images", lambda inputs, _: on_gpu(inputs, gpu))
-
-
 @torch.no_grad()
 def assert_every_image_is_as_if_alone(model, tolerance):
     generator = torch.Generator().manual_seed(1)
@@ -135,7 +126,6 @@ def assert_every_image_is_as_if_alone(model, tolerance):
             assert boxes.abs().max() <= tolerance * max(SIZES[index])
 
 
-@pytest.mark.usefixtures("grouping")
 @pytest.mark.fault(area="evaluation", expected="survived")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -158,9 +148,8 @@ def test_neighbours_of_any_size_change_nothing_in_single_precision(build, archit
     assert_every_image_is_as_if_alone(model, 1e-5)
 
 
-def test_images_of_one_size_are_a_batch_on_a_gpu_and_none_is_on_the_cpu():
+def test_images_of_one_size_are_a_batch():
     inputs = [{"image": torch.empty(3, *size)} for size in SIZES]
     by_size = [[0, 2, 6], [1], [3], [4], [5], [7]]
-    assert meta_arch.group_images(inputs, torch.device("cuda")) == by_size
-    assert meta_arch.group_images(inputs, torch.device("cpu")) == [[n] for n in range(8)]
-    assert meta_arch.group_images([], torch.device("cpu")) == []
+    assert meta_arch.group_images(inputs) == by_size
+    assert meta_arch.group_images([]) == []

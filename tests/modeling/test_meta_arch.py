@@ -141,7 +141,7 @@ def test_only_detection_makes_images_independent_of_their_batch(tiny_config, mak
     images = model.preprocess_image(make_batch((1, 1)))
     model.forward_outputs(images)  # A padded batch as published.
     model.train()(make_batch((1, 1)))
-    assert seen == [True, True, False, False]  # On the CPU each image by itself.
+    assert seen == [True, True, False, False]  # The two images have different sizes.
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])

@@ -177,7 +177,7 @@ class DetectionTransformer(nn.Module):
     def inference(self, batched_inputs: Batch) -> list[dict[str, Instances]]:
         """Detect in each image as if it were alone, scaled to its ``height`` and ``width``."""
         results: dict[int, dict[str, Instances]] = {}
-        for group in group_images(batched_inputs, self.device):
+        for group in group_images(batched_inputs):
             images = self.preprocess_image([batched_inputs[index] for index in group])
             outputs = self.forward_outputs(images, batch_invariant=True)
             for index, found in zip(group, self.select_detections(outputs, images), strict=True):
@@ -282,15 +282,11 @@ class DetectionTransformer(nn.Module):
         get_event_storage().put_image(title, torch.cat(panels, 2))
 
 
-def group_images(batched_inputs: Batch, device: torch.device) -> list[list[int]]:
-    """Which images are detected in together: those of one size, so that none is padded for another.
-
-    On the CPU each by itself: a batch takes as long there, and its sums are rounded otherwise.
-    """
-    groups: dict[Any, list[int]] = {}
+def group_images(batched_inputs: Batch) -> list[list[int]]:
+    """Which images are detected in together: those of one size, none is padded for another."""
+    groups: dict[tuple[int, ...], list[int]] = {}
     for index, inputs in enumerate(batched_inputs):
-        key = index if device.type == "cpu" else tuple(inputs["image"].shape[-2:])
-        groups.setdefault(key, []).append(index)
+        groups.setdefault(tuple(inputs["image"].shape[-2:]), []).append(index)
     return list(groups.values())
 
 
