@@ -3,6 +3,8 @@
 # make dev    what tests and lint need on top, in the same environment
 # make test   all tests
 # make lint   ruff, mypy --strict, clang-format
+# make asan   the kernels for the CPU under the address and undefined behaviour sanitizers
+# make tsan   their threads under the thread sanitizer
 # make wheel  dist/: one wheel for every Python, with the kernels for the CPU; it needs no compiler
 # make wheel-cuda  dist/cuda/: the same with the kernels for the CUDA of this PyTorch
 # make wheel-test  the operators of dist/ under every PyTorch that pip finds: some GB of downloads
@@ -19,7 +21,7 @@ PY := $(VENV)/bin/python
 KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env demo dev test lint wheel wheel-cuda wheel-test
+.PHONY: env demo dev test lint asan tsan wheel wheel-cuda wheel-test
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.installed
@@ -41,7 +43,13 @@ lint: dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict
-	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS) tests/ops/cuda_emulation/*
+	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS) tests/ops/cuda_emulation/* dev/thread_sanitizer/run.cpp
+
+asan: env
+	dev/sanitize_operators.sh asan $(PY)
+
+tsan:
+	dev/sanitize_operators.sh tsan
 
 wheel: dev
 	$(PY) dev/build_wheel.py --output dist

@@ -26,6 +26,8 @@ KERNELS = ROOT / "kernels"
 MINIMUM_TORCH = "2.10"
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-fvisibility=hidden"]
 COMPILE = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-g0", *STABLE_ABI]
+# More flags for the CPU's library, behind all others; dev/sanitize_operators.sh has an example.
+EXTRA = os.environ.get("LITE_FOCUS_DETR_CXXFLAGS", "").split()
 # Registers and spills of nvcc are for dev/check_cuda_registers.py.
 COMPILE_CUDA = ["-O3", "-std=c++17", "-Xptxas", "-v", STABLE_ABI[0], "-Xcompiler", STABLE_ABI[1]]
 # Those that nvcc does not know are left out; the last one of the rest also gets PTX.
@@ -120,7 +122,7 @@ def _extensions() -> list[Extension]:
         f"{PACKAGE}.ops._cpu",
         _sources("kernels/cpu", ".cpp"),
         define_macros=[_stamp([])],
-        extra_compile_args={"cxx": COMPILE},
+        extra_compile_args={"cxx": [*COMPILE, *EXTRA]},
         **common,
     )
     reason = _why_no_cuda()

@@ -7,8 +7,7 @@ queries, no images, locations at infinity, views with offsets and odd strides. E
 1 after a wrong result, with the name and seed that repeat it.
 
 Under a sanitizer the same problems find what no comparison can, reads beyond a tensor among them:
-build the kernels with ``-fsanitize=address,undefined`` and run this with the library of the
-sanitizer in ``LD_PRELOAD``.
+``make asan`` runs them so.
 """
 
 # ruff: noqa: T201

@@ -29,7 +29,7 @@ using Select = Kernel (*)(Operator, const Problem&);
 
 // The widest vectors of the processor, within the bound that PyTorch's own kernels obey.
 Select best_select() {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(LITE_FOCUS_PORTABLE)
   const char* variable = std::getenv("ATEN_CPU_CAPABILITY");
   const std::string_view bound = variable == nullptr ? "" : variable;
   const bool avx2_fits = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
