@@ -34,10 +34,19 @@ demo: env
 	$(PY) -m lite_focus_detr.tools.visualize --config-file $(DEMO_CONFIG) \
 		--weights $(DEMO_OUTPUT)/model_final.pth --output $(DEMO_OUTPUT)/pictures
 
-# One thread each: the models of the tests are small, and threads that wait for a busy core cost
-# more than they bring. Tests of the kernels choose their own number.
+# Two processes at once, as most machines have two cores, of one thread each: the models of the tests
+# are small, and threads that wait for a busy core cost more than they bring. Tests of the kernels
+# choose their own number.
+FIRST_TESTS := $(addprefix tests/,analysis config converters data docs engine export extending tools)
+PYTEST = OMP_NUM_THREADS=1 COVERAGE_FILE=build/coverage.$(1) $(PY) -m pytest --cov --cov-report= --cov-fail-under=0
+
 test: dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest --cov --cov-report=term
+	@mkdir -p build && rm -f build/coverage*
+	$(call PYTEST,first) $(FIRST_TESTS) > build/first_tests.log 2>&1 & first=$$!; \
+	$(call PYTEST,second) $(addprefix --ignore=,$(FIRST_TESTS)); second=$$?; \
+	wait $$first; first=$$?; cat build/first_tests.log; exit $$((first | second))
+	@COVERAGE_FILE=build/coverage $(PY) -m coverage combine -q build/coverage.first build/coverage.second
+	@COVERAGE_FILE=build/coverage $(PY) -m coverage report --skip-covered
 
 lint: dev
 	$(PY) -m ruff check .
