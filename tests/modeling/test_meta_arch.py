@@ -131,17 +131,17 @@ def test_images_are_normalised_and_padded_to_what_the_backbone_divides(tiny_conf
     assert model.preprocess_image(inputs).tensor.shape == (2, 3, 128, 128)
 
 
-def test_only_detection_makes_images_independent_of_their_batch(tiny_config, make_batch):
+def test_detection_pads_no_image_for_another(tiny_config, make_batch):
     model = build_model(tiny_config("dino"))
     seen = []
-    model.encoder.register_forward_pre_hook(
-        lambda _, inputs: seen.append(inputs[0].batch_invariant)
-    )
-    model.eval()(make_batch((1, 1)))
-    images = model.preprocess_image(make_batch((1, 1)))
-    model.forward_outputs(images)  # A padded batch as published.
-    model.train()(make_batch((1, 1)))
-    assert seen == [True, True, False, False]  # The two images have different sizes.
+    model.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].image_sizes))
+    batch = make_batch((1, 1))
+    sizes = [tuple(x["image"].shape[1:]) for x in batch]
+    assert sizes[0] != sizes[1]
+    model.eval()(batch)
+    model.forward_outputs(model.preprocess_image(batch))  # a padded batch as published
+    model.train()(batch)
+    assert seen == [(sizes[0],), (sizes[1],), tuple(sizes), tuple(sizes)]
 
 
 @pytest.mark.parametrize("channels", ["RGB", "BGR"])

@@ -85,7 +85,7 @@ class TensorDetector(nn.Module):
             images = (images - model.pixel_mean) / model.pixel_std
         height, width = images.shape[2:]
         batch = ImageList(images, [(height, width)])
-        outputs = model.forward_outputs(batch, batch_invariant=True)
+        outputs = model.forward_outputs(batch)
         last = outputs.layers[-1]
         options = (model.max_detections, model.coco_id_rows, outputs.padding_mask)
         found = best_detections(last, *options)

@@ -41,11 +41,9 @@ class HungarianMatcher:
         """Match sets of predictions, each with ``targets`` of its own, in one copy to the CPU."""
         costs = [self.cost(p, t) for p, t in zip(predictions, targets, strict=True)]
         flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
-        finite = np.isfinite(flat)
-        count_replaced(
-            "matching_costs", int(flat.size - finite.sum()), "costs of the matching are not finite"
-        )
-        flat = np.where(finite, flat, np.where(flat == -np.inf, -WORST_COST, WORST_COST))
+        replaced = flat.size - int(np.isfinite(flat).sum())
+        count_replaced("matching_costs", replaced, "costs of the matching are not finite")
+        flat = np.nan_to_num(flat, nan=WORST_COST, posinf=WORST_COST, neginf=-WORST_COST)
         parts = np.split(flat, np.cumsum([cost.numel() for cost in costs])[:-1])
         matches = []
         for cost, part, target in zip(costs, parts, targets, strict=True):
@@ -66,5 +64,4 @@ class HungarianMatcher:
         giou = torch.vmap(generalized_box_iou)(*corners)
         distance = torch.cdist(boxes, target_boxes, p=1)
         cost = self.class_cost * (pos_cost - neg_cost)
-        cost = cost + self.box_cost * distance - self.giou_cost * giou
-        return cost
+        return cost + self.box_cost * distance - self.giou_cost * giou

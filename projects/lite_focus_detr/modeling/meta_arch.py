@@ -18,7 +18,7 @@ from .denoising import Denoising
 from .encoder import ENCODER_REGISTRY, Encoder
 from .heads import DetectionHeads
 from .neck import Neck
-from .postprocess import COCO_IDS, select_detections
+from .postprocess import COCO_IDS, best_detections, to_instances
 from .proposals import ProposalHead, TokenHead
 from .query_selectors import build_query_selector
 from .structures import DetectorOutputs, FeatureTokens, Prediction, Targets
@@ -179,7 +179,7 @@ class DetectionTransformer(nn.Module):
         results: dict[int, dict[str, Instances]] = {}
         for group in group_images(batched_inputs):
             images = self.preprocess_image([batched_inputs[index] for index in group])
-            outputs = self.forward_outputs(images, batch_invariant=True)
+            outputs = self.forward_outputs(images)
             for index, found in zip(group, self.select_detections(outputs, images), strict=True):
                 (height, width), inputs = found.image_size, batched_inputs[index]
                 size = inputs.get("height", height), inputs.get("width", width)
@@ -202,7 +202,6 @@ class DetectionTransformer(nn.Module):
         *,
         targets: Targets | None = None,
         return_sampling: bool = False,
-        batch_invariant: bool = False,
     ) -> DetectorOutputs:
         """Predict, in training and in evaluation alike.
 
@@ -211,11 +210,8 @@ class DetectionTransformer(nn.Module):
             proposal_indices: (B, Q) tokens to use as proposals, where tied scores would decide.
             targets: ground truth, for denoising and the encoder's losses; None: without these.
             return_sampling: say where the decoder samples, also if no loss asks for it.
-            batch_invariant: see ``FeatureTokens``. By default as published, also in evaluation;
-                :meth:`inference` sets it.
         """
-        # Not by _replace, of which torch.compile returns no result.
-        tokens = FeatureTokens(*self.build_tokens(images)[:-1], batch_invariant)
+        tokens = self.build_tokens(images)
         encoded = self.encoder(tokens, self.proposal_head)
         queries = self.query_selector(encoded.memory, tokens, self.proposal_head, proposal_indices)
         denoising, decoder_queries = None, queries
@@ -266,7 +262,7 @@ class DetectionTransformer(nn.Module):
     def select_detections(self, outputs: DetectorOutputs, images: ImageList) -> list[Instances]:
         """The best detections of each image, in pixels of its preprocessed size."""
         options = (self.max_detections, self.coco_id_rows, outputs.padding_mask)
-        return select_detections(outputs.layers[-1], images.image_sizes, *options)
+        return to_instances(best_detections(outputs.layers[-1], *options), images.image_sizes)
 
     @torch.no_grad()
     def visualize_training(

@@ -50,23 +50,8 @@ def best_detections(
     return Detections(boxes, best, index % num_classes)
 
 
-def select_detections(
-    prediction: Prediction,
-    image_sizes: Sequence[tuple[int, int]],
-    max_detections: int,
-    coco_id_rows: bool = False,
-    padding_mask: Tensor | None = None,
-) -> list[Instances]:
-    """The best detections of each image, in pixels.
-
-    Args:
-        prediction: see :func:`best_detections`.
-        image_sizes: (height, width) before padding.
-        max_detections: see :func:`best_detections`.
-        coco_id_rows: likewise.
-        padding_mask: likewise.
-    """
-    found = best_detections(prediction, max_detections, coco_id_rows, padding_mask)
+def to_instances(found: Detections, image_sizes: Sequence[tuple[int, int]]) -> list[Instances]:
+    """The detections of each image, whose size before padding is (height, width), in pixels."""
     results, dropped = [], []
     for (height, width), boxes, scores, labels in zip(image_sizes, *found, strict=True):
         result = Instances((height, width))
@@ -79,9 +64,6 @@ def select_detections(
         dropped.append((scores != 0) & ~finite)
         results.append(result[(scores > 0) & finite])
     if dropped:
-        count_replaced(
-            "detections",
-            int(torch.cat(dropped).sum()),
-            "detections are dropped: their score or box is not finite",
-        )
+        event = "detections are dropped: their score or box is not finite"
+        count_replaced("detections", int(torch.cat(dropped).sum()), event)
     return results

@@ -44,9 +44,6 @@ class FeatureTokens(NamedTuple):
     image_sizes: tuple[tuple[int, int], ...] = ()  #: (height, width) in pixels, un-padded
     strides: tuple[int, ...] = ()  #: pixels per token of each level
     level_valid: tuple[tuple[int, ...], ...] = ()  #: ``num_valid`` of each image by level
-    #: Detections are wanted, not upstream's numbers: where upstream lets the other images of a
-    #: batch in, stay within the image. Today encoders do so when they choose object tokens.
-    batch_invariant: bool = False
 
     def scale_to_levels(self, reference_points: Tensor) -> Tensor:
         """Points (B, Q, 2) or boxes (B, Q, 4) of the un-padded image relative to the padded maps,

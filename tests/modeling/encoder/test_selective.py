@@ -131,9 +131,10 @@ def test_a_token_dropped_by_a_later_layer_keeps_its_last_value(config):
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0])
 def test_no_object_token_is_padding(config, ratio):
-    model = build(config("FocusDETR", OBJECT_TOKENS=60, KEEP_RATIOS=[ratio, ratio]))
+    settings = {"OBJECT_SCORE": "probability", "KEEP_RATIOS": [ratio, ratio]}
+    model = build(config("FocusDETR", OBJECT_TOKENS=60, **settings))
     # 20 + 6 + 2 + 1 tokens in the first.
-    tokens = tokens_of(model, [(32, 40), (128, 128)])._replace(batch_invariant=True)
+    tokens = tokens_of(model, [(32, 40), (128, 128)])
     output = model.encoder(tokens, model.proposal_head)
     for kept, objects in zip(output.trace.kept, output.trace.objects, strict=True):
         chosen = kept.indices.gather(1, objects.indices)
@@ -145,20 +146,12 @@ def test_no_object_token_is_padding(config, ratio):
     assert output.memory.isfinite().all()
 
 
-@pytest.mark.parametrize(
-    ("score", "invariant", "beyond"),
-    [
-        ("logit", False, True),
-        ("logit", True, False),
-        ("probability", False, False),
-        ("probability", True, False),
-    ],
-)
-def test_rows_beyond_a_budget_are_objects_only_as_published(config, score, invariant, beyond):
+@pytest.mark.parametrize(("score", "beyond"), [("logit", True), ("probability", False)])
+def test_rows_beyond_a_budget_are_objects_only_as_published(config, score, beyond):
     model = build(config("FocusDETR", OBJECT_SCORE=score, OBJECT_TOKENS=60)).train()
     # Two negative logits have a high product: the released score prefers the least foreground.
     model.encoder.scorer.layer2[-1].bias.data -= 5
-    tokens = tokens_of(model, [(64, 64), (128, 128)])._replace(batch_invariant=invariant)
+    tokens = tokens_of(model, [(64, 64), (128, 128)])
     output = model.encoder(tokens, model.proposal_head)
     objects = output.trace.objects[0]
     usable = slice(None) if objects.within_budget is None else objects.within_budget[0]

@@ -75,7 +75,7 @@ class SelectiveEncoder(Encoder):
             kept = ranking.first(count)
             active = active.part(0, count)
             if len(self.dual_attention) > 0:
-                objects = self.select_object_tokens(active, scores, trace, tokens, proposal_head)
+                objects = self.select_object_tokens(active, scores, trace.budgets, proposal_head)
                 active = active._replace(features=self.dual_attention[index](active, objects))
                 trace.objects.append(objects)
             features = run_layer(checkpointing, layer, active, memory, tokens)
@@ -109,19 +109,14 @@ class SelectiveEncoder(Encoder):
         self,
         active: TokenQueries,
         foreground: Tensor,
-        trace: SelectionTrace,
-        tokens: FeatureTokens,
+        budgets: Sequence[int],
         proposal_head: TokenHead,
     ) -> TokenSelection:
-        """The object tokens among the N ``active`` tokens with scores ``foreground`` (B, N…).
-
-        As published, the score ``logit`` also finds tokens beyond an image's budget, unless the
-        result must not depend on the batch.
-        """
+        """The object tokens among the N ``active`` tokens with scores ``foreground`` (B, N…); as
+        published, the score ``logit`` also finds tokens beyond the budget of an image."""
         count, rule, within = active.features.shape[1], self.settings.objects, None
-        published = rule.score == "logit" and not tokens.batch_invariant
-        if min(trace.budgets) < count and not published:
-            within = budget_mask(count, trace.budgets, active.features.device)
+        if min(budgets) < count and rule.score != "logit":
+            within = budget_mask(count, budgets, active.features.device)
         return rule.select(active.features, foreground[:, :count], within, proposal_head)
 
 
