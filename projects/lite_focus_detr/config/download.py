@@ -65,12 +65,12 @@ def download(url: str, check: Callable[[str], object] | None = None) -> str:
     folder = os.path.join(get_cache_dir(), hashlib.sha256(source.encode()).hexdigest()[:16])
     path = os.path.join(folder, name[-200:])
     with file_lock(path):
-        if os.path.isfile(path) and (not expected or _sha256(path).startswith(expected)):
+        if os.path.isfile(path) and (not expected or file_sha256(path).startswith(expected)):
             return path
         with tempfile.TemporaryDirectory(dir=folder) as partial:
             fetched = os.path.join(partial, os.path.basename(path))
             fetch(source, fetched)
-            found = _sha256(fetched) if expected else ""
+            found = file_sha256(fetched) if expected else ""
             if not found.startswith(expected):
                 raise ValueError(f"what {source} sends has the SHA-256 {found}, not {expected}")
             if check is not None:
@@ -89,7 +89,8 @@ def fetch(url: str, path: str) -> None:
         raise OSError(f"only {size} of {announced or 'some'} bytes arrived")
 
 
-def _sha256(path: str) -> str:
+def file_sha256(path: str) -> str:
+    """Hexadecimal SHA-256 of a file."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_BLOCK):

@@ -17,6 +17,7 @@ from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from ..config.download import download
+from ..config.installed_file import SCHEME, installed_file
 from ..converters import (
     BACKBONE_FORMATS,
     NATIVE_FORMAT,
@@ -239,6 +240,8 @@ class DetrCheckpointer(DetectionCheckpointer):
             url = str(ModelCatalog.get(name))
         elif scheme == "detectron2":
             url = f"{_DETECTRON2_FILES}{name}"
+        elif scheme == SCHEME:
+            return installed_file(url)
         elif scheme not in ("http", "https"):
             return str(self.path_manager.get_local_path(url))
         try:

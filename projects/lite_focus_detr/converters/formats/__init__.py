@@ -6,6 +6,7 @@ from ..checkpoint_format import CheckpointFormat
 from .deformable_detr import DEFORMABLE_DETR
 from .detrex import DETREX
 from .dino import DINO
+from .efficientnet_lite import EFFICIENTNET_LITE0
 from .focus_detr import FOCUS_DETR
 from .hugging_face import HUGGING_FACE
 from .lite_dino import LITE_DINO
@@ -32,4 +33,5 @@ PUBLISHED_FORMATS: tuple[CheckpointFormat, ...] = (
     CAFFE2_RESNET,
     TORCHVISION_SWIN,
     SWIN,
+    EFFICIENTNET_LITE0,
 )
