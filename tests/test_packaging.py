@@ -35,6 +35,8 @@ NOT_DECLARABLE = {"detectron2", "lite_focus_detr"}
 # What detectron2 imports for us, without requiring it at installation: COCOEvaluator and the
 # writer of TensorBoard files.
 FOR_DETECTRON2 = {"pycocotools", "tensorboard"}
+# Extras whose packages are imported when they are used.
+OPTIONAL = ("data", "video", "report", "page", "export")
 
 REPORT = """
 import json
@@ -169,13 +171,10 @@ def names_of(requirements):
     return {canonicalize_name(Requirement(line).name) for line in requirements}
 
 
-def imported_distributions(folder, skip=None):
-    """Distributions whose modules are imported anywhere in the Python files of a folder, but for
-    those in folders of the name ``skip``."""
+def imported_distributions(folder):
+    """Distributions whose modules are imported anywhere in the Python files of a folder."""
     modules = set()
     for path in (ROOT / folder).rglob("*.py"):
-        if path.parent.name == skip:
-            continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 modules |= {alias.name.partition(".")[0] for alias in node.names}
@@ -189,9 +188,10 @@ def imported_distributions(folder, skip=None):
 def test_every_import_of_the_package_is_declared_and_no_other():
     project = project_table()
     declared = names_of(project["dependencies"])
-    # Only `export` needs its extra.
-    for_export = names_of(project["optional-dependencies"]["export"])
-    assert declared == imported_distributions("projects", skip="export") | FOR_DETECTRON2
+    extras = project["optional-dependencies"]
+    optional = {name for extra in OPTIONAL for name in names_of(extras[extra])}
+    assert declared == (imported_distributions("projects") - optional) | FOR_DETECTRON2
+    for_export = names_of(extras["export"])
     assert for_export == imported_distributions("projects/lite_focus_detr/export") - declared
 
 

@@ -73,7 +73,7 @@ def prepare_coco_json(name: str, json_file: str, cache_dir: str) -> str:
         )
     if not cleaned.dropped and not cleaned.filled and not _has_byte_order_mark(json_file):
         return json_file
-    return _write_json(cleaned.dataset, os.path.join(cache_dir, f"{name}.json"))
+    return write_json(cleaned.dataset, os.path.join(cache_dir, f"{name}.json"))
 
 
 def read_coco_json(json_file: str) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def _are_lengths(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(n) is int and 0 <= n < 2**31 for n in value)
 
 
-def _write_json(dataset: Mapping[str, Any], path: str) -> str:
+def write_json(dataset: Mapping[str, Any], path: str) -> str:
     """Write atomically: processes that start together write the same content."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
