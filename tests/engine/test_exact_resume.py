@@ -29,7 +29,7 @@ CASES = {
         *("MODEL.EMA.ENABLED", "True", "MODEL.EMA.DECAY", "0.9", "SOLVER.ACCUMULATION_STEPS", "2"),
         *("SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "bfloat16"),
     ),
-    "no grouping": ("DATALOADER.ASPECT_RATIO_GROUPING", "False"),
+    "no grouping, pictures": ("DATALOADER.ASPECT_RATIO_GROUPING", "False", "VIS_PERIOD", "2"),
 }
 TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
 

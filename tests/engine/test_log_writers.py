@@ -36,6 +36,17 @@ def test_a_tensorboard_file_that_cannot_be_written_is_given_up_with_one_line(
     assert "metrics.json has its values" in message
 
 
+def test_pictures_do_not_pile_up_where_they_cannot_be_written(tmp_path, monkeypatch):
+    writer = TensorboardFile(str(tmp_path))
+    monkeypatch.setattr(TensorboardXWriter, "write", lambda self: fail())
+    with EventStorage() as storage:
+        writer.write()
+        monkeypatch.setattr(storage, "clear_images", lambda: cleared.append(True))
+        cleared = []
+        writer.write()
+    assert cleared == [True]
+
+
 def test_scalars_are_in_the_file_of_tensorboard(tmp_path):
     writer = TensorboardFile(str(tmp_path))
     with EventStorage() as storage:

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from tests.conftest import FAMILIES
 
@@ -167,6 +168,38 @@ def test_ground_truth_and_detections_are_drawn_side_by_side(
     assert pictures[0][:, 12, 20].tolist() == [0, 255, 0]
     background = [10, 20, 30] if channels == "RGB" else [30, 20, 10]
     assert pictures[0][:, 5, 2].tolist() == background
+
+
+@pytest.mark.parametrize(("architecture", "panels"), [("DeformableDETR", 2), ("FocusDETR", 3)])
+def test_pictures_of_the_training_change_nothing_and_show_kept_tokens(
+    tiny_config, make_batch, monkeypatch, architecture, panels
+):
+    results, pictures = [], {}
+    for period in (0, 1):
+        cfg = tiny_config("dino")
+        cfg.MODEL.META_ARCHITECTURE, cfg.VIS_PERIOD = architecture, period
+        cfg.MODEL.FOCUS.KEEP_RATIOS = [0.5, 0.25]
+        torch.manual_seed(0)
+        model = build_model(cfg).train()
+        with EventStorage() as storage:
+            put = lambda title, image: pictures.update({title: image})  # noqa: E731
+            monkeypatch.setattr(storage, "put_image", put)
+            losses = model(make_batch((1, 1)))
+        results.append([*[x.item() for x in losses.values()], torch.rand(1).item()])
+    assert results[0] == results[1]
+    ((title, picture),) = pictures.items()
+    assert title.count("|") == panels - 1
+    assert picture.shape == (3, 64, panels * 96)
+
+
+def test_other_processes_make_no_pictures(tiny_config, make_batch, monkeypatch):
+    monkeypatch.setattr(comm, "is_main_process", lambda: False)
+    cfg = tiny_config("dino")
+    cfg.VIS_PERIOD = 1
+    model = build_model(cfg).train()
+    with EventStorage() as storage:
+        monkeypatch.setattr(storage, "put_image", lambda title, image: pytest.fail(title))
+        model(make_batch((1, 1)))
 
 
 def test_detections_are_in_pixels_of_the_size_that_the_input_names_or_of_the_image(

@@ -134,7 +134,7 @@ def add_backbone_config(cfg: CN) -> None:
 
 
 def add_solver_config(cfg: CN) -> None:
-    """Add keys of ``SOLVER``, and ``MODEL.EMA``, in place."""
+    """Add keys of ``SOLVER``, ``MODEL.EMA`` and ``LOGGERS``, in place."""
     solver = cfg.SOLVER
     solver.OPTIMIZER = "AdamW"
     # Learning rate of the backbone relative to BASE_LR.
@@ -156,6 +156,8 @@ def add_solver_config(cfg: CN) -> None:
     solver.CHECKPOINT_KEEP = 0
     # Exponential moving average of the weights; evaluation uses it, checkpoints contain it.
     cfg.MODEL.EMA = CN({"ENABLED": False, "DECAY": 0.9997})
+    # Services that metrics are sent to as well, where they are installed: "wandb", "mlflow".
+    cfg.LOGGERS = []
 
 
 def add_data_config(cfg: CN) -> None:

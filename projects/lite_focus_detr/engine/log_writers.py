@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Iterable
 
-from detectron2.utils.events import TensorboardXWriter
+from detectron2.utils.events import TensorboardXWriter, get_event_storage
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,7 @@ class TensorboardFile(TensorboardXWriter):
     def write(self) -> None:
         """Write all new scalars, pictures and histograms."""
         if self._given_up:
+            get_event_storage().clear_images()
             return
         try:
             super().write()

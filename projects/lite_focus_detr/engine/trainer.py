@@ -30,6 +30,7 @@ from ..data.validation import check_training_images
 from ..data.worker_watch import dead_workers_named
 from . import signals
 from .checkpointer import DetrCheckpointer
+from .experiment_writers import build_experiment_writers, check_loggers
 from .hooks import (
     BudgetHook,
     EMAHook,
@@ -67,6 +68,7 @@ class DetrTrainer(DefaultTrainer):
                 iterations filled in.
         """
         TrainerBase.__init__(self)
+        check_loggers(cfg.LOGGERS)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         images = _training_images(cfg)
         cfg = resolve_epochs(cfg, len(images))
@@ -135,12 +137,13 @@ class DetrTrainer(DefaultTrainer):
         return [*ours, *([self.ema] if self.ema else []), *found, self._stop_on_signal]
 
     def build_writers(self) -> list[EventWriter]:
-        """Return the writers of the log, of ``metrics.json`` and of TensorBoard's file."""
+        """Return the writers of the log, ``metrics.json``, TensorBoard's file and ``LOGGERS``."""
         self.metrics.file = MetricsFile(os.path.join(self.cfg.OUTPUT_DIR, "metrics.json"))
         self.writers: list[EventWriter] = [
             CommonMetricPrinter(self.max_iter),
             self.metrics.file,
             TensorboardFile(self.cfg.OUTPUT_DIR),
+            *build_experiment_writers(self.cfg),
         ]
         return self.writers
 

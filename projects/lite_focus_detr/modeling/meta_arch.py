@@ -8,9 +8,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import ImageList, Instances
+from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-from torchvision.utils import draw_bounding_boxes
 
 from .criterion import Criterion, average_num_boxes
 from .decoder import Decoder
@@ -24,6 +24,7 @@ from .query_selectors import build_query_selector
 from .structures import DetectorOutputs, FeatureTokens, Prediction, Targets
 from .targets import prepare_targets
 from .tokens import flatten_levels
+from .training_picture import count_kept, draw_training
 
 Batch = Sequence[Mapping[str, Any]]  #: images and what is known of them, from detectron2's loader
 
@@ -268,14 +269,21 @@ class DetectionTransformer(nn.Module):
     def visualize_training(
         self, batched_inputs: Batch, outputs: DetectorOutputs, images: ImageList
     ) -> None:
-        """Send ground truth and the best 20 detections of the first image to the event storage."""
+        """Send a picture of the first image to the event storage: ground truth, the best 20
+        detections and, where the encoder selects tokens, those that it has kept."""
+        if not comm.is_main_process():
+            return  # No writer empties the storages of other processes.
         inputs, detections = batched_inputs[0], self.select_detections(outputs, images)[0]
         image = inputs["image"].flip(0) if self.input_format == "BGR" else inputs["image"]
         image = image.clamp(0, 255).to("cpu", torch.uint8)
-        boxes = (inputs["instances"].gt_boxes.tensor, detections.pred_boxes.tensor[:20])
-        panels = [draw_bounding_boxes(image, x.cpu(), colors="lime") for x in boxes]
-        title = "Left: ground truth; right: best 20 detections"
-        get_event_storage().put_image(title, torch.cat(panels, 2))
+        boxes = (inputs["instances"].gt_boxes, detections.pred_boxes[:20])
+        title, kept, trace = "ground truth | best 20 detections", None, outputs.encoder.trace
+        if trace is not None:
+            title += " | kept tokens"
+            padded = images.tensor.shape[-2:]
+            kept = count_kept(trace.kept, outputs.tokens.spatial_shapes, (padded[0], padded[1]))
+            kept = kept[: image.shape[1], : image.shape[2]]
+        get_event_storage().put_image(title, draw_training(image, boxes, kept))
 
 
 def group_images(batched_inputs: Batch) -> list[list[int]]:
