@@ -22,8 +22,12 @@ def test_one_picture_per_image_shows_truth_and_prediction(
     assert [path.name for path in pictures] == ["0000_000000.png", "0001_000001.png"]
     with Image.open(pictures[0]) as picture:
         width, height = picture.size
-    assert height == 640
-    assert width > 2 * height
+    # 48 pixels are enlarged 14 times; two images, the gap between them, and the header above.
+    assert width == 2 * 672 + 8
+    assert 672 + 30 < height < 672 + 80
+
+
+OPTIONS = visualize.DrawingOptions(model="DeformableDETR", threshold=0.45)
 
 
 class EmptyPredictor:
@@ -42,7 +46,7 @@ def test_images_of_one_name_in_two_folders_give_two_pictures(tmp_path):
         Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(path)
         records.append({"file_name": str(path), "height": 40, "width": 60, "annotations": []})
     output = tmp_path / "pictures"
-    visualize.draw(EmptyPredictor(), records, output, "__unused", 0.5)
+    visualize.draw(EmptyPredictor(), records, output, "__unused", OPTIONS)
     assert sorted(path.name for path in output.iterdir()) == ["0000_0001.png", "0001_0001.png"]
 
 
@@ -58,9 +62,12 @@ class ColourPredictor:
 def test_both_halves_have_the_colours_of_the_image_and_only_sure_predictions(tmp_path):
     Image.new("RGB", (60, 40), (200, 30, 90)).save(tmp_path / "a.png")
     record = {"file_name": str(tmp_path / "a.png"), "height": 40, "width": 60, "annotations": []}
-    visualize.draw(ColourPredictor(), [record], tmp_path / "out", "__unused", 0.5)
+    visualize.draw(ColourPredictor(), [record], tmp_path / "out", "__unused", OPTIONS)
     with Image.open(tmp_path / "out/0000_a.png") as picture:
         pixels = np.asarray(picture)
+    # 60 pixels are enlarged 11 times; the header is above.
+    header, pixels = pixels[: -40 * 11], pixels[-40 * 11 :]
+    assert (header == 255).all(-1).mean() > 0.7
     height, width = pixels.shape[:2]
     changed = (pixels != [200, 30, 90]).any(-1)
     truth, prediction = changed[:, : (width - 8) // 2], changed[:, (width + 8) // 2 :]
@@ -68,6 +75,22 @@ def test_both_halves_have_the_colours_of_the_image_and_only_sure_predictions(tmp
     # The first box is drawn, the second is not.
     assert prediction[height // 2, : width // 4].any()
     assert not prediction[height // 2, width // 4 + 20 :].any()
+
+
+def test_the_paths_and_no_more_than_the_best_are_given(tmp_path, caplog):
+    Image.new("RGB", (60, 40), (200, 30, 90)).save(tmp_path / "a.png")
+    record = {"file_name": str(tmp_path / "a.png"), "height": 40, "width": 60, "annotations": []}
+    pictures = []
+    for top in (1, None):
+        options = visualize.DrawingOptions(model="DeformableDETR", threshold=0.1, top=top)
+        with caplog.at_level("INFO", "lite_focus_detr"):
+            visualize.draw(ColourPredictor(), [record], tmp_path / "out", "__unused", options)
+        with Image.open(tmp_path / "out/0000_a.png") as picture:
+            pictures.append(np.asarray(picture)[-40 * 11 :, -60 * 11 :])
+    assert str(tmp_path / "out" / "0000_a.png") in caplog.text
+    # The second object is at the right.
+    assert (pictures[0][:, 400:] == [200, 30, 90]).all()
+    assert (pictures[1][:, 400:] != [200, 30, 90]).any()
 
 
 def test_a_misspelt_data_set_is_one_line_with_the_likely_name(small_config_file, tmp_path):

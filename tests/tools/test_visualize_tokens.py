@@ -39,10 +39,14 @@ def command(small_config, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("architecture", ["FocusDETR", "SparseDETR", "LiteFocusDETR"])
-def test_a_picture_and_a_table_are_written(command, architecture):
+def test_a_picture_and_a_table_are_written(command, architecture, capsys):
     output = command(architecture)
-    assert sorted(path.name for path in output.iterdir()) == ["000000_tokens.png", "selection.md"]
-    with Image.open(output / "000000_tokens.png") as picture:
+    assert str(output / "0000_000000_tokens.png") in capsys.readouterr().out
+    assert sorted(path.name for path in output.iterdir()) == [
+        "0000_000000_tokens.png",
+        "selection.md",
+    ]
+    with Image.open(output / "0000_000000_tokens.png") as picture:
         assert min(picture.size) > 400
     table = (output / "selection.md").read_text()
     assert " small |" in table
@@ -52,8 +56,9 @@ def test_a_picture_and_a_table_are_written(command, architecture):
 def test_the_drawn_image_is_that_of_the_file(command, small_config, monkeypatch):
     drawn = []
 
-    def record(truth, image, trace):
+    def record(truth, image, trace, caption):
         drawn.append((truth, image, trace))
+        assert caption.details == "FocusDETR, keep ratio 0.5 · 000000.png"
         return Figure()
 
     monkeypatch.setattr(visualize_tokens, "draw_selection", record)

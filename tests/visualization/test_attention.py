@@ -2,138 +2,65 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 
-from lite_focus_detr import ops
-from lite_focus_detr.modeling.attention import (
-    AttentionConfig,
-    DeformableAttention,
-    KeyAwareAttention,
-)
-from lite_focus_detr.visualization.attention import (
-    Samples,
-    draw_samples,
-    nearest_samples,
-    record_calls,
-)
+from lite_focus_detr.analysis.sampling import Samples
+from lite_focus_detr.visualization.attention import SampledModel, draw_samples, query_color
+from lite_focus_detr.visualization.style import Caption
 
-SIZE = {"embed_dim": 32, "num_heads": 4, "num_levels": 2, "num_points": 3}
-KINDS = [
-    DeformableAttention(AttentionConfig(**SIZE)),
-    DeformableAttention(AttentionConfig(shared_offsets=True, **SIZE)),
-    KeyAwareAttention(AttentionConfig(**SIZE)),
-    KeyAwareAttention(AttentionConfig(projected_key=True, **SIZE)),
-    KeyAwareAttention(AttentionConfig(mask_outside=True, **SIZE)),
-]
-SHAPES = ((8, 8), (4, 4))
-# The image fills three quarters of the canvas.
-RATIOS = torch.tensor([[0.75, 1.0], [0.75, 1.0]])
+CAPTION = Caption("attention samples", "a.png")
 
 
-@pytest.fixture(
-    params=KINDS, ids=["plain", "shared offsets", "key-aware", "projected key", "masked"]
-)
-def attention(request):
-    with torch.no_grad():
-        for parameter in request.param.parameters():
-            torch.nn.init.normal_(parameter, std=0.3)
-    return request.param
-
-
-@pytest.fixture
-def value():
-    return torch.randn(1, 80, 32)
-
-
-@pytest.fixture
-def padding_mask():
-    levels = []
-    for height, width in SHAPES:
-        outside = torch.arange(width) >= 0.75 * width
-        levels.append(outside.expand(height, width).flatten())
-    return torch.cat(levels)[None]
-
-
-@pytest.fixture
-def queries():
-    """Four queries of the image and their references, (x, y) of the image."""
-    references = torch.tensor([[[0.1, 0.1], [0.5, 0.5], [0.9, 0.2], [0.3, 0.8]]])
-    return torch.randn(1, 4, 32), references
-
-
-POINTS = torch.tensor([[0.35, 0.75], [0.45, 0.5]])
-
-
-@torch.no_grad()
-def test_weights_times_sampled_values_are_what_the_attention_computes(
-    attention, value, padding_mask, queries
-):
-    query, references = queries[0], queries[1][:, :, None] * RATIOS
-    with record_calls(attention) as calls:
-        output = attention(query, references, value, SHAPES, padding_mask)
-    samples = nearest_samples(attention, calls, POINTS, RATIOS)
-    projected = attention.project(value, padding_mask).value
-    summed = ops.reference.multi_scale_deformable_attention(
-        projected, SHAPES, (samples.locations * RATIOS[:, None])[None], samples.weights[None]
-    )
-    torch.testing.assert_close(attention.output_proj(summed), output[:, [3, 1]])
-
-
-@torch.no_grad()
-def test_points_that_are_masked_are_drawn_without_weight(value):
-    attention = KeyAwareAttention(AttentionConfig(mask_outside=True, **SIZE))
-    # At the start of a training the points lie 1 to 3 pixels to the right, below, to the left and
-    # above, for one head each. The levels have 8 x 8 and 4 x 4 pixels.
-    places = torch.tensor([[0.01, 0.01], [0.5, 0.5]])
-    references = places[None, :, None].expand(1, 2, 2, 2)
-    with record_calls(attention) as calls:
-        attention(torch.randn(1, 2, 32), references, value, SHAPES)
-    corner, centre = nearest_samples(attention, calls, places, torch.ones(2, 2)).weights
-    expected = torch.tensor([1.0, 1.0, 0.0, 0.0])
-    torch.testing.assert_close(corner.sum((1, 2)), expected)
-    torch.testing.assert_close(centre.sum((1, 2)), torch.ones(4))
-    is_inside = torch.tensor([[True, True, True], [True, True, False]])
-    assert torch.equal(centre > 0, is_inside.expand(4, 2, 3))
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("projected", [False, True])
-def test_the_query_nearest_to_a_point_is_found_in_any_call(
-    attention, value, padding_mask, queries, projected
-):
-    query, references = queries
-    levels = references[:, :, None] * RATIOS
-    tokens = attention.project(value, padding_mask) if projected else value
-    with record_calls(attention) as calls:
-        attention(query[:, :3], levels[:, :3], tokens, SHAPES, padding_mask)
-        attention(query[:, 3:], levels[:, 3:], tokens, SHAPES, padding_mask)
-    samples = nearest_samples(attention, calls, POINTS, RATIOS)
-    torch.testing.assert_close(samples.queries, references[0, [3, 1]])
-    expected = attention.sampling(query[:, [3, 1]], levels[:, [3, 1]], value, SHAPES, padding_mask)
-    torch.testing.assert_close(samples.locations, expected.locations[0] / RATIOS[:, None])
-    torch.testing.assert_close(samples.weights, expected.weights[0])
-
-
-def test_recording_ends_with_the_block(attention, value):
-    with record_calls(attention) as calls:
-        pass
-    attention(torch.randn(1, 2, 32), torch.rand(1, 2, 2, 2), value, SHAPES)
-    assert calls == []
-
-
-def test_panels_show_each_level_with_its_share_of_the_weight():
+def test_panels_show_each_level_with_its_stride_and_share_of_the_weight():
     weights = torch.tensor([0.1, 0.3]).view(1, 1, 2, 1).expand(2, 4, 2, 3)
     samples = Samples(torch.rand(2, 2), torch.rand(2, 4, 2, 3, 2), weights)
     image = np.zeros((40, 60, 3), dtype=np.uint8)
-    figure = draw_samples(image, {"key-aware": samples, "plain": samples})
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == [
-        f"{name}, level {level}: {share}"
-        for name in ("key-aware", "plain")
-        for level, share in ((1, "25%"), (2, "75%"))
-    ]
-    points, cross = figure.axes[0].collections
-    np.testing.assert_allclose(points.get_offsets(), samples.locations[:, :, 0].flatten(0, -2))
-    np.testing.assert_allclose(cross.get_offsets(), samples.queries)
+    models = [SampledModel(name, samples, (8, 16)) for name in ("key-aware", "plain")]
+    figure = draw_samples(image, models, CAPTION)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert titles == 2 * ["stride 8: 25% of the weight", "stride 16: 75% of the weight"]
+    names = [text.get_text() for axes in figure.axes for text in axes.texts]
+    assert names == ["key-aware", "plain"]
+
+
+def test_samples_have_the_colour_of_their_query_and_the_area_of_their_weight():
+    weights = torch.rand(2, 4, 1, 3)
+    samples = Samples(torch.rand(2, 2), torch.rand(2, 4, 1, 3, 2), weights)
+    boxes = torch.tensor([[0.1, 0.2, 0.4, 0.8], [0.5, 0.5, 1.0, 1.0]])
+    image = np.zeros((40, 60, 3), dtype=np.uint8)
+    figure = draw_samples(image, [SampledModel("plain", samples, (8,), boxes)], CAPTION)
+    (panel,) = figure.axes
+    for index in range(2):
+        points, _, cross = panel.collections[3 * index : 3 * index + 3]
+        color = to_rgb(query_color(index))
+        np.testing.assert_allclose(points.get_offsets(), samples.locations[index].flatten(0, -2))
+        np.testing.assert_allclose(cross.get_offsets()[0], samples.queries[index])
+        np.testing.assert_allclose(points.get_facecolor()[0, :3], color)
+        np.testing.assert_allclose(cross.get_facecolor()[0, :3], color)
+        sizes, weight = points.get_sizes(), weights[index].flatten().numpy()
+        slopes = np.diff(sizes) / np.diff(weight)
+        np.testing.assert_allclose(slopes, slopes[0], rtol=1e-3)
+        assert slopes[0] > 0
+        box = panel.patches[index]
+        assert box.get_bbox().extents == pytest.approx(boxes[index].tolist())
+        np.testing.assert_allclose(box.get_edgecolor()[:3], color)
+    (legend,) = figure.legends
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts[:2] == ["query 1, its samples", "query 2, its samples"]
+    assert texts[2:] == [f"{share} of a head's weight" for share in ("1%", "5%", "20%")]
+
+
+def test_a_model_with_fewer_levels_leaves_panels_empty():
+    rows = []
+    for strides in ((8, 16), (8,)):
+        samples = Samples(
+            torch.rand(1, 2),
+            torch.rand(1, 2, len(strides), 3, 2),
+            torch.full((1, 2, len(strides), 3), 0.1),
+        )
+        rows.append(SampledModel("model", samples, strides))
+    figure = draw_samples(np.zeros((40, 60, 3), np.uint8), rows, CAPTION)
+    assert [axes.get_visible() for axes in figure.axes] == [True, True, True, False]
 
 
 def test_panels_have_the_top_of_the_image_above():
@@ -142,7 +69,7 @@ def test_panels_have_the_top_of_the_image_above():
     image = np.zeros((40, 60, 3), dtype=np.uint8)
     image[:20] = [255, 0, 0]
     image[20:] = [0, 0, 255]
-    figure = draw_samples(image, {"plain": samples})
+    figure = draw_samples(image, [SampledModel("plain", samples, (8,))], CAPTION)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     (panel,) = figure.axes

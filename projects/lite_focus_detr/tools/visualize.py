@@ -1,7 +1,8 @@
 """Writes pictures of a data set: ground truth on the left, predictions on the right.
 
     python -m lite_focus_detr.tools.visualize --config-file NAME_OR_PATH --weights PATH \
-        --output FOLDER [--dataset NAME] [--num-images 16] [--opts KEY VALUE ...]
+        --output FOLDER [--dataset NAME] [--num-images 16] [--confidence-threshold 0.3] [--top 20] \
+        [--opts KEY VALUE ...]
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +18,18 @@ from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
+from ..analysis.inspection import detector_name
 from ..data import read_image
 from ..engine import user_errors
 from ..predictor import Predictor, load_inference_config
-from ..visualization.detections import draw_ground_truth, draw_predictions, side_by_side
+from ..visualization.detections import (
+    describe_detections,
+    draw_ground_truth,
+    draw_predictions,
+    keep_best,
+    side_by_side,
+)
+from ..visualization.style import Caption, Picture
 from .command_line import add_config_arguments, load_records, options_with_weights, output_errors
 
 # Under ``python -m`` the name of this module is not its own.
@@ -35,7 +45,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
         name, records = load_records(cfg, args.dataset, args.num_images)
         predictor = Predictor(cfg)
     with output_errors("--output"):
-        draw(predictor, records, Path(args.output), name, args.confidence_threshold)
+        options = DrawingOptions(
+            model=detector_name(predictor.model),
+            threshold=args.confidence_threshold,
+            top=args.top,
+        )
+        draw(predictor, records, Path(args.output), name, options)
+
+
+@dataclass(frozen=True)
+class DrawingOptions:
+    """What is drawn of the predictions.
+
+    Args:
+        model: name of the detector, for the captions.
+        threshold: least score of a prediction, in [0, 1].
+        top: at most so many predictions of an image, the best; None: all.
+    """
+
+    model: str
+    threshold: float
+    top: int | None = None
 
 
 def draw(
@@ -43,7 +73,7 @@ def draw(
     records: Sequence[dict[str, Any]],
     output: Path,
     dataset: str,
-    threshold: float,
+    options: DrawingOptions,
 ) -> None:
     """Write one picture per record of a data set to the folder ``output``.
 
@@ -52,21 +82,32 @@ def draw(
         records: in detectron2's format.
         output: created when needed.
         dataset: name of the data set, for the names of the classes.
-        threshold: least score of a prediction that is drawn, in [0, 1].
+        options: which predictions.
     """
     metadata = MetadataCatalog.get(dataset)
     output.mkdir(parents=True, exist_ok=True)
     for number, record in enumerate(records):
-        path = record["file_name"]
-        image = read_image(path, "RGB")
-        instances = predictor(path)
-        picture = side_by_side(
-            draw_ground_truth(image, record, metadata),
-            draw_predictions(image, instances[instances.scores >= threshold], metadata),
-        )
         # Numbered, because images from different folders may have the same name.
-        Image.fromarray(picture).save(output / f"{number:04d}_{Path(path).stem}.png")
+        path = output / f"{number:04d}_{Path(record['file_name']).stem}.png"
+        Image.fromarray(_picture(predictor, record, metadata, options)).save(path)
+        logger.info("%s", path)
     logger.info("%d pictures of %s are in %s", len(records), dataset, output)
+
+
+def _picture(
+    predictor: Predictor, record: dict[str, Any], metadata: Any, options: DrawingOptions
+) -> Picture:
+    path = record["file_name"]
+    image, name, count = read_image(path, "RGB"), Path(path).name, len(record["annotations"])
+    truth = Caption("ground truth", f"{name} · {count} object{'s' * (count != 1)}")
+    instances = predictor(path)
+    found = describe_detections(instances, options.threshold)
+    prediction = Caption("prediction", f"{options.model} · {name} · {found}")
+    instances = keep_best(instances, options.threshold, options.top)
+    return side_by_side(
+        draw_ground_truth(image, record, metadata, truth),
+        draw_predictions(image, instances, metadata, prediction),
+    )
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,7 +117,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--dataset", help="by default the first of DATASETS.TEST")
     parser.add_argument("--num-images", type=int, default=16)
-    parser.add_argument("--confidence-threshold", type=float, default=0.5)
+    parser.add_argument("--confidence-threshold", type=float, default=0.3, metavar="SCORE")
+    parser.add_argument("--top", type=int, metavar="COUNT", help="at most so many predictions")
     add_config_arguments(parser)
     return parser
 

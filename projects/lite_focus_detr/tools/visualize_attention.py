@@ -16,13 +16,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torchvision.ops import box_convert, nms
 
+from ..analysis.inspection import detector_name
+from ..analysis.sampling import attention_name, find_attention, nearest_samples, record_calls
 from ..data import read_image
 from ..engine import user_errors
-from ..modeling import DetectionTransformer, DetectorOutputs
-from ..modeling.attention import SampledAttention
+from ..modeling import DetectorOutputs
 from ..predictor import Predictor, load_inference_config
-from ..visualization.attention import Samples, draw_samples, nearest_samples, record_calls
+from ..visualization.attention import SampledModel, draw_samples
+from ..visualization.style import Caption
 from .command_line import add_opts_argument, output_errors, picture_file
 
 
@@ -41,29 +44,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options = [*args.opts, "MODEL.WEIGHTS", weights]
             predictor = Predictor(load_inference_config(config_file, options))
             models.append((predictor, find_attention(predictor.model, args.attention, args.layer)))
-    samples: dict[str, Samples] = {}
-    for config_file, (predictor, attention) in zip(args.config_file, models, strict=True):
+    rows: list[SampledModel] = []
+    for predictor, attention in models:
         with record_calls(attention) as calls:
             outputs = predict(predictor, args.image)
-        if not len(points):
-            points = _best_centers(outputs, args.num_queries)
-        name = f"{len(samples) + 1} {Path(config_file).stem}"
-        ratios = outputs.tokens.valid_ratios[0]
-        samples[name] = nearest_samples(attention, calls, points, ratios)
+        boxes = None
+        if not args.point:
+            boxes = _best_boxes(outputs)
+            # The first model chooses the points, of the others the boxes there are shown.
+            points = points if len(points) else _centers(boxes[: args.num_queries])
+            boxes = boxes[torch.cdist(points, _centers(boxes)).argmin(1)]
+        samples = nearest_samples(attention, calls, points, outputs.tokens.valid_ratios[0])
+        layer = attention_name(predictor.model, args.attention, args.layer)
+        name = f"{detector_name(predictor.model)}, {layer}"
+        rows.append(SampledModel(name, samples, outputs.tokens.strides, boxes))
+    caption = Caption("attention samples", Path(args.image).name)
     with output_errors("--output"):
-        draw_samples(image, samples).savefig(picture)
-
-
-def find_attention(model: DetectionTransformer, part: str, layer: int) -> SampledAttention:
-    """The attention over the feature levels in a layer of the ``encoder`` or the ``decoder``.
-
-    Raises:
-        ValueError: there is no such layer.
-    """
-    layers = [x for x in getattr(model, part).modules() if isinstance(x, SampledAttention)]
-    if not -len(layers) <= layer < len(layers):
-        raise ValueError(f"--layer {layer}: the {part} has {len(layers)} layers, 0 is the first")
-    return layers[layer]
+        draw_samples(image, rows, caption).savefig(picture)
+    print(picture)
 
 
 @torch.inference_mode()
@@ -76,10 +74,14 @@ def predict(predictor: Predictor, path: str) -> DetectorOutputs:
     return outputs
 
 
-def _best_centers(outputs: DetectorOutputs, count: int) -> Tensor:
-    """Centres (x, y) of the boxes with the highest scores, in [0, 1]."""
-    best = outputs.pred_logits[0].amax(-1).topk(count).indices
-    return outputs.pred_boxes[0, best, :2].cpu()
+def _best_boxes(outputs: DetectorOutputs) -> Tensor:
+    """Predicted boxes (N, 4) xyxy in [0, 1], best first, one of those that overlap."""
+    boxes = box_convert(outputs.pred_boxes[0], "cxcywh", "xyxy")
+    return boxes[nms(boxes, outputs.pred_logits[0].amax(-1), 0.5)].cpu()
+
+
+def _centers(boxes: Tensor) -> Tensor:
+    return (boxes[:, :2] + boxes[:, 2:]) / 2
 
 
 def _relative_points(points: Sequence[Sequence[float]], width: int, height: int) -> Tensor:

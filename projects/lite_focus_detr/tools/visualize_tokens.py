@@ -20,9 +20,12 @@ from typing import Any
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
+from matplotlib.figure import Figure
 from tabulate import tabulate
 
+from ..analysis.inspection import detector_name
 from ..analysis.token_selection import (
+    ImageTrace,
     SelectionSummary,
     relative_boxes,
     require_selection,
@@ -31,8 +34,9 @@ from ..analysis.token_selection import (
 from ..data import read_image
 from ..engine import user_errors
 from ..predictor import Predictor, load_inference_config
-from ..visualization.detections import draw_ground_truth
-from ..visualization.token_selection import draw_selection
+from ..visualization.detections import class_legend, draw_ground_truth
+from ..visualization.style import Caption
+from ..visualization.token_selection import Truth, draw_selection
 from .command_line import add_config_arguments, load_records, options_with_weights, output_errors
 
 
@@ -73,10 +77,19 @@ def summarize(
         areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1) * torch.tensor(float(width * height))
         summary.add(trace, boxes, areas)
         if index < num_pictures:
-            image = read_image(record["file_name"], "RGB")
-            figure = draw_selection(draw_ground_truth(image, record, metadata), image, trace)
-            figure.savefig(output / f"{Path(record['file_name']).stem}_tokens.png", dpi=100)
+            path = output / f"{index:04d}_{Path(record['file_name']).stem}_tokens.png"
+            figure = _draw(record, metadata, trace, detector_name(predictor.model))
+            figure.savefig(path, dpi=100)
+            print(path)
     return summary
+
+
+def _draw(record: dict[str, Any], metadata: Any, trace: ImageTrace, model: str) -> Figure:
+    image = read_image(record["file_name"], "RGB")
+    legend = class_legend([x["category_id"] for x in record["annotations"]], metadata)
+    truth = Truth(draw_ground_truth(image, record, metadata, labels=False), legend)
+    caption = Caption("kept tokens", f"{model} · {Path(record['file_name']).name}")
+    return draw_selection(truth, image, trace, caption)
 
 
 def summary_table(summary: SelectionSummary) -> str:

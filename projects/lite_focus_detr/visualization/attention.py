@@ -2,134 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from torch import Tensor
 
-from ..modeling.attention import SampledAttention
-from ..modeling.structures import ProjectedTokens, SpatialShapes
-from .detections import Picture
+from ..analysis.sampling import Samples
+from .style import (
+    INK,
+    QUERY_COLORS,
+    Caption,
+    Picture,
+    add_legend,
+    darken,
+    new_captioned_figure,
+    set_panel_title,
+    set_row_title,
+)
 
-
-class AttentionCall(NamedTuple):
-    """Arguments of one run of an attention module, see ``SampledAttention.forward``."""
-
-    query: Tensor
-    reference_points: Tensor
-    value: Tensor | ProjectedTokens
-    spatial_shapes: SpatialShapes
-    padding_mask: Tensor | None = None
-
-
-class Samples(NamedTuple):
-    """Samples of N queries of one image, in coordinates (x, y) of the un-padded image."""
-
-    queries: Tensor  #: (N, 2) reference points, in [0, 1]
-    locations: Tensor  #: (N, M, L, P, 2)
-    weights: Tensor  #: (N, M, L, P), for each head they sum to one
+#: Area of the marker of all the weight of a head, in square points.
+_AREA = 900.0
+_SMALLEST_AREA = 3.0
 
 
-@contextmanager
-def record_calls(attention: SampledAttention) -> Iterator[list[AttentionCall]]:
-    """Record what ``attention`` is called with inside the block.
+class SampledModel(NamedTuple):
+    """Samples of one model, a row of the picture."""
 
-    An encoder may update its tokens in several calls, a batch is one call.
-    """
-    calls: list[AttentionCall] = []
-
-    def record(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
-        calls.append(AttentionCall(*arguments, **options))
-
-    # A hook, because any encoder calls its attention where it likes.
-    hook = attention.register_forward_pre_hook(record, with_kwargs=True)
-    try:
-        yield calls
-    finally:
-        hook.remove()
+    name: str
+    samples: Samples
+    strides: tuple[int, ...]  #: pixels per token of each level
+    boxes: Tensor | None = None  #: (N, 4) xyxy in [0, 1] that the model predicts for the queries
 
 
-def nearest_samples(
-    attention: SampledAttention,
-    calls: Sequence[AttentionCall],
-    points: Tensor,
-    valid_ratios: Tensor,
-) -> Samples:
-    """Samples of those queries of the first image whose references are nearest to given points.
-
-    Args:
-        attention: the module that was recorded.
-        calls: of one forward pass.
-        points: (N, 2) in coordinates (x, y) of the un-padded image, in [0, 1].
-        valid_ratios: (L, 2) un-padded share of the first image on each level.
-
-    Returns:
-        One query per point.
-    """
-    sizes = [call.query.shape[1] for call in calls]
-    references = torch.cat([call.reference_points[0, :, 0, :2] for call in calls])
-    references = references / valid_ratios[0]
-    nearest = torch.cdist(points.to(references), references).argmin(1)
-    all_locations, all_weights = [], []
-    for index in nearest.tolist():
-        call = 0
-        while index >= sizes[call]:
-            index -= sizes[call]
-            call += 1
-        locations, weights = attention.sampling(*_single_query(calls[call], index))
-        all_locations.append(locations[0] / valid_ratios[:, None])
-        all_weights.append(weights[0])
-    return Samples(references[nearest], torch.cat(all_locations), torch.cat(all_weights))
-
-
-def _single_query(call: AttentionCall, index: int) -> AttentionCall:
-    """The call for one query of the first image."""
-    value, mask = call.value, call.padding_mask
-    if isinstance(value, Tensor):
-        value = value[:1]
-    else:
-        value = ProjectedTokens(value.value[:1], None if value.key is None else value.key[:1])
-    return AttentionCall(
-        call.query[:1, index : index + 1],
-        call.reference_points[:1, index : index + 1],
-        value,
-        call.spatial_shapes,
-        None if mask is None else mask[:1],
-    )
-
-
-def draw_samples(image: Picture, samples: Mapping[str, Samples]) -> Figure:
-    """Draw samples on the image: one row for each name, one column for each level.
+def draw_samples(image: Picture, models: Sequence[SampledModel], caption: Caption) -> Figure:
+    """Draw samples on the image: one row for each model, one column for each level.
 
     Args:
         image: (H, W, 3) in RGB order.
-        samples: of different models for the same queries, by the name to show.
+        models: samples of different models for the same queries.
+        caption: of the picture.
 
     Returns:
-        The picture. Crosses are the queries; the area and the colour of a point grow with its
-        weight; a title says how much of all weight falls on the level.
+        The picture. A query and its samples have one colour; the area of a sample is its weight; a
+        title says how much of all weight falls on the level.
     """
     height, width = image.shape[:2]
-    num_levels = max(x.weights.shape[2] for x in samples.values())
-    aspect = height / width
-    figure = Figure(figsize=(4 * num_levels, 4 * aspect * len(samples) + 0.6), dpi=100)
-    figure.set_layout_engine("constrained")
-    grid = figure.subplots(len(samples), num_levels, squeeze=False)
-    for axes, (name, (queries, locations, weights)) in zip(grid, samples.items(), strict=True):
-        total = weights.sum((0, 1, 3)) / weights.sum()
-        largest = weights.max().item()
-        for level in range(weights.shape[2]):
-            panel = axes[level]
-            panel.imshow(image, extent=(0, 1, 1, 0), aspect=aspect, alpha=0.6)
-            x, y = locations[:, :, level].flatten(0, -2).T.numpy(force=True)
-            weight = weights[:, :, level].flatten().numpy(force=True)
-            panel.scatter(
-                x, y, s=4 + 120 * weight / largest, c=weight, cmap="plasma", vmin=0, vmax=largest
-            )
-            panel.scatter(*queries.T.numpy(force=True), c="lime", marker="+", s=150, linewidths=2)
-            panel.set(xlim=(0, 1), ylim=(1, 0), xticks=[], yticks=[])
-            panel.set_title(f"{name}, level {level + 1}: {total[level]:.0%}", fontsize=9)
+    num_levels = max(len(model.strides) for model in models)
+    side = 3.4
+    row = side * height / width + 0.55
+    figure = new_captioned_figure(side * num_levels, row * len(models), caption, legend=True)
+    grid = figure.subplots(len(models), num_levels, squeeze=False)
+    background = darken(image)
+    for panels, model in zip(grid, models, strict=True):
+        shares = model.samples.weights.sum((0, 1, 3)) / model.samples.weights.sum()
+        for level, panel in enumerate(panels):
+            panel.set_visible(level < len(model.strides))
+            if level < len(model.strides):
+                panel.imshow(background, extent=(0, 1, 1, 0), aspect=height / width)
+                _draw_level(panel, model, level)
+                title = f"stride {model.strides[level]}: {shares[level]:.0%} of the weight"
+                set_panel_title(panel, title)
+        set_row_title(panels[0], model.name)
+    add_legend(figure, _legend(len(models[0].samples.queries)))
     return figure
+
+
+def _draw_level(panel: Axes, model: SampledModel, level: int) -> None:
+    for index, (query_x, query_y) in enumerate(model.samples.queries.tolist()):
+        color = query_color(index)
+        if model.boxes is not None:
+            left, top, right, bottom = model.boxes[index].tolist()
+            box = Rectangle((left, top), right - left, bottom - top, fill=False, ec=color, lw=1.2)
+            panel.add_patch(box)
+        x, y = model.samples.locations[index, :, level].flatten(0, -2).T.numpy(force=True)
+        weights = model.samples.weights[index, :, level].flatten().numpy(force=True)
+        sizes = _SMALLEST_AREA + _AREA * weights
+        panel.scatter(x, y, s=sizes, c=color, alpha=0.8, ec=INK, lw=0.5)
+        for edge, line in ((INK, 3.6), (color, 1.8)):
+            panel.scatter(query_x, query_y, c=edge, marker="+", s=170, linewidths=line, zorder=3)
+    panel.set(xlim=(0, 1), ylim=(1, 0))
+
+
+def query_color(index: int) -> str:
+    """Colour of a query and of its samples."""
+    return QUERY_COLORS[index % len(QUERY_COLORS)]
+
+
+def _legend(num_queries: int) -> list[Artist]:
+    entries: list[Artist] = []
+    for index in range(num_queries):
+        look: dict[str, Any] = {
+            "marker": "P",
+            "ms": 9,
+            "c": query_color(index),
+            "mec": INK,
+            "mew": 0.6,
+        }
+        entries.append(Line2D([], [], ls="", label=f"query {index + 1}, its samples", **look))
+    for weight in (0.01, 0.05, 0.2):
+        size = (_SMALLEST_AREA + _AREA * weight) ** 0.5
+        look = {"marker": "o", "ms": size, "c": "#9aa4af", "mec": INK, "mew": 0.5}
+        entries.append(Line2D([], [], ls="", label=f"{weight:.0%} of a head's weight", **look))
+    return entries

@@ -2,58 +2,109 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
-import numpy.typing as npt
-import torch
 from detectron2.structures import BoxMode, Instances
-from matplotlib.font_manager import findfont
-from torch import Tensor
-from torchvision.transforms.functional import resize
-from torchvision.utils import draw_bounding_boxes
+from PIL import Image, ImageDraw
 
-Picture = npt.NDArray[np.uint8]
+from .labels import Boxes, place_labels
+from .style import (
+    GAP,
+    Caption,
+    Color,
+    Picture,
+    add_header,
+    class_color,
+    enlarge,
+    font,
+    text_color,
+    text_size,
+)
 
-# Small images are enlarged to this long side, so that the labels can be read.
-MIN_PICTURE_SIZE = 640
-GAP = 8
-
-_COLORS = matplotlib.colormaps["tab10"].resampled(10)
+# Labels that cover more of a picture, or find no place, are shortened.
+MAX_LABELLED_SHARE = 0.1
+_SHADOW = (0, 0, 0, 120)
 
 
-def draw_predictions(image: Picture, instances: Instances, metadata: Any) -> Picture:
+class Marks(NamedTuple):
+    """Boxes to draw on a picture, best first."""
+
+    boxes: Boxes  #: (N, 4) in pixels of the picture
+    classes: list[int]
+    labels: list[str]
+    short_labels: list[str]  #: where there are many objects
+
+
+def draw_predictions(
+    image: Picture, instances: Instances, metadata: Any, caption: Caption | None = None
+) -> Picture:
     """Draw the output of a detector.
 
     Args:
         image: (H, W, 3) in RGB order.
         instances: with ``pred_boxes`` in pixels of ``image``, ``scores`` and ``pred_classes``.
         metadata: of the data set; without ``thing_classes`` the labels are numbers.
+        caption: written above, with the classes that were found; None: the image alone.
 
     Returns:
-        an image in RGB order, enlarged if ``image`` is small.
+        an image in RGB order, enlarged if ``image`` is small. Where there are many objects, lines
+        are thin and labels are scores in per cent; one that would cover a better one is left out.
     """
+    order = instances.scores.argsort(descending=True, stable=True)
+    classes, scores = (x[order].tolist() for x in (instances.pred_classes, instances.scores))
     labels = [
-        f"{_class_name(label, metadata)} {score:.0%}"
-        for label, score in zip(
-            instances.pred_classes.tolist(), instances.scores.tolist(), strict=True
-        )
+        f"{class_name(label, metadata)} {score:.0%}"
+        for label, score in zip(classes, scores, strict=True)
     ]
-    classes = instances.pred_classes.tolist()
-    return _draw(image, instances.pred_boxes.tensor, classes, labels)
+    short = [f"{100 * score:.0f}" for score in scores]
+    boxes = instances.pred_boxes.tensor[order].numpy().astype(float)
+    return _draw(image, Marks(boxes, classes, labels, short), metadata, caption)
 
 
-def draw_ground_truth(image: Picture, record: dict[str, Any], metadata: Any) -> Picture:
-    """Draw the annotations of a record in detectron2's format; see :func:`draw_predictions`."""
+def draw_ground_truth(
+    image: Picture,
+    record: dict[str, Any],
+    metadata: Any,
+    caption: Caption | None = None,
+    *,
+    labels: bool = True,
+) -> Picture:
+    """Draw the annotations of a record in detectron2's format.
+
+    Args:
+        image: (H, W, 3) in RGB order.
+        record: with ``annotations``.
+        metadata: see :func:`draw_predictions`.
+        caption: see :func:`draw_predictions`.
+        labels: write the names of the classes at the boxes, unless there are many objects.
+    """
     annotations = record["annotations"]
     boxes = [
         BoxMode.convert(annotation["bbox"], annotation["bbox_mode"], BoxMode.XYXY_ABS)
         for annotation in annotations
     ]
     classes = [annotation["category_id"] for annotation in annotations]
-    labels = [_class_name(label, metadata) for label in classes]
-    return _draw(image, torch.tensor(boxes).reshape(-1, 4), classes, labels)
+    names = [class_name(label, metadata) if labels else "" for label in classes]
+    marks = Marks(np.array(boxes, float).reshape(-1, 4), classes, names, [""] * len(names))
+    return _draw(image, marks, metadata, caption)
+
+
+def keep_best(instances: Instances, threshold: float = 0.0, count: int | None = None) -> Instances:
+    """The ``count`` best of those detections that have at least the score ``threshold``."""
+    instances = instances[instances.scores >= threshold]
+    order = instances.scores.argsort(descending=True, stable=True)
+    return instances[order[:count]]
+
+
+def describe_detections(instances: Instances, threshold: float) -> str:
+    """How many detections have at least a score, and where none has, what the best one has."""
+    count = int((instances.scores >= threshold).sum())
+    if count or not len(instances):
+        return f"{count or 'no'} object{'s' * (count != 1)}, at least {threshold:.0%}"
+    return f"no object of at least {threshold:.0%}, the best has {instances.scores.max():.0%}"
 
 
 def side_by_side(left: Picture, right: Picture) -> Picture:
@@ -62,28 +113,78 @@ def side_by_side(left: Picture, right: Picture) -> Picture:
     return np.concatenate([left, gap, right], axis=1)
 
 
-def _draw(image: Picture, boxes: Tensor, classes: list[int], labels: list[str]) -> Picture:
-    height, width = image.shape[:2]
-    scale = max(1.0, MIN_PICTURE_SIZE / max(height, width))
-    canvas = torch.from_numpy(image.copy()).movedim(-1, 0)
-    canvas = resize(canvas, [round(scale * height), round(scale * width)])
-    colors = [tuple(int(255 * c) for c in _COLORS(label % 10)[:3]) for label in classes]
-    if labels:
-        thickness = max(2, max(canvas.shape) // 400)
-        canvas = draw_bounding_boxes(
-            canvas,
-            scale * boxes,
-            labels=labels,
-            colors=colors,
-            width=thickness,
-            font=findfont("DejaVu Sans"),
-            font_size=8 * thickness,
-            label_colors="white",
-            fill_labels=True,
-        )
-    return np.ascontiguousarray(canvas.movedim(0, -1).numpy())
+def class_legend(classes: Sequence[int], metadata: Any) -> list[tuple[str, Color]]:
+    """Names with counts and colours of the classes of some objects, the most frequent first."""
+    return [
+        (f"{class_name(label, metadata)} {count}", class_color(label))
+        for label, count in Counter(sorted(classes)).most_common()
+    ]
 
 
-def _class_name(label: int, metadata: Any) -> str:
+def class_name(label: int, metadata: Any) -> str:
+    """Name of a class; its number where the data set has no names."""
     names = metadata.get("thing_classes")
     return str(label) if names is None else str(names[label])
+
+
+def _draw(image: Picture, marks: Marks, metadata: Any, caption: Caption | None) -> Picture:
+    canvas = enlarge(image)
+    marks = marks._replace(boxes=marks.boxes * (canvas.shape[0] / image.shape[0]))
+    if marks.classes:
+        canvas = _draw_marks(canvas, marks)
+    if caption is None:
+        return canvas
+    return add_header(canvas, caption, class_legend(marks.classes, metadata))
+
+
+def _draw_marks(canvas: Picture, marks: Marks) -> Picture:
+    size = text_size(canvas)
+    labels, places = _fit_labels(marks.labels, marks.boxes, canvas, size)
+    is_dense = None in places or _area(labels, size) > MAX_LABELLED_SHARE * canvas[..., 0].size
+    if is_dense:
+        size = max(10, round(0.8 * size))
+        labels, places = _fit_labels(marks.short_labels, marks.boxes, canvas, size)
+    picture = Image.fromarray(canvas)
+    draw = ImageDraw.Draw(picture, "RGBA")
+    width = max(2, round(max(canvas.shape) / 500))
+    # The better a detection, the later it is drawn.
+    for index in reversed(range(len(labels))):
+        _draw_box(draw, marks.boxes[index], class_color(marks.classes[index]), width)
+    for label, place, index in zip(labels, places, marks.classes, strict=True):
+        if label and place is not None:
+            _draw_label(draw, label, place, class_color(index), size)
+    return np.asarray(picture)
+
+
+def _fit_labels(
+    labels: Sequence[str], boxes: Boxes, canvas: Picture, size: int
+) -> tuple[list[str], list[tuple[float, float] | None]]:
+    sizes = [_label_size(label, size) for label in labels]
+    return list(labels), place_labels(boxes, sizes, canvas.shape[:2])
+
+
+def _label_size(label: str, size: int) -> tuple[float, float]:
+    return font(size).getlength(label) + 0.6 * size, 1.35 * size
+
+
+def _area(labels: Sequence[str], size: int) -> float:
+    sizes = (_label_size(label, size) for label in labels)
+    return sum(width * height for width, height in sizes)
+
+
+def _draw_box(draw: ImageDraw.ImageDraw, box: Boxes, color: Color, width: int) -> None:
+    left, top, right, bottom = (round(x) for x in box)
+    right, bottom = max(left, right), max(top, bottom)
+    # A dark edge shows the line on an image of its own colour.
+    draw.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline=_SHADOW, width=1)
+    draw.rectangle([left, top, right, bottom], outline=color, width=width)
+
+
+def _draw_label(
+    draw: ImageDraw.ImageDraw, label: str, place: tuple[float, float], color: Color, size: int
+) -> None:
+    left, top = place
+    width, height = _label_size(label, size)
+    draw.rectangle([left, top, left + width - 1, top + height - 1], fill=color)
+    middle = (left + width / 2, top + height / 2)
+    draw.text(middle, label, fill=text_color(color), font=font(size), anchor="mm")
