@@ -525,3 +525,61 @@ def test_what_is_kept_is_told_by_the_time_not_by_the_number(make_cfg, tmp_path):
     cfg = make_cfg("SOLVER.CHECKPOINT_KEEP", 1)
     saved(cfg, tmp_path, ["model_0000009", "model_0000004"])
     assert [path.name for path in tmp_path.glob("*.pth")] == ["model_0000004.pth"]
+
+
+class Notes:
+    """A checkpointable with a state of its own."""
+
+    def __init__(self):
+        self.state = {"score": None, "name": "cells"}
+
+    def state_dict(self):
+        return self.state
+
+
+def bytes_by_name(path):
+    """All tensors and values of a checkpoint, tensors as their bits."""
+    contents = torch.load(path)
+    return {
+        **{k: v.view(torch.uint8).tolist() for k, v in contents["model"].items() if v.dim()},
+        **{k: v for k, v in contents.items() if k != "model"},
+    }
+
+
+def test_what_is_known_later_is_put_into_the_newest_files_of_its_iteration(make_cfg, tmp_path):
+    cfg, notes = make_cfg(), Notes()
+    checkpointer = DetrCheckpointer(build(cfg), str(tmp_path), cfg=cfg, notes=notes)
+    for name, iteration in (("model_0000003", 3), ("model_0000007", 7), ("model_final", 7)):
+        checkpointer.save(name, iteration=iteration)
+    before = {path.name: bytes_by_name(path) for path in tmp_path.glob("*.pth")}
+    checkpointer.add_to_saved("notes", {"score": 0.5}, iteration=7)
+    for name in ("model_0000007.pth", "model_final.pth"):
+        before[name]["notes"] = {"score": 0.5, "name": "cells"}
+    assert {path.name: bytes_by_name(path) for path in tmp_path.glob("*.pth")} == before
+    assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
+
+
+@pytest.mark.fault(area="checkpoints", expected="survived")
+@pytest.mark.parametrize("fault", ["full disk", "damaged"])
+def test_a_file_that_cannot_take_metrics_stays_as_it_is(
+    make_cfg, tmp_path, monkeypatch, caplog, fault
+):
+    cfg = make_cfg()
+    checkpointer = DetrCheckpointer(build(cfg), str(tmp_path), cfg=cfg, notes=Notes())
+    checkpointer.save("model_final", iteration=7)
+    path = tmp_path / "model_final.pth"
+    if fault == "damaged":
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    else:
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr("os.fsync", full)
+    before = path.read_bytes()
+    checkpointer.add_to_saved("notes", {"score": 0.5}, iteration=7)
+    assert path.read_bytes() == before
+    assert list(tmp_path.glob("*.tmp*")) == []
+    assert "The metrics are missing in" in caplog.text

@@ -84,7 +84,7 @@ def bits(folder):
     content = torch.load(folder / "model_final.pth")
     for scalar in TIMES:
         content["trainer"]["hooks"]["MetricHistory"]["scalars"].pop(scalar, None)
-    del content["trainer"]["config"]
+    del content["detector"]["config"]
     return {path: _exactly(value) for path, value in leaves(content)}
 
 

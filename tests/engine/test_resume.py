@@ -1,4 +1,6 @@
 import copy
+import logging
+import re
 
 import pytest
 import torch
@@ -106,6 +108,16 @@ def test_options_that_changed_are_found_but_not_those_without_effect():
 def contents(**changes):
     trainer = {"_trainer": {}, "config": config().dump(), "stream": {"seed": 12}}
     return {"model": Model().state_dict(), "trainer": trainer, **changes}
+
+
+@pytest.mark.parametrize("place", ["detector", "trainer"])
+def test_options_that_changed_are_shown(place, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
+    saved = contents()
+    saved["trainer"].pop("config")
+    saved.setdefault(place, {})["config"] = config().dump()
+    require_resumable("a.pth", saved, Model(), config(SOLVER__BASE_LR=0.2))
+    assert re.search(r"SOLVER\.BASE_LR +0\.1 +0\.2", caplog.text)
 
 
 def test_a_checkpoint_of_the_same_model_is_resumed_with_its_seed():

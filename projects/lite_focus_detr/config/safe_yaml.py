@@ -30,15 +30,29 @@ def config_reader(options: Sequence[Any]) -> type[CfgNode]:
     return _RemoteReader if str(given.get(_REMOTE_BASE)) == "True" else _LocalReader
 
 
+def parse_yaml(text: str, place: str) -> Any:
+    """The data in a text; tags that make objects are refused by a ``yaml.YAMLError``.
+
+    Args:
+        text: YAML.
+        place: what to call it in errors.
+
+    Raises:
+        ValueError: the text would become much larger than it is.
+        yaml.YAMLError: it is not valid.
+    """
+    if len(text) > _MAX_BYTES:
+        raise ValueError(f"{place} is refused: it is larger than {_MAX_BYTES >> 20} MiB")
+    _require_few_aliases(text, place)
+    return yaml.safe_load(text)
+
+
 class _LocalReader(CfgNode):
     @classmethod
     def _open_cfg(cls, filename: str) -> IO[str]:
         """Called by the base class for a file and for those in its ``_BASE_``."""
         text = _read(cls._local_path(filename))
-        if "*" in text and sum(isinstance(x, yaml.AliasEvent) for x in yaml.parse(text)) > (
-            _MAX_ALIASES
-        ):
-            raise ValueError(f"{filename} is refused: it has more than {_MAX_ALIASES} YAML aliases")
+        _require_few_aliases(text, filename)
         return io.StringIO(text)
 
     @classmethod
@@ -62,6 +76,13 @@ class _RemoteReader(_LocalReader):
                 f"{_HASH_DIGITS} digits"
             )
         return download(filename)
+
+
+def _require_few_aliases(text: str, place: str) -> None:
+    if "*" not in text:
+        return
+    if sum(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)) > _MAX_ALIASES:
+        raise ValueError(f"{place} is refused: it has more than {_MAX_ALIASES} YAML aliases")
 
 
 def _read(path: str) -> str:

@@ -6,6 +6,7 @@ from .conversion import (
     Conversion,
     convert_state_dict,
     detect_format,
+    published_class_names,
     training_options,
     unwrap,
 )
@@ -18,6 +19,7 @@ __all__ = [
     "ConversionReport",
     "convert_state_dict",
     "detect_format",
+    "published_class_names",
     "training_options",
     "unwrap",
 ]

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import torch
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from torch import Tensor
 
 from ..modeling.postprocess import COCO_IDS
 from .renamed_weights import RenamedWeights
 
-_CLASS_HEAD = "heads.class_embed.0.bias"
+#: Has a row for each class in every detector.
+CLASS_HEAD = "heads.class_embed.0.bias"
 _PROPOSAL_HEAD = "proposal_head."
 _LABELS = "denoising.label_enc."
 
 # Row = COCO category id in the heads of the original repositories.
 _NUM_COCO_ROWS = max(COCO_IDS) + 1
+#: Names of the 80 classes of COCO, in the order of detectron2.
+COCO_NAMES: tuple[str, ...] = tuple(x["name"] for x in COCO_CATEGORIES if x["isthing"])
+
+
+def coco_names(num_rows: int) -> tuple[str, ...] | None:
+    """Names of the classes of a detector of COCO, or None if its class heads are of another.
+
+    Args:
+        num_rows: of its class heads: 80, or 91 in the original repositories.
+    """
+    return COCO_NAMES if num_rows in (len(COCO_IDS), _NUM_COCO_ROWS) else None
 
 
 def fit_class_rows(
@@ -31,9 +44,9 @@ def fit_class_rows(
         agnostic_proposals: row 0 of the proposal head means "any object" and keeps its place.
         unknown_label: the label embedding of the model ends with a row for "no label".
     """
-    if _CLASS_HEAD not in weights.tensors:
+    if CLASS_HEAD not in weights.tensors:
         return
-    in_file = weights.tensors[_CLASS_HEAD].shape[0]
+    in_file = weights.tensors[CLASS_HEAD].shape[0]
     rows = _rows(in_file, num_classes)
     names = [name for name in weights.tensors if "class_embed" in name.split(".")]
     if agnostic_proposals:

@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from .checkpoint_format import CheckpointFormat, has_keys
-from .class_rows import fit_class_rows
+from .class_rows import CLASS_HEAD, coco_names, fit_class_rows
 from .formats import PUBLISHED_FORMATS
 from .head_layout import share_heads, split_encoder_heads
 from .renamed_weights import RenamedWeights
@@ -93,6 +93,26 @@ def detect_format(state_dict: Collection[str]) -> str:
         ValueError: no known format, or names that this project no longer uses.
     """
     return _find_format(state_dict).name
+
+
+def published_class_names(state_dict: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+    """Names of the classes of published weights, where their number says that they are COCO's.
+
+    Args:
+        state_dict: see :func:`unwrap`.
+
+    Returns:
+        80 names; None for other weights, those of this project included.
+
+    Raises:
+        ValueError: as :func:`detect_format`.
+    """
+    source = _find_format(state_dict)
+    if source is _NATIVE or source.backbone_only:
+        return None
+    heads = (x for key, x in state_dict.items() if source.rename(key) == CLASS_HEAD)
+    head = next(heads, None)
+    return None if head is None else coco_names(head.shape[0])
 
 
 def _find_format(keys: Collection[str]) -> CheckpointFormat:

@@ -2,6 +2,7 @@
 
 from .checkpoint_io import read_checkpoint
 from .checkpointer import DetrCheckpointer
+from .description import CheckpointDescription, describe_checkpoint, description_of
 from .hooks import BudgetHook, EMAHook
 from .launch import run
 from .optimizer import build_optimizer
@@ -13,11 +14,14 @@ from .trainer import DetrTrainer
 __all__ = [
     "RUN_ERRORS",
     "BudgetHook",
+    "CheckpointDescription",
     "DetrCheckpointer",
     "DetrTrainer",
     "EMAHook",
     "TrainStep",
     "build_optimizer",
+    "describe_checkpoint",
+    "description_of",
     "prepare_run",
     "read_checkpoint",
     "resolve_epochs",

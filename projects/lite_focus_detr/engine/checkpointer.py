@@ -150,6 +150,31 @@ class DetrCheckpointer(DetectionCheckpointer):
             self.tag_last_checkpoint(f"{name}.pth")
             self._remove_old(path)
 
+    def add_to_saved(self, key: str, values: Mapping[str, Any], *, iteration: int) -> None:
+        """Put into the newest files what has become known after they were written.
+
+        Everything else in them stays. A file that cannot be written stays as it is, with a warning.
+
+        Args:
+            key: name of the checkpointable whose state is changed.
+            values: new entries of the state.
+            iteration: that the files have been written in; those of another one stay as they are.
+        """
+        if not (self.save_dir and self.save_to_disk):
+            return
+        regular = os.path.join(self.save_dir, f"model_{iteration:07d}.pth")
+        for path in dict.fromkeys((regular, self._tagged_file())):  # the newest last
+            if path is None or not os.path.isfile(path) or _iteration(path) != iteration:
+                continue
+            try:
+                contents = read_checkpoint(path)
+                if key in contents:
+                    contents[key].update(values)
+                    with self.while_saving():
+                        write_checkpoint(path, contents, remedy=_RESUME)
+            except (OSError, ValueError) as error:
+                logger.warning("The metrics are missing in %s: %s", path, error)
+
     def _remove_old(self, newest: str) -> None:
         """Leave as many regular checkpoints as ``SOLVER.CHECKPOINT_KEEP`` says; 0 keeps all.
 

@@ -12,6 +12,9 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from ..config.safe_yaml import parse_yaml
+from .description import saved_config
+
 logger = logging.getLogger(__name__)
 
 # Where the files lie and how many processes read them changes nothing.
@@ -85,7 +88,7 @@ def changed_options(saved: str, cfg: CfgNode) -> dict[str, tuple[Any, Any]]:
         saved: configuration of the checkpoint, as ``cfg.dump()`` gave it.
         cfg: the present one.
     """
-    before = _flatten(yaml.safe_load(saved))
+    before = _flatten(parse_yaml(saved, "the configuration of the checkpoint"))
     now = _flatten(yaml.safe_load(cfg.dump()))
     return {
         key: (before.get(key), now.get(key))
@@ -117,7 +120,7 @@ def report_changes(changes: Mapping[str, tuple[Any, Any]]) -> None:
 def require_resumable(
     filename: str, contents: Mapping[str, Any], model: nn.Module, cfg: CfgNode
 ) -> None:
-    """Check that a checkpoint is of a training that this one can continue.
+    """Check that a checkpoint is of a training that this one can continue; show what has changed.
 
     Args:
         filename: of the checkpoint.
@@ -134,8 +137,8 @@ def require_resumable(
             f"{filename} has no state of a training: it cannot be resumed from; give it as "
             "MODEL.WEIGHTS without --resume"
         )
-    saved = trainer.get("config")
-    changes = changed_options(saved, cfg) if isinstance(saved, str) else {}
+    saved = saved_config(contents)
+    changes = changed_options(saved, cfg) if saved else {}
     if different := _different_tensors(contents["model"], model.state_dict()):
         keys = [
             f"{key} was {before}, is {now}"
@@ -153,6 +156,7 @@ def require_resumable(
             f"cannot resume from {filename} with SEED {cfg.SEED}: the order of the data and the "
             f"randomness of its training are those of seed {seed}; set SEED {seed}"
         )
+    report_changes(changes)
 
 
 def _different_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..modeling.criterion import average_num_boxes
 from .nonfinite import NonFiniteError, broken_state, write_report
+from .optimizer import FULL_MODEL
 from .resume import load_optimizer_state, parameter_names
 
 Batch = list[dict[str, Any]]
@@ -202,3 +204,29 @@ class TrainStep(SimpleTrainer):
 
     def _parameter_names(self) -> list[str]:
         return parameter_names(self.optimizer, self._unwrapped_model())
+
+
+def build_train_step(
+    cfg: CfgNode, model: nn.Module, data_loader: Iterable[Batch], optimizer: torch.optim.Optimizer
+) -> TrainStep:
+    """The step that a configuration asks for.
+
+    Args:
+        cfg: complete configuration.
+        model: possibly wrapped for several processes.
+        data_loader: endless.
+        optimizer: of the parameters of ``model``.
+    """
+    solver = cfg.SOLVER
+    clip = solver.CLIP_GRADIENTS
+    full_model = clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL
+    return TrainStep(
+        model=model,
+        data_loader=data_loader,
+        optimizer=optimizer,
+        accumulation_steps=solver.ACCUMULATION_STEPS,
+        amp_dtype=getattr(torch, solver.AMP.DTYPE) if solver.AMP.ENABLED else None,
+        max_grad_norm=clip.CLIP_VALUE if full_model else None,
+        norm_type=clip.NORM_TYPE,
+        report_dir=cfg.OUTPUT_DIR,
+    )

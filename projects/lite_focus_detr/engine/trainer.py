@@ -30,6 +30,8 @@ from ..data.validation import check_training_images
 from ..data.worker_watch import dead_workers_named
 from . import signals
 from .checkpointer import DetrCheckpointer
+from .description import RECORD, DetectorRecord, class_names_of
+from .evaluator import ThresholdEvaluator
 from .experiment_writers import build_experiment_writers, check_loggers
 from .hooks import (
     BudgetHook,
@@ -41,13 +43,13 @@ from .hooks import (
 )
 from .log_writers import TensorboardFile
 from .metrics import MetricHistory, MetricsFile
-from .optimizer import FULL_MODEL, build_optimizer
+from .optimizer import build_optimizer
 from .output_lock import keep_output_for_restart, release_output
 from .peers import PeerLostError, PeerWatch
-from .resume import changed_options, report_changes, restart_scheduler
+from .resume import restart_scheduler
 from .schedule import resolve_epochs
 from .setup import report, report_once
-from .train_step import TrainStep
+from .train_step import build_train_step
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +57,7 @@ logger = logging.getLogger(__name__)
 class DetrTrainer(DefaultTrainer):
     """Trains and evaluates a detector as its configuration says.
 
-    Differs from ``DefaultTrainer`` in the training step (:class:`TrainStep`), the averaged weights
+    Differs from ``DefaultTrainer`` in the training step (``TrainStep``), the averaged weights
     that evaluation uses (:class:`EMAHook`), the checkpointer, in that several processes also work
     without a GPU, and in that a resumed training ends with what it would have ended with anyway.
     """
@@ -79,11 +81,15 @@ class DetrTrainer(DefaultTrainer):
         data_loader = self.build_train_loader(cfg, self.stream)
         device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
         wrapped = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
-        self._trainer = _build_train_step(cfg, wrapped, data_loader, optimizer)
+        self._trainer = build_train_step(cfg, wrapped, data_loader, optimizer)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
 
         self.ema: EMAHook | None = None
-        checkpointables: dict[str, Any] = {"trainer": weakref.proxy(self)}
+        this = weakref.proxy(self)
+        self.record = DetectorRecord(
+            cfg, class_names=class_names_of(cfg), iteration=lambda: this.iterations_made
+        )
+        checkpointables: dict[str, Any] = {"trainer": this, RECORD: self.record}
         if cfg.MODEL.EMA.ENABLED:
             self.ema = EMAHook(model=model, decay=cfg.MODEL.EMA.DECAY)
             checkpointables["ema"] = self.ema.average
@@ -153,7 +159,16 @@ class DetrTrainer(DefaultTrainer):
         self._stop_on_signal.after_step()
         with signals.immediate(), self.peers.paused("evaluating"):
             self._last_eval_results: dict[str, Any] = self.test(self.cfg, model)
+        if self._last_eval_results:
+            self.record.note_evaluation(self._last_eval_results)
+            evaluation, last = self.record.evaluation(), self.iterations_made - 1
+            self.checkpointer.add_to_saved(RECORD, evaluation, iteration=last)
         return self._last_eval_results
+
+    @property
+    def iterations_made(self) -> int:
+        """How many there are after the present one; the loop has counted on when it ends."""
+        return min(self.iter + 1, self.max_iter)
 
     def train(self) -> Any:
         """Train to the end, or until a signal or an error ends all processes.
@@ -189,7 +204,7 @@ class DetrTrainer(DefaultTrainer):
         options = sys.argv if "--resume" in sys.argv else [sys.argv[0], "--resume", *sys.argv[1:]]
         command = shlex.join(options)
         report(
-            f"{interrupted.signal_name}: stopped after {min(self.iter + 1, self.max_iter)} of "
+            f"{interrupted.signal_name}: stopped after {self.iterations_made} of "
             f"{self.max_iter} iterations, which are saved. Continue with: python {command}"
         )
 
@@ -233,7 +248,6 @@ class DetrTrainer(DefaultTrainer):
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs beside the weights and their average."""
         state: dict[str, Any] = super().state_dict()
-        state["config"] = self.cfg.dump()
         state["stream"] = self.stream.state_dict(self._batches_since_start(self.iter + 1))
         state["threads"] = self._threads()
         return state
@@ -246,8 +260,6 @@ class DetrTrainer(DefaultTrainer):
         """
         super().load_state_dict(state_dict)
         restart_scheduler(self.scheduler, self.optimizer)
-        if "config" in state_dict:
-            report_changes(changed_options(state_dict["config"], self.cfg))
         differences = ["a checkpoint of an earlier version, which has no position in the data"]
         if "stream" in state_dict:
             differences = self.stream.load_state_dict(state_dict["stream"])
@@ -354,7 +366,8 @@ class DetrTrainer(DefaultTrainer):
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         """Return the COCO evaluator; predictions go to ``OUTPUT_DIR/inference``."""
-        return COCOEvaluator(dataset_name, output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"))
+        folder = os.path.join(cfg.OUTPUT_DIR, "inference")
+        return ThresholdEvaluator(dataset_name, output_dir=folder)
 
 
 def _training_images(cfg: CfgNode) -> list[dict[str, Any]]:
@@ -369,21 +382,3 @@ def _training_images(cfg: CfgNode) -> list[dict[str, Any]]:
         raise ValueError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {text}") from error
     check_training_images(cfg, images)
     return images
-
-
-def _build_train_step(
-    cfg: CfgNode, model: nn.Module, data_loader: Any, optimizer: torch.optim.Optimizer
-) -> TrainStep:
-    solver = cfg.SOLVER
-    clip = solver.CLIP_GRADIENTS
-    full_model = clip.ENABLED and clip.CLIP_TYPE == FULL_MODEL
-    return TrainStep(
-        model=model,
-        data_loader=data_loader,
-        optimizer=optimizer,
-        accumulation_steps=solver.ACCUMULATION_STEPS,
-        amp_dtype=getattr(torch, solver.AMP.DTYPE) if solver.AMP.ENABLED else None,
-        max_grad_norm=clip.CLIP_VALUE if full_model else None,
-        norm_type=clip.NORM_TYPE,
-        report_dir=cfg.OUTPUT_DIR,
-    )

@@ -1,0 +1,187 @@
+import math
+import re
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.data import MetadataCatalog
+from detectron2.modeling import build_model
+
+from lite_focus_detr import __version__, model_zoo
+from lite_focus_detr.data import register_datasets
+from lite_focus_detr.engine import CheckpointDescription, DetrTrainer, describe_checkpoint
+from lite_focus_detr.engine.checkpoint_io import write_checkpoint
+from lite_focus_detr.engine.description import (
+    DetectorRecord,
+    class_names_of,
+    description_of,
+    saved_config,
+)
+
+CFG = model_zoo.get_config("lite_dino_small")
+RESULTS = {"bbox": {"AP": 58.2, "AP50": 90.1, "threshold": 0.3125, "F1": 88.0}}
+
+
+def record(results=None, *, names=("RBC", "WBC", "Platelets"), made=1845, evaluated_at=1845):
+    made_then = SimpleNamespace(iteration=evaluated_at)
+    written = DetectorRecord(CFG, class_names=list(names), iteration=lambda: made_then.iteration)
+    if results:
+        written.note_evaluation(results)
+    made_then.iteration = made
+    return written
+
+
+def describe(written, file="runs/cells/model_final.pth"):
+    return description_of({"model": {}, "detector": written.state_dict()}, file)
+
+
+def test_one_line_says_what_a_checkpoint_is():
+    assert str(describe(record(RESULTS))) == (
+        "model_final.pth: LiteDETR, 3 classes RBC WBC Platelets, iteration 1845, AP 58.2, "
+        "threshold 0.31"
+    )
+
+
+def test_the_line_says_when_the_evaluation_was_of_other_weights():
+    line = str(describe(record(RESULTS, evaluated_at=1500)))
+    assert "iteration 1845, AP 58.2 at iteration 1500" in line
+
+
+def test_before_an_evaluation_there_is_no_threshold():
+    description = describe(record())
+    assert description.threshold is None
+    assert description.ap is None
+    assert str(description).endswith("Platelets, iteration 1845")
+
+
+def test_an_evaluation_that_found_nothing_gives_no_threshold():
+    nothing = {"bbox": {"AP": math.nan, "threshold": math.nan}}
+    description = describe(record(nothing))
+    assert description.threshold is None
+    assert "AP" not in str(description)
+
+
+def test_many_classes_are_shortened_and_names_cannot_control_a_terminal():
+    names = tuple(CFG.MODEL.DETR.NUM_CLASSES * [""]) + tuple(f"class{i}" for i in range(20))
+    description = describe(record(names=names[3:]))
+    assert "20 classes class0 class1 class2 ... class19" in str(description)
+    description = describe(record(names=("traffic light", "\x1b[31mred")))
+    assert "2 classes 'traffic light' \\x1b[31mred" in str(description)
+
+
+def test_with_several_data_sets_the_first_one_counts():
+    results = {"first": {"bbox": {"AP": 1.5, "threshold": 0.5}}, "second": RESULTS}
+    description = describe(record(results))
+    assert description.ap == 1.5
+    assert description.threshold == 0.5
+    assert description.metrics["second"]["bbox"]["AP50"] == 90.1
+
+
+def test_a_record_is_read_from_a_file_with_all_it_says(tmp_path):
+    path = str(tmp_path / "a.pth")
+    write_checkpoint(path, {"model": {}, "detector": record(RESULTS).state_dict()})
+    description = describe_checkpoint(path)
+    assert description == CheckpointDescription(
+        path,
+        class_names=("RBC", "WBC", "Platelets"),
+        config=CFG.dump(),
+        architecture="LiteDETR",
+        input_format=CFG.INPUT.FORMAT,
+        threshold=0.3125,
+        metrics=RESULTS,
+        evaluated=1845,
+        iteration=1845,
+        version=__version__,
+    )
+
+
+def test_what_is_known_of_the_evaluation_is_resumed_and_the_rest_is_not():
+    resumed = record(names=("a", "b"), made=1900)
+    resumed.load_state_dict(record(RESULTS).state_dict())
+    state = resumed.state_dict()
+    assert (state["evaluated"], state["threshold"], state["metrics"]) == (1845, 0.3125, RESULTS)
+    assert (state["iteration"], state["class_names"]) == (1900, ["a", "b"])
+
+
+@pytest.mark.fault(area="checkpoints", expected="refused")
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"class_names": "abc"}, "class_names"),
+        ({"class_names": [1]}, "class_names"),
+        ({"threshold": "0.5"}, "threshold"),
+        ({"metrics": {"bbox": "good"}}, "metrics"),
+        ({"config": {"MODEL": 1}}, "config"),
+        (None, "content"),
+    ],
+)
+def test_a_record_of_another_kind_is_refused(change, named):
+    state = [] if change is None else {**record(RESULTS).state_dict(), **change}
+    with pytest.raises(ValueError, match=rf"a\.pth has a record .* whose {named} is not what"):
+        description_of({"model": {}, "detector": state}, "a.pth")
+
+
+@pytest.mark.fault(area="security", expected="refused")
+@pytest.mark.parametrize(
+    "text", ["!!python/object/apply:os.system ['false']", "a: &a [x]\nb: [" + "*a, " * 20 + "]"]
+)
+def test_the_configuration_of_a_file_is_only_data(text):
+    state = {**record().state_dict(), "config": text}
+    with pytest.raises(ValueError, match=r"a\.pth"):
+        description_of({"model": {}, "detector": state}, "a.pth")
+
+
+def test_earlier_checkpoints_had_their_configuration_elsewhere():
+    contents = {"model": {}, "trainer": {"config": CFG.dump()}}
+    assert saved_config(contents) == CFG.dump()
+    assert str(description_of(contents, "a.pth")) == "a.pth: LiteDETR"
+    assert saved_config({"model": {}, "trainer": {}}) is None
+
+
+@pytest.mark.parametrize(("rows", "named"), [(80, True), (91, True), (20, False)])
+def test_published_detectors_of_coco_have_its_names(rows, named):
+    # Keys of the original Deformable DETR.
+    weights = {
+        "transformer.level_embed": torch.zeros(4, 256),
+        "input_proj.0.0.weight": torch.zeros(256, 512, 1, 1),
+        "class_embed.0.bias": torch.zeros(rows),
+    }
+    description = description_of({"model": weights}, "r50.pth")
+    assert (description.class_names is not None) == named
+    if named:
+        assert list(description.class_names) == MetadataCatalog.get("coco_2017_val").thing_classes
+        line = str(description)
+        assert line.endswith("80 classes person bicycle car ... toothbrush")
+        assert re.match("r50.pth: ", line)
+
+
+def test_weights_of_an_unknown_model_have_no_names():
+    assert description_of({"model": {"w": torch.zeros(1)}}, "a.pth").class_names is None
+
+
+def test_names_are_those_of_the_training_set_if_there_are_as_many_as_classes(small_config):
+    register_datasets(small_config)
+    assert class_names_of(small_config) == ["rectangle", "ellipse", "triangle"]
+    small_config.MODEL.DETR.NUM_CLASSES = 4
+    assert class_names_of(small_config) is None
+
+
+def test_every_checkpoint_of_a_training_has_a_record(setup, make_args, tmp_path):
+    every = ("SOLVER.CHECKPOINT_PERIOD", "1", "SOLVER.MAX_ITER", "4", "TEST.EVAL_PERIOD", "2")
+    trainer = DetrTrainer(setup(make_args(*every)))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    files = sorted((tmp_path / "out").glob("model_*.pth"))
+    found = {path.name: describe_checkpoint(str(path)) for path in files}
+    assert {name: x.iteration for name, x in found.items()} == {
+        "model_0000000.pth": 1,
+        "model_0000001.pth": 2,
+        "model_0000002.pth": 3,
+        "model_0000003.pth": 4,
+        "model_final.pth": 4,
+    }
+    assert [x.evaluated for x in found.values()] == [None, 2, 2, 4, 4]
+    assert all(x.class_names == ("rectangle", "ellipse", "triangle") for x in found.values())
+    last = trainer._last_eval_results["bbox"]
+    assert str(found["model_final.pth"].metrics["bbox"]) == str(dict(last))
+    build_model(trainer.cfg).load_state_dict(torch.load(files[-1])["model"])
