@@ -114,11 +114,17 @@ class SampledAttention(nn.Module):
 
     def split_heads(self, proj: nn.Linear, value: Parts, mask: Tensor | None = None) -> Tensor:
         """Project tokens (B, S, C) to channels of M heads (B, S, M, …), zero where masked."""
-        projected = proj(value) if isinstance(value, Tensor) else concat_linear(proj, value)
+        if isinstance(value, Tensor):
+            shape = value.shape[:2]
+            # As a matrix: what is done in place to a view, as of three dimensions, copies gradients.
+            projected = proj(value.flatten(0, 1))
+        else:
+            projected = concat_linear(proj, value)
+            shape = projected.shape[:2]
         if mask is not None:
             # In place: the gradient of a linear layer does not need its output.
-            projected.masked_fill_(mask[..., None], 0.0)
-        return projected.unflatten(-1, (self.config.num_heads, -1))
+            projected.masked_fill_(mask.reshape(*projected.shape[:-1], 1), 0.0)
+        return projected.view(*shape, self.config.num_heads, -1)
 
 
 class DeformableAttention(SampledAttention):

@@ -70,7 +70,7 @@ class DecoderLayer(TransformerLayer):
         attended = self.self_attn(query, query, content, attn_mask=attn_mask, need_weights=False)[0]
         content = self.norm2(content + self.dropout(attended))
         query, shapes = content + position, tokens.spatial_shapes
-        value = self.cross_attn.project(memory, tokens.padding_mask)
+        value = self.cross_attn.project(memory, tokens.value_mask)
         sampling = None
         if return_sampling:
             sampling = self.cross_attn.sampling(query, reference_points, value, shapes)

@@ -45,6 +45,12 @@ class FeatureTokens(NamedTuple):
     strides: tuple[int, ...] = ()  #: pixels per token of each level
     level_valid: tuple[tuple[int, ...], ...] = ()  #: ``num_valid`` of each image by level
 
+    @property
+    def value_mask(self) -> Tensor | None:
+        """The padding mask, or None where no token is padding and values stay as they are."""
+        padded = min(self.num_valid) < self.padding_mask.shape[1]
+        return self.padding_mask if padded else None
+
     def scale_to_levels(self, reference_points: Tensor) -> Tensor:
         """Points (B, Q, 2) or boxes (B, Q, 4) of the un-padded image relative to the padded maps,
         which attention samples from: (B, Q, L, 2 or 4)."""

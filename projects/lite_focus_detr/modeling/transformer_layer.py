@@ -21,14 +21,21 @@ class TransformerLayer(nn.Module):
         super().__init__()
         self.linear1 = nn.Linear(embed_dim, ffn_dim)
         self.linear2 = nn.Linear(ffn_dim, embed_dim)
+        # In place: the gradient of a linear layer does not need its output.
+        self.activation = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout(dropout)
         xavier_matrices(self)
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """The residual branch of the feed-forward part, (..., C) to (..., C)."""
-        # In place: the gradient of a linear layer does not need its output.
-        hidden = self.dropout(self.linear1(x).relu_())
-        return self.dropout(self.linear2(hidden))
+        return self.two_layers(x, self.linear1, self.linear2)
+
+    def two_layers(self, x: Tensor, first: nn.Module, second: nn.Module) -> Tensor:
+        """``second`` of the activated ``first`` of (..., C), with dropout after each."""
+        # As a matrix: of three dimensions a linear layer returns a view, and what is done to a
+        # view in place copies its gradient.
+        hidden = self.dropout(self.activation(first(x.flatten(0, -2))))
+        return self.dropout(second(hidden)).view(x.shape)
 
 
 def run_layer(gradient_checkpointing: bool, layer: Callable[..., Any], *args: Any) -> Any:

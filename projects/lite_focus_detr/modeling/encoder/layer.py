@@ -50,6 +50,6 @@ class EncoderLayer(TransformerLayer):
             queries.reference_points,
             value,
             tokens.spatial_shapes,
-            tokens.padding_mask,
+            tokens.value_mask,
         )
         return self.norm1(queries.features + self.dropout(attended))

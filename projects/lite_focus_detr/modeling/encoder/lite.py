@@ -42,8 +42,7 @@ class AllLevelsLayer(EncoderLayer):
     def update_low(self, queries: TokenQueries, value: Value, tokens: FeatureTokens) -> Tensor:
         """Update tokens of the low levels; see :meth:`EncoderLayer.forward`."""
         features = self.attend(queries, value, tokens)
-        hidden = self.dropout(self.linear12(features).relu_())
-        return self.norm22(features + self.dropout(self.linear22(hidden)))
+        return self.norm22(features + self.two_layers(features, self.linear12, self.linear22))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,10 +148,10 @@ class LiteEncoder(Encoder):
     ) -> tuple[Tensor, Tensor]:
         """Features (B, N, C) after a layer of the ``low`` tokens that it may update, which are
         among all of the low levels, ``low_value``, and of the high levels."""
-        value = layer.self_attn.project((low_value, high.features), tokens.padding_mask)
+        value = layer.self_attn.project((low_value, high.features), tokens.value_mask)
         updated: Tensor = layer(high, value, tokens)
         if not isinstance(layer, AllLevelsLayer):
             return low.features, updated
         if self.settings.low_update == "after":
-            value = layer.self_attn.project((low_value, updated), tokens.padding_mask)
+            value = layer.self_attn.project((low_value, updated), tokens.value_mask)
         return layer.update_low(low, value, tokens), updated
