@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from . import model_zoo, modeling, ops
     from .config import add_lite_focus_detr_config, validate_config
+    from .optimization import optimize_for_inference
     from .predictor import Predictor
 
 __version__ = "0.2.0"
@@ -24,6 +25,7 @@ __all__ = [
     "model_zoo",
     "modeling",
     "ops",
+    "optimize_for_inference",
     "validate_config",
 ]
 
@@ -34,6 +36,7 @@ _PLACES = {
     "model_zoo": "",
     "modeling": "",
     "ops": "",
+    "optimize_for_inference": "optimization",
     "validate_config": "config",
 }
 

@@ -112,11 +112,11 @@ class SampledAttention(nn.Module):
         shape = (self.config.num_heads, -1, self.config.num_points, 2)
         return self.sampling_offsets(query).unflatten(-1, shape)
 
-    def split_heads(self, proj: nn.Linear, value: Parts, mask: Tensor | None = None) -> Tensor:
+    def split_heads(self, proj: nn.Module, value: Parts, mask: Tensor | None = None) -> Tensor:
         """Project tokens (B, S, C) to channels of M heads (B, S, M, …), zero where masked."""
         if isinstance(value, Tensor):
             shape = value.shape[:2]
-            # As a matrix: what is done in place to a view, as of three dimensions, copies gradients.
+            # As a matrix, see TransformerLayer.two_layers.
             projected = proj(value.flatten(0, 1))
         else:
             projected = concat_linear(proj, value)

@@ -1,6 +1,7 @@
 """The detector of all families and its registered forms, one per encoder."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -98,6 +99,8 @@ class DetectionTransformer(nn.Module):
         self.coco_id_rows = coco_id_rows
         self.input_format = input_format
         self.vis_period = vis_period
+        #: Autocast of the inference; None: in the precision of the weights.
+        self.inference_dtype: torch.dtype | None = None
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 
@@ -180,7 +183,8 @@ class DetectionTransformer(nn.Module):
         results: dict[int, dict[str, Instances]] = {}
         for group in group_images(batched_inputs):
             images = self.preprocess_image([batched_inputs[index] for index in group])
-            outputs = self.forward_outputs(images)
+            with autocast(self.device, self.inference_dtype):
+                outputs = self.forward_outputs(images)
             for index, found in zip(group, self.select_detections(outputs, images), strict=True):
                 (height, width), inputs = found.image_size, batched_inputs[index]
                 size = inputs.get("height", height), inputs.get("width", width)
@@ -284,6 +288,11 @@ class DetectionTransformer(nn.Module):
             kept = count_kept(trace.kept, outputs.tokens.spatial_shapes, (padded[0], padded[1]))
             kept = kept[: image.shape[1], : image.shape[2]]
         get_event_storage().put_image(title, draw_training(image, boxes, kept))
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager[None]:
+    """Mixed precision of a dtype, or what there is around it."""
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
 def group_images(batched_inputs: Batch) -> list[list[int]]:

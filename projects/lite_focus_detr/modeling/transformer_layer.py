@@ -1,7 +1,7 @@
 """What encoder and decoder layers have in common."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,9 @@ from torch.utils.checkpoint import checkpoint
 
 class TransformerLayer(nn.Module):
     """Base of the layers: the feed-forward part, with residual and post-norm left to them."""
+
+    #: Names of the linear layers of each feed-forward part.
+    feed_forward_layers: ClassVar[Sequence[tuple[str, str]]] = (("linear1", "linear2"),)
 
     def __init__(self, *, embed_dim: int, ffn_dim: int, dropout: float) -> None:
         """
@@ -22,7 +25,7 @@ class TransformerLayer(nn.Module):
         self.linear1 = nn.Linear(embed_dim, ffn_dim)
         self.linear2 = nn.Linear(ffn_dim, embed_dim)
         # In place: the gradient of a linear layer does not need its output.
-        self.activation = nn.ReLU(inplace=True)
+        self.activation: nn.Module = nn.ReLU(inplace=True)
         self.dropout = nn.Dropout(dropout)
         xavier_matrices(self)
 

@@ -34,22 +34,23 @@ class _ConcatLinear(torch.autograd.Function):
         return (grad_weight, grad.sum((0, 1)), *grad_parts)
 
 
-def concat_linear(linear: nn.Linear, parts: Sequence[Tensor]) -> Tensor:
+def concat_linear(linear: nn.Module, parts: Sequence[Tensor]) -> Tensor:
     """``linear(torch.cat(parts, 1))`` without the copies of the parts that ``cat`` makes.
 
     Every part is projected into its place in the result. Under autocast the dtype is that of
     PyTorch's linear layers.
 
     Args:
-        linear: from C to D channels, with a bias.
+        linear: from C to D channels, with a bias; any module but a linear layer gets joined parts.
         parts: of the sequence, each (B, S_i, C).
 
     Returns:
         (B, S, D), S the sum of all S_i.
     """
-    if torch.compiler.is_exporting():
+    if torch.compiler.is_exporting() or not isinstance(linear, nn.Linear):
         # Writes into parts of a tensor become copies of all of it in an exported graph.
-        return nn.functional.linear(torch.cat(list(parts), 1), linear.weight, linear.bias)
+        joined: Tensor = linear(torch.cat(list(parts), 1))
+        return joined
     arguments = [x.to(autocast_dtype(x)) for x in (linear.weight, linear.bias, *parts)]
     projected: Tensor = _ConcatLinear.apply(*arguments)  # type: ignore[no-untyped-call]
     return projected

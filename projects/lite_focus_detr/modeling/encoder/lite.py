@@ -19,6 +19,8 @@ from .layer import EncoderLayer
 class AllLevelsLayer(EncoderLayer):
     """A layer that also updates low levels, with a smaller feed-forward part and its own norm."""
 
+    feed_forward_layers = (*EncoderLayer.feed_forward_layers, ("linear12", "linear22"))
+
     @configurable
     def __init__(
         self, *, self_attn: SampledAttention, ffn_dim: int, low_ffn_dim: int, dropout: float

@@ -1,0 +1,106 @@
+"""Layers of oneDNN with weights in the layout that its kernels read: for inference on the CPU.
+
+Outside of compiled graphs PyTorch keeps weights as they are saved and lays them out anew in every
+call. The operators here are those that TorchInductor calls.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+#: Tokens of a feed-forward part at a time: hidden channels of so many stay in a core's cache.
+CHUNK = 1024
+
+
+class PackedLinear(nn.Module):
+    """A linear layer, optionally with the ReLU behind it, in single precision or bfloat16."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, linear: nn.Linear, dtype: torch.dtype, *, relu: bool = False) -> None:
+        """Pack the weights of a layer.
+
+        Args:
+            linear: from C to D channels, with a bias.
+            dtype: of weights and results; inputs are converted.
+            relu: set negative results to zero.
+        """
+        super().__init__()
+        self.dtype = dtype
+        self.activation = "relu" if relu else "none"
+        self.out_features = linear.out_features
+        weight = linear.weight.detach().to(dtype).contiguous()
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, CHUNK)
+        self.register_buffer("weight", packed, persistent=False)
+        self.register_buffer("bias", linear.bias.detach().to(dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., C) to (..., D)."""
+        if x.numel() == 0:
+            return x.new_zeros((*x.shape[:-1], self.out_features), dtype=self.dtype)
+        x = x.to(self.dtype)
+        result: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self.weight, self.bias, self.activation, [], ""
+        )
+        return result
+
+
+class PackedFeedForward(nn.Module):
+    """Both layers of a feed-forward part, for as many tokens at a time as the cache holds."""
+
+    def __init__(self, first: nn.Linear, second: nn.Linear, dtype: torch.dtype) -> None:
+        """Pack the weights of the layers.
+
+        Args:
+            first: from C channels to the hidden ones.
+            second: back to C.
+            dtype: see :class:`PackedLinear`.
+        """
+        super().__init__()
+        self.first = PackedLinear(first, dtype, relu=True)
+        self.second = PackedLinear(second, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, C) to (N, C)."""
+        result = x.new_empty(x.shape, dtype=self.second.dtype)
+        for start in range(0, len(x), CHUNK):
+            part = slice(start, start + CHUNK)
+            result[part] = self.second(self.first(x[part]))
+        return result
+
+
+class PackedConv2d(nn.Module):
+    """A convolution in channels-last layout."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype) -> None:
+        """Pack the weights of a convolution, which has a bias and pads with zeros.
+
+        Args:
+            convolution: to pack.
+            dtype: of weights and results; inputs are converted.
+        """
+        super().__init__()
+        self.dtype = dtype
+        self.geometry = tuple(
+            list(getattr(convolution, name)) for name in ("padding", "stride", "dilation")
+        )
+        self.groups = convolution.groups
+        weight = convolution.weight.detach().to(dtype)
+        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, self.groups)
+        self.register_buffer("weight", packed, persistent=False)
+        assert convolution.bias is not None
+        self.register_buffer("bias", convolution.bias.detach().to(dtype), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, D, H', W')."""
+        x = x.to(self.dtype, memory_format=torch.channels_last)
+        options = (*self.geometry, self.groups, "none", [], "")
+        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, *options
+        )
+        return result

@@ -1,0 +1,69 @@
+import pytest
+import torch
+from torch import nn
+
+from lite_focus_detr.optimization.packed_layers import (
+    CHUNK,
+    PackedConv2d,
+    PackedFeedForward,
+    PackedLinear,
+)
+
+needs_bfloat16 = pytest.mark.skipif(
+    not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the processor has no bfloat16"
+)
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 24), (3, 24), (2, 0, 24), (0, 24)])
+def test_a_packed_layer_is_the_formula_of_its_weights(shape):
+    layer = nn.Linear(24, 40)
+    x = torch.randn(shape)
+    expected = x.double() @ layer.weight.double().t() + layer.bias.double()
+    packed = PackedLinear(layer, torch.float32)
+    torch.testing.assert_close(packed(x).double(), expected, rtol=0, atol=1e-5)
+    rectified = PackedLinear(layer, torch.float32, relu=True)
+    torch.testing.assert_close(rectified(x).double(), expected.clamp(min=0), rtol=0, atol=1e-5)
+
+
+def test_a_packed_layer_takes_rows_that_lie_apart():
+    layer = nn.Linear(24, 40)
+    x = torch.randn(2, 9, 24)[:, 2:7]
+    packed = PackedLinear(layer, torch.float32)
+    torch.testing.assert_close(packed(x), layer(x), rtol=0, atol=1e-5)
+
+
+@needs_bfloat16
+def test_a_packed_layer_in_half_precision_rounds_its_weights_and_results():
+    layer, x = nn.Linear(64, 32), torch.randn(7, 64)
+    packed = PackedLinear(layer, torch.bfloat16)(x)
+    assert packed.dtype == torch.bfloat16
+    rounded = x.bfloat16().double() @ layer.weight.bfloat16().double().t()
+    expected = rounded + layer.bias.bfloat16().double()
+    # Results have 8 significant bits.
+    torch.testing.assert_close(packed.double(), expected, rtol=2**-8, atol=2**-9)
+
+
+@pytest.mark.parametrize("length", [0, 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+def test_a_feed_forward_part_is_the_same_in_chunks(length):
+    first, second, x = nn.Linear(16, 48), nn.Linear(48, 16), torch.randn(length, 16)
+    expected = second(first(x).relu())
+    packed = PackedFeedForward(first, second, torch.float32)
+    torch.testing.assert_close(packed(x), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 1},
+        {"kernel_size": 3, "padding": 1, "stride": 2},
+        {"kernel_size": (3, 1), "padding": (2, 0), "dilation": 2, "groups": 4},
+    ],
+)
+def test_a_packed_convolution_is_the_convolution(options, layout):
+    convolution = nn.Conv2d(8, 12, **options)
+    x = torch.randn(2, 8, 13, 10)
+    expected = convolution.double()(x.double())
+    packed = PackedConv2d(convolution.float(), torch.float32)
+    result = packed(x.to(memory_format=layout))
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-5)
