@@ -38,6 +38,8 @@ class DetectionTransformer(nn.Module):
     """
 
     encoder_name: str
+    #: Autocast of the inference; None: none but that of the caller.
+    inference_dtype: torch.dtype | None = None
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -99,8 +101,6 @@ class DetectionTransformer(nn.Module):
         self.coco_id_rows = coco_id_rows
         self.input_format = input_format
         self.vis_period = vis_period
-        #: Autocast of the inference; None: in the precision of the weights.
-        self.inference_dtype: torch.dtype | None = None
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
 

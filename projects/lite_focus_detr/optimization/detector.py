@@ -34,24 +34,27 @@ def optimize_for_inference(
         TypeError: ``model`` is no detector of this package.
         ValueError: the dtype is another one, or this processor has no instructions for it.
     """
-    if not isinstance(model, DetectionTransformer):
-        raise TypeError(f"model is a {type(model).__name__}, not a detector of this package")
     dtype = dtype or torch.float32
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"dtype is {dtype}; it must be torch.float32 or torch.bfloat16")
-    on_cpu = model.device.type == "cpu"
-    if on_cpu and dtype == torch.bfloat16 and not has_bfloat16():
-        raise ValueError("this processor has no instructions for bfloat16; take torch.float32")
+    _require_possible(model, dtype)
     optimized = copy.deepcopy(model).eval().requires_grad_(False)
-    optimized.inference_dtype = None if dtype == torch.float32 else dtype
-    fold_batch_norm(optimized.backbone)
-    for part in (optimized.backbone, optimized.neck):
-        part.to(memory_format=torch.channels_last)
-    if on_cpu and torch._C._has_mkldnn:
-        for part in (optimized.backbone, optimized.neck):
-            pack_convolutions(part, dtype)
+    if dtype != torch.float32:
+        optimized.inference_dtype = dtype
+    maps = nn.ModuleList((optimized.backbone, optimized.neck))
+    fold_batch_norm(maps)
+    maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if model.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        pack_convolutions(maps, dtype)
         pack_transformer(optimized, dtype)
     return optimized
+
+
+def _require_possible(model: nn.Module, dtype: torch.dtype) -> None:
+    if not isinstance(model, DetectionTransformer):
+        raise TypeError(f"model is a {type(model).__name__}, not a detector of this package")
+    if dtype not in (torch.float32, torch.bfloat16):
+        raise ValueError(f"dtype is {dtype}; it must be torch.float32 or torch.bfloat16")
+    if model.device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16():
+        raise ValueError("this processor has no instructions for bfloat16; take torch.float32")
 
 
 def has_bfloat16() -> bool:
