@@ -144,3 +144,17 @@ def test_sizes_are_those_of_coco():
     summary.add(trace, torch.tensor([inside, outside] * 3), torch.tensor(areas))
     (shares,) = summary.coverage()
     assert shares == {"small": 0.5, "medium": 0.5, "large": 0.5, "all": 0.5}
+
+
+def test_annotations_are_counted_in_pixels_of_the_file():
+    kept = torch.zeros(1, 20, dtype=torch.bool)
+    kept[0, 0] = True
+    trace = grid_trace(kept, torch.zeros(20), torch.ones(20))
+    summary = SelectionSummary()
+    # Token 0 has its centre at (20, 25) of 200 x 200 pixels. The areas are 30 * 30 and 100 * 100.
+    boxes = [[10, 10, 30, 30], [100, 100, 100, 100]]
+    annotations = [{"bbox": box, "bbox_mode": BoxMode.XYWH_ABS} for box in boxes]
+    summary.add_annotated(trace, annotations, 200, 200)
+    (shares,) = summary.coverage()
+    assert (shares["small"], shares["large"], shares["all"]) == (1.0, 0.0, 0.5)
+    assert math.isnan(shares["medium"])

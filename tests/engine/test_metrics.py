@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 from detectron2.utils.events import EventStorage, JSONWriter
 
-from lite_focus_detr.engine.metrics import MetricHistory, MetricsFile
+from lite_focus_detr.engine.metrics import MetricHistory, MetricsFile, read_metrics
 
 
 def loss(iteration):
@@ -114,3 +114,10 @@ def test_a_full_disk_keeps_the_lines_for_later_and_leaves_no_part(tmp_path, monk
         assert path.read_text() == before
     write(4)
     assert rows(path) == [{"iteration": i, "loss": loss(i)} for i in (1, 2, 3, 4)]
+
+
+def test_a_file_is_read_without_its_broken_lines(tmp_path):
+    path = tmp_path / "metrics.json"
+    assert read_metrics(path) == []
+    path.write_text('{"iteration": 1, "loss": 2.0}\n{"loss": 3}\n{"iteration": 2, "lo')
+    assert read_metrics(path) == [{"iteration": 1, "loss": 2.0}]

@@ -124,6 +124,21 @@ class SelectionSummary:
         sets = torch.stack((torch.ones_like(trace.kept), trace.kept, trace.objects), 1).float()
         self.counts.append(sets @ places.mT)
 
+    def add_annotated(
+        self, trace: ImageTrace, annotations: Sequence[Mapping[str, Any]], width: int, height: int
+    ) -> None:
+        """Count an image with annotations in detectron2's format, in pixels of its file.
+
+        Args:
+            trace: of the image.
+            annotations: of its objects.
+            width: of the file in pixels.
+            height: of the file in pixels.
+        """
+        boxes = relative_boxes(annotations, width, height)
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1) * torch.tensor(float(width * height))
+        self.add(trace, boxes, areas)
+
     def coverage(self) -> list[dict[str, float]]:
         """For each encoder layer the share of objects that keep a token, by size and ``all``.
 

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 from detectron2.engine import HookBase
@@ -94,6 +95,14 @@ class MetricsFile(EventWriter):
         if kept != lines:
             write_atomically(self.path, lambda file: file.write("".join(kept).encode()))
         return taken_back
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a metrics file, each with its ``iteration``; none where there is no file."""
+    if not os.path.isfile(path):
+        return []
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return [row for line in file if (row := _parse(line)) is not None]
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -65,8 +65,15 @@ def options_with_weights(args: argparse.Namespace) -> list[str]:
     return [*args.opts, *(["MODEL.WEIGHTS", args.weights] if args.weights else [])]
 
 
-def load_records(cfg: CfgNode, dataset: str | None, count: int) -> tuple[str, list[dict[str, Any]]]:
-    """Name and first ``count`` records of a data set, by default the first of ``DATASETS.TEST``.
+def load_records(
+    cfg: CfgNode, dataset: str | None, count: int | None = None
+) -> tuple[str, list[dict[str, Any]]]:
+    """Name and first ``count`` records of a data set.
+
+    Args:
+        cfg: complete configuration.
+        dataset: its name; None: the first of ``DATASETS.TEST``.
+        count: at most so many; None: all.
 
     Raises:
         ValueError: there is no such data set, or its files or classes do not fit ``cfg``.

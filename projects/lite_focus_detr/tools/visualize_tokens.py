@@ -17,7 +17,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from matplotlib.figure import Figure
@@ -27,7 +26,6 @@ from ..analysis.inspection import detector_name
 from ..analysis.token_selection import (
     ImageTrace,
     SelectionSummary,
-    relative_boxes,
     require_selection,
     trace_selection,
 )
@@ -72,10 +70,7 @@ def summarize(
     for index, record in enumerate(records):
         inputs = predictor.mapper(record)
         trace = trace_selection(predictor.model, inputs)
-        width, height = inputs["width"], inputs["height"]
-        boxes = relative_boxes(record["annotations"], width, height)
-        areas = (boxes[:, 2:] - boxes[:, :2]).prod(-1) * torch.tensor(float(width * height))
-        summary.add(trace, boxes, areas)
+        summary.add_annotated(trace, record["annotations"], inputs["width"], inputs["height"])
         if index < num_pictures:
             path = output / f"{index:04d}_{Path(record['file_name']).stem}_tokens.png"
             figure = _draw(record, metadata, trace, detector_name(predictor.model))
