@@ -1,5 +1,6 @@
 """Configurations and batches that many tests need."""
 
+import runpy
 import sys
 import types
 from pathlib import Path
@@ -143,3 +144,10 @@ def mmcv_extension(monkeypatch):
     """Make ``mmcv.ops`` importable: mmcv-lite lacks the compiled part that it imports."""
     pytest.importorskip("mmcv")
     monkeypatch.setitem(sys.modules, "mmcv._ext", _Extension("mmcv._ext"))
+
+
+# A small data set in three formats, for the tests of more than one folder.
+_FOLDERS = runpy.run_path(str(Path(__file__).with_name("data_folder.py")))
+write_folder, boxes_of, expected_boxes = (
+    _FOLDERS[name] for name in ("write_folder", "boxes_of", "expected_boxes")
+)

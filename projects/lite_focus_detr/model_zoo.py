@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from .config import load_config
+from .config.suggestions import did_you_mean
 
 _PACKAGE = Path(__file__).parent
 #: Installed as package data; in a checkout beside the folder of the package.
@@ -27,24 +28,52 @@ def get_config_file(name: str) -> str:
     Raises:
         ValueError: there is no such file, or more than one.
     """
-    root = next((root for root in CONFIG_ROOTS if root.is_dir()), None)
-    if root is None:
-        raise ValueError(f"no folder 'configs' in {_PACKAGE} or in {_PACKAGE.parents[1]}")
+    root = _root()
     leaf = name.removesuffix(".yaml") + ".yaml"
     found = [root / leaf] if (root / leaf).is_file() else sorted(root.rglob(leaf.lstrip("/")))
     if len(found) == 1:
         return str(found[0])
-    available = found or [path for path in root.rglob("*.yaml") if "_base_" not in path.parts]
-    names = ", ".join(
-        sorted(path.relative_to(root).with_suffix("").as_posix() for path in available)
-    )
+    names = ", ".join(_names(root, found) if found else config_names())
     what = "is ambiguous" if found else "is not in the model zoo"
     raise ValueError(f"configuration {name} {what}; choose from: {names}")
 
 
+def config_names() -> list[str]:
+    """Names of all configurations, as :func:`get_config_file` takes them."""
+    root = _root()
+    return _names(root, (path for path in root.rglob("*.yaml") if "_base_" not in path.parts))
+
+
 def find_config_file(path_or_name: str) -> str:
-    """The argument itself if it is the path of a file, else see :func:`get_config_file`."""
-    return path_or_name if Path(path_or_name).is_file() else get_config_file(path_or_name)
+    """The argument itself if it is a path or empty, else see :func:`get_config_file`.
+
+    Raises:
+        ValueError: there is neither such a file nor such a name.
+    """
+    if not path_or_name or Path(path_or_name).exists():
+        return path_or_name
+    try:
+        return get_config_file(path_or_name)
+    except ValueError:
+        path = Path(path_or_name)
+        if path.suffix not in (".yaml", ".yml"):
+            raise
+    leaves = {Path(name).name for name in config_names()}
+    raise ValueError(
+        f"configuration file {path} does not exist, nor is it in the model zoo"
+        f"{did_you_mean(path.stem, leaves)}"
+    )
+
+
+def _root() -> Path:
+    root = next((root for root in CONFIG_ROOTS if root.is_dir()), None)
+    if root is None:
+        raise ValueError(f"no folder 'configs' in {_PACKAGE} or in {_PACKAGE.parents[1]}")
+    return root
+
+
+def _names(root: Path, paths: Iterable[Path]) -> list[str]:
+    return sorted(path.relative_to(root).with_suffix("").as_posix() for path in paths)
 
 
 def get_config(name_or_path: str, opts: Sequence[str] = ()) -> CfgNode:

@@ -54,6 +54,13 @@ def test_boxes_are_scaled_with_the_image(cfg, record):
     assert mapped["instances"].gt_classes.tolist() == [0, 1]
 
 
+def test_whole_numbers_become_fractions_where_the_size_asks_for_it(cfg, record):
+    cfg.INPUT.MIN_SIZE_TRAIN = (50,)
+    mapped = DetrDatasetMapper(cfg, is_train=True)(record)
+    expected = torch.tensor([[12.5, 6.25, 37.5, 43.75], [0.0, 0.0, 12.5, 12.5]])
+    assert torch.equal(mapped["instances"].gt_boxes.tensor, expected)
+
+
 @pytest.mark.parametrize(("is_train", "size"), [(True, (60, 90)), (False, (50, 75))])
 def test_training_and_inference_have_their_own_greatest_size(cfg, record, is_train, size):
     cfg.INPUT.MAX_SIZE_TRAIN, cfg.INPUT.MAX_SIZE_TEST = 90, 75

@@ -9,6 +9,7 @@ from torch import nn
 
 from lite_focus_detr.engine.resume import (
     changed_options,
+    continue_command,
     load_optimizer_state,
     parameter_names,
     require_resumable,
@@ -143,3 +144,16 @@ def test_another_model_is_refused_with_the_keys_that_changed():
 def test_a_file_without_the_state_of_a_training_is_refused(trainer):
     with pytest.raises(ValueError, match=r"a.pth has no state of a training: .*MODEL.WEIGHTS"):
         require_resumable("a.pth", contents(trainer=trainer), Model(), config())
+
+
+@pytest.mark.parametrize(
+    ("started", "expected"),
+    [
+        ("train_net.py --config-file a.yaml", "python train_net.py --resume --config-file a.yaml"),
+        ("train_net.py --resume", "python train_net.py --resume"),
+        ("/env/bin/lite-focus-detr train --data a", "lite-focus-detr train --resume --data a"),
+        ("/x/lite_focus_detr/__main__.py train", "python -m lite_focus_detr train --resume"),
+    ],
+)
+def test_the_command_to_continue_is_the_one_that_started(started, expected):
+    assert continue_command(started.split()) == expected

@@ -139,7 +139,8 @@ class DetrDatasetMapper(DatasetMapper):
             sides = (left, top, right - left, bottom - top)
             reason = box_fault(sides, record["width"], record["height"])
             if reason is None:
-                valid.append(annotation)
+                # detectron2 resizes whole numbers to whole numbers.
+                valid.append({**annotation, "bbox": [float(number) for number in bbox]})
             elif reason not in self._reported:
                 self._reported.add(reason)
                 logger.warning(

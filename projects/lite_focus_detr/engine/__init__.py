@@ -7,6 +7,7 @@ from .hooks import BudgetHook, EMAHook
 from .launch import run
 from .optimizer import build_optimizer
 from .schedule import resolve_epochs
+from .session import train_or_evaluate
 from .setup import RUN_ERRORS, prepare_run, user_errors
 from .train_step import TrainStep
 from .trainer import DetrTrainer
@@ -26,5 +27,6 @@ __all__ = [
     "read_checkpoint",
     "resolve_epochs",
     "run",
+    "train_or_evaluate",
     "user_errors",
 ]

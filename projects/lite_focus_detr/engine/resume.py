@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +21,22 @@ logger = logging.getLogger(__name__)
 
 # Where the files lie and how many processes read them changes nothing.
 _WITHOUT_EFFECT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "VERSION", "MODEL.WEIGHTS")
+
+
+def continue_command(argv: Sequence[str]) -> str:
+    """The command line that goes on with what a command line has started.
+
+    Args:
+        argv: of ``train_net.py``, or of ``lite-focus-detr`` with its command.
+    """
+    program, *options = argv
+    name = os.path.basename(program)
+    if name in ("lite-focus-detr", "__main__.py"):
+        start = [name] if name == "lite-focus-detr" else ["python", "-m", "lite_focus_detr"]
+        start, options = [*start, *options[:1]], options[1:]
+    else:
+        start = ["python", program]
+    return shlex.join([*start, *(["--resume"] if "--resume" not in options else []), *options])
 
 
 def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 import weakref
 from typing import Any
@@ -46,7 +45,7 @@ from .metrics import MetricHistory, MetricsFile
 from .optimizer import build_optimizer
 from .output_lock import keep_output_for_restart, release_output
 from .peers import PeerLostError, PeerWatch
-from .resume import restart_scheduler
+from .resume import continue_command, restart_scheduler
 from .schedule import resolve_epochs
 from .setup import report, report_once
 from .train_step import build_train_step
@@ -201,11 +200,10 @@ class DetrTrainer(DefaultTrainer):
         interrupted.reported = True
         if not first:
             return
-        options = sys.argv if "--resume" in sys.argv else [sys.argv[0], "--resume", *sys.argv[1:]]
-        command = shlex.join(options)
         report(
             f"{interrupted.signal_name}: stopped after {self.iterations_made} of "
-            f"{self.max_iter} iterations, which are saved. Continue with: python {command}"
+            f"{self.max_iter} iterations, which are saved. Continue with: "
+            f"{continue_command(sys.argv)}"
         )
 
     def _save_before_leaving(self) -> None:

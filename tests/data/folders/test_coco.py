@@ -20,7 +20,7 @@ def test_files_are_taken_as_they_are(write_folder):
     assert found.train.image_root == str(folder / "images")
 
 
-def test_an_export_of_roboflow(write_folder, boxes_of, expected, tmp_path):
+def test_an_export_of_roboflow(write_folder, boxes_of, expected_boxes, tmp_path):
     source = write_folder("coco")
     folder = tmp_path / "export"
     for split, name in (("train", "train"), ("val", "valid")):
@@ -29,7 +29,7 @@ def test_an_export_of_roboflow(write_folder, boxes_of, expected, tmp_path):
         shutil.copy(annotations, folder / name / "_annotations.coco.json")
     found = read(folder)
     assert found.val.image_root == str(folder / "valid")
-    assert boxes_of(found.val) == expected(["d.png"])
+    assert boxes_of(found.val) == expected_boxes(["d.png"])
     assert found.test is None
 
 

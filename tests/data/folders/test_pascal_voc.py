@@ -41,7 +41,7 @@ def test_the_end_of_training_and_validation_together(write_folder, boxes_of):
 
 @pytest.mark.parametrize("flat", [True, False])
 def test_without_lists_the_folders_name_the_splits(
-    flat, write_folder, boxes_of, expected, tmp_path
+    flat, write_folder, boxes_of, expected_boxes, tmp_path
 ):
     source = write_folder("voc")
     folder = tmp_path / "export"
@@ -52,9 +52,9 @@ def test_without_lists_the_folders_name_the_splits(
                 target.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source / place / f"{name}.{suffix}", target)
     found = read(folder)
-    assert boxes_of(found.train) == expected(["a.png", "b.png", "c.png"])
-    assert boxes_of(found.val) == expected(["d.png"])
-    assert boxes_of(read(folder / "train").val) == expected(["c.png"])
+    assert boxes_of(found.train) == expected_boxes(["a.png", "b.png", "c.png"])
+    assert boxes_of(found.val) == expected_boxes(["d.png"])
+    assert boxes_of(read(folder / "train").val) == expected_boxes(["c.png"])
 
 
 def test_a_list_that_names_no_image(write_folder):

@@ -9,13 +9,15 @@ SPLITS = {"train": ["a.png", "b.png", "c.png"], "val": ["d.png"], "test": ["e.pn
 
 
 @pytest.mark.parametrize("format", NAMES)
-def test_every_format_gives_the_same_boxes(format, write_folder, boxes_of, expected, tmp_path):
+def test_every_format_gives_the_same_boxes(
+    format, write_folder, boxes_of, expected_boxes, tmp_path
+):
     found = read_data_folder(write_folder(format), tmp_path / "cache")
     assert found.format == NAMES[format]
     assert found.class_names == ("cell", "plate")
     assert list(found.splits) == ["train", "val", "test"]
     for split, names in SPLITS.items():
-        assert boxes_of(found.splits[split]) == expected(names)
+        assert boxes_of(found.splits[split]) == expected_boxes(names)
 
 
 @pytest.mark.parametrize("format", NAMES)

@@ -13,7 +13,7 @@ def read(folder):
     return read_data_folder(folder, folder.parent / "cache")
 
 
-def test_an_export_of_roboflow(write_folder, boxes_of, expected, tmp_path):
+def test_an_export_of_roboflow(write_folder, boxes_of, expected_boxes, tmp_path):
     source = write_folder("yolo")
     folder = tmp_path / "export"
     for split, name in (("train", "train"), ("val", "valid")):
@@ -22,12 +22,12 @@ def test_an_export_of_roboflow(write_folder, boxes_of, expected, tmp_path):
     lines = "train: ../train/images\nval: ../valid/images\ntest: ../test/images\n"
     (folder / "data.yaml").write_text(lines + YAML)
     found = read(folder)
-    assert boxes_of(found.train) == expected(["a.png", "b.png", "c.png"])
-    assert boxes_of(found.val) == expected(["d.png"])
+    assert boxes_of(found.train) == expected_boxes(["a.png", "b.png", "c.png"])
+    assert boxes_of(found.val) == expected_boxes(["d.png"])
     assert found.test is None
 
 
-def test_lists_of_images_and_a_path_elsewhere(write_folder, boxes_of, expected):
+def test_lists_of_images_and_a_path_elsewhere(write_folder, boxes_of, expected_boxes):
     folder = write_folder("yolo")
     (folder / "train.txt").write_text("./images/train/a.png\n./images/val/d.png\n")
     (folder / "data.yaml").write_text(
@@ -37,12 +37,12 @@ def test_lists_of_images_and_a_path_elsewhere(write_folder, boxes_of, expected):
     found = read(folder)
     train = boxes_of(found.train)
     assert train == {
-        f"{s}/{n}": expected([n])[n] for s, n in (("train", "a.png"), ("val", "d.png"))
+        f"{s}/{n}": expected_boxes([n])[n] for s, n in (("train", "a.png"), ("val", "d.png"))
     }
     assert len(boxes_of(found.val)) == 4
 
 
-def test_without_yaml_the_folders_name_the_splits(write_folder, boxes_of, expected):
+def test_without_yaml_the_folders_name_the_splits(write_folder, boxes_of, expected_boxes):
     folder = write_folder("yolo")
     (folder / "data.yaml").unlink()
     with pytest.raises(ValueError, match=r"nothing names its classes: add classes\.txt"):
@@ -50,7 +50,7 @@ def test_without_yaml_the_folders_name_the_splits(write_folder, boxes_of, expect
     (folder / "classes.txt").write_text("cell\nplate\n")
     found = read(folder)
     assert found.class_names == ("cell", "plate")
-    assert boxes_of(found.val) == expected(["d.png"])
+    assert boxes_of(found.val) == expected_boxes(["d.png"])
 
 
 def test_a_list_that_names_no_file(write_folder):

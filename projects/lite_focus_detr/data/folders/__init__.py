@@ -1,6 +1,7 @@
 """Folders of a user's own data: recognised as COCO, YOLO or Pascal VOC, read as COCO."""
 
+from .options import folder_options
 from .reading import read_data_folder
 from .records import AnnotatedImages, DataFolder
 
-__all__ = ["AnnotatedImages", "DataFolder", "read_data_folder"]
+__all__ = ["AnnotatedImages", "DataFolder", "folder_options", "read_data_folder"]

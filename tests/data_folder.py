@@ -128,6 +128,6 @@ def boxes_of():
 
 
 @pytest.fixture
-def expected():
+def expected_boxes():
     """The boxes of some images."""
     return lambda names: {name: IMAGES[name][1] for name in names}

@@ -1,0 +1,55 @@
+"""Evaluates a trained detector: AP on the test sets of its configuration or on a data folder.
+
+lite-focus-detr eval --weights PATH [--data FOLDER [--split NAME]]
+    [--config-file NAME_OR_PATH] [--output FOLDER] [--num-gpus N] [--opts KEY VALUE ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import model_zoo
+from ..engine import run, user_errors
+from .run_arguments import (
+    add_run_arguments,
+    data_options,
+    detectron2_arguments,
+    run_once,
+    run_options,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Exits with one line on stderr if something of the user's is wrong."""
+    args = _parser().parse_args(arguments)
+    with user_errors():
+        config_file = model_zoo.find_config_file(args.config_file)
+        options = run_options(args, args.output or str(Path(args.weights).parent / "evaluation"))
+        if args.data is not None:
+            options = data_options(args.data, config_file, options, test=args.split)
+        changes = {"eval_only": True, "num_gpus": args.num_gpus}
+        run_args = detectron2_arguments(config_file, options, **changes)
+    run(run_once, run_args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lite-focus-detr eval",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--weights", required=True, metavar="PATH", help="of the detector")
+    parser.add_argument(
+        "--split", choices=("train", "val", "test"), default="val", help="of --data"
+    )
+    parser.add_argument(
+        "--output", metavar="FOLDER", help="for the predictions; by default beside the weights"
+    )
+    add_run_arguments(parser, config_help="of the weights")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

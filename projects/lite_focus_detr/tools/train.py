@@ -1,0 +1,58 @@
+"""Trains a detector, on a folder of one's own images or on the data of a configuration.
+
+    lite-focus-detr train --data FOLDER [--config-file NAME_OR_PATH] [--output FOLDER]
+        [--weights PATH] [--resume] [--num-gpus N] [--opts KEY VALUE ...]
+
+The folder is in COCO, YOLO or Pascal VOC format, which is recognised; data sets, classes and a
+validation split follow from it. ``train_net.py`` has all options of detectron2.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from .. import model_zoo
+from ..engine import run, user_errors
+from .run_arguments import (
+    add_run_arguments,
+    data_options,
+    detectron2_arguments,
+    run_once,
+    run_options,
+)
+
+#: For data of one's own: small enough for a machine without a GPU.
+DEFAULT_CONFIG = "lite_dino_small"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command. Exits with one line on stderr if something of the user's is wrong."""
+    args = _parser().parse_args(arguments)
+    with user_errors():
+        if args.config_file is None and args.data is None:
+            raise ValueError("give --data FOLDER, or --config-file with data sets, or both")
+        config_file = model_zoo.find_config_file(args.config_file or DEFAULT_CONFIG)
+        options = run_options(args, args.output)
+        if args.data is not None:
+            options = data_options(args.data, config_file, options)
+        changes = {"resume": args.resume, "num_gpus": args.num_gpus}
+        run_args = detectron2_arguments(config_file, options, **changes)
+    run(run_once, run_args)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lite-focus-detr train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--weights", metavar="PATH", help="to start from; by default MODEL.WEIGHTS")
+    parser.add_argument("--output", metavar="FOLDER", help="by default OUTPUT_DIR, ./output")
+    parser.add_argument("--resume", action="store_true", help="go on with the training in --output")
+    add_run_arguments(parser, config_help=f"with --data by default {DEFAULT_CONFIG}")
+    return parser
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""A data folder as configuration."""
+
+import pytest
+
+from lite_focus_detr.config import load_config
+from lite_focus_detr.data.folders import AnnotatedImages, DataFolder, folder_options
+
+SPLITS = {name: AnnotatedImages(f"{name}.json", f"my {name}") for name in ("train", "val", "test")}
+FOUND = DataFolder("COCO", SPLITS["train"], SPLITS["val"], SPLITS["test"], ("cell", "it's"))
+
+
+def test_a_configuration_has_the_data_sets_and_classes():
+    cfg = load_config("", folder_options(FOUND, "/data/my cells!/"))
+    assert list(map(list, cfg.DATASETS.COCO)) == [
+        ["my_cells__train", "train.json", "my train"],
+        ["my_cells__val", "val.json", "my val"],
+        ["my_cells__test", "test.json", "my test"],
+    ]
+    assert cfg.DATASETS.TRAIN == ("my_cells__train",)
+    assert cfg.DATASETS.TEST == ("my_cells__val",)
+    assert cfg.MODEL.DETR.NUM_CLASSES == 2
+
+
+def test_another_split_is_evaluated():
+    found = DataFolder("COCO", None, None, SPLITS["test"], ("cell",))
+    cfg = load_config("", folder_options(found, ".", test="test"))
+    assert cfg.DATASETS.TRAIN == ()
+    assert cfg.DATASETS.TEST[0].endswith("_test")
+    with pytest.raises(ValueError, match="cells has no split val; it has test"):
+        folder_options(found, "cells")

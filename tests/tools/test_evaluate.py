@@ -1,0 +1,57 @@
+"""``eval``: AP on the data of a configuration and on folders."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from lite_focus_detr.config import load_config
+from lite_focus_detr.tools import evaluate
+
+TINY = str(Path(__file__).parents[1] / "engine/tiny.yaml")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    cfg = load_config(TINY, ["MODEL.DETR.NUM_CLASSES", "2"])
+    path = tmp_path / "run/model.pth"
+    path.parent.mkdir()
+    torch.manual_seed(0)
+    torch.save({"model": build_model(cfg).state_dict()}, path)
+    return path
+
+
+def run(weights, *options):
+    evaluate.main(["--weights", str(weights), "--config-file", TINY, *options])
+
+
+@pytest.mark.parametrize("format", ["coco", "yolo", "voc"])
+def test_every_format_gives_the_same_detections(format, write_folder, weights):
+    run(weights, "--data", str(write_folder(format)))
+    results = weights.parent / "evaluation/inference/coco_instances_results.json"
+    detections = json.loads(results.read_text())
+    # The only image of the validation split.
+    assert len({detection["image_id"] for detection in detections}) == 1
+    assert len(detections) > 0
+
+
+def test_the_split_and_the_place_of_the_results(write_folder, weights, tmp_path):
+    run(
+        weights,
+        "--data",
+        str(write_folder("coco")),
+        "--split",
+        "train",
+        "--output",
+        str(tmp_path / "x"),
+    )
+    results = json.loads((tmp_path / "x/inference/coco_instances_results.json").read_text())
+    assert {detection["image_id"] for detection in results} == {1, 2, 3}
+    assert not (weights.parent / "evaluation").exists()
+
+
+def test_missing_weights_are_one_line(tmp_path):
+    with pytest.raises(SystemExit, match=r"the checkpoint .*none\.pth does not exist"):
+        run(tmp_path / "none.pth")
