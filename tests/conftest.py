@@ -1,9 +1,11 @@
 """Configurations and batches that many tests need."""
 
 import runpy
+import shutil
 import sys
 import types
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -151,3 +153,98 @@ _FOLDERS = runpy.run_path(str(Path(__file__).with_name("data_folder.py")))
 write_folder, boxes_of, expected_boxes = (
     _FOLDERS[name] for name in ("write_folder", "boxes_of", "expected_boxes")
 )
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium without a window."""
+    reason = "playwright is not installed: pip install playwright"
+    sync_api = pytest.importorskip("playwright.sync_api", reason=reason)
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    # Not for the session: its event loop would be that of all later tests.
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class OpenPage(NamedTuple):
+    """A page in the browser."""
+
+    page: Any  #: of playwright
+    requests: list[str]  #: addresses that it asked for, those of its own data aside
+    complaints: list[str]  #: errors and warnings on its console
+
+
+@pytest.fixture
+def open_page(browser):
+    """Open an address in a window of a width."""
+    pages = []
+
+    def run(address, width=1280):
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        pages.append(page)
+        opened = OpenPage(page, [], [])
+
+        def note(request):
+            if not request.url.startswith(("data:", "blob:")):
+                opened.requests.append(request.url)
+
+        def listen(message):
+            if message.type in ("error", "warning"):
+                opened.complaints.append(message.text)
+
+        page.on("request", note)
+        page.on("console", listen)
+        page.on("pageerror", lambda error: opened.complaints.append(str(error)))
+        page.set_default_timeout(20_000)
+        page.goto(address)
+        return opened
+
+    yield run
+    for page in pages:
+        page.close()
+
+
+#: Of all texts on a page the one with the least contrast, by the styles that the browser computed.
+LEAST_CONTRAST = """() => {
+  const parse = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+  const linear = (x) => x / 255 <= .04045 ? x / 255 / 12.92 : ((x / 255 + .055) / 1.055) ** 2.4;
+  const luminance = ([r, g, b]) => .2126 * linear(r) + .7152 * linear(g) + .0722 * linear(b);
+  const background = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = parse(getComputedStyle(node).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color;
+    }
+    return [255, 255, 255];
+  };
+  let least = [21, ""];
+  for (const node of document.body.querySelectorAll("*")) {
+    const texts = [...node.childNodes].filter((x) => x.nodeType === 3).map((x) => x.data);
+    const text = texts.join("").trim();
+    if (!text || node.namespaceURI.endsWith("svg") || !node.checkVisibility()) continue;
+    if (node.matches("script, style, noscript, option, :disabled")) continue;
+    const pair = [parse(getComputedStyle(node).color), background(node)].map(luminance);
+    const contrast = (Math.max(...pair) + .05) / (Math.min(...pair) + .05);
+    if (contrast < least[0]) least = [contrast, text];
+  }
+  return least;
+}"""
+
+
+@pytest.fixture
+def least_contrast():
+    """The least contrast of a text on a page or in a frame, and this text."""
+    return lambda page: page.evaluate(LEAST_CONTRAST)
+
+
+@pytest.fixture
+def unlabelled_inputs():
+    """Inputs of a page or a frame that have no label."""
+    script = """() => [...document.querySelectorAll("input, select, textarea")]
+      .filter((x) => x.checkVisibility() && !x.labels?.length && !x.ariaLabel
+              && !x.getAttribute("aria-labelledby"))
+      .map((x) => x.outerHTML.slice(0, 200))"""
+    return lambda page: page.evaluate(script)

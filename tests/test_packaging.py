@@ -158,8 +158,9 @@ def test_the_wheel_has_every_module_and_every_configuration(distributions):
     with zipfile.ZipFile(distributions[1]) as wheel:
         names = set(wheel.namelist())
     package, configs = ROOT / "projects" / "lite_focus_detr", ROOT / "configs"
-    sources = [path for pattern in ("*.py", "*.html") for path in package.rglob(pattern)]
+    sources = [path for x in ("py", "html", "css", "js") for path in package.rglob(f"*.{x}")]
     modules = {f"lite_focus_detr/{path.relative_to(package)}" for path in sources}
+    assert "lite_focus_detr/visualization/comparison.js" in modules
     files = [path for pattern in ("*.yaml", "*.py") for path in configs.rglob(pattern)]
     assert modules | {f"lite_focus_detr/configs/{x.relative_to(configs)}" for x in files} <= names
 

@@ -1,9 +1,12 @@
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 from detectron2.modeling import build_model
+from torch import nn
 
-from lite_focus_detr.analysis.latency import fit_budget, median_seconds
+from lite_focus_detr.analysis.latency import fit_budget, median_seconds, part_seconds
 
 
 @pytest.fixture
@@ -47,3 +50,37 @@ def test_the_budget_is_the_largest_that_keeps_within_the_time(model, clock, limi
 def test_an_encoder_that_updates_all_tokens_has_no_budget(tiny_config):
     with pytest.raises(ValueError, match="DeformableEncoder updates all tokens"):
         fit_budget(build_model(tiny_config("dino")), lambda: None, 1.0)
+
+
+class Clocked(nn.Module):
+    """Takes the given seconds, another one in every run."""
+
+    def __init__(self, clock, seconds):
+        super().__init__()
+        self.clock = clock
+        self.seconds = list(seconds)
+
+    def forward(self):
+        self.clock[0] += self.seconds.pop(0)
+
+
+def test_parts_are_timed_without_the_first_run(clock):
+    parts = {
+        "backbone": Clocked(clock, [100, 1, 5, 3]),
+        "encoder": Clocked(clock, [100, 20, 40, 60]),
+        "decoder": Clocked(clock, [100, 7, 7, 7]),
+    }
+    model = SimpleNamespace(device=torch.device("cpu"), **parts)
+
+    def run():
+        for part in parts.values():
+            part()
+        clock[0] += 0.5
+
+    assert part_seconds(model, run, rounds=3) == {
+        "backbone": 3,
+        "encoder": 40,
+        "decoder": 7,
+        "total": 52.5,
+    }
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in parts.values())

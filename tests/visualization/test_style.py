@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from lite_focus_detr.visualization import style
 from lite_focus_detr.visualization.style import Caption
@@ -74,16 +73,3 @@ def test_a_shortened_text_fits(text):
 def test_a_mixture_of_colours_lies_between_them():
     assert style.mix("#000000", "#ff8000", 0.5) == "#804000"
     assert style.mix("#102030", "#ff8000", 0) == "#102030"
-
-
-def test_a_figure_says_what_it_shows_and_keeps_its_panels_below():
-    figure = style.new_captioned_figure(6, 3, Caption("kept tokens", "FocusDETR · a.jpg"))
-    assert isinstance(figure, Figure)
-    panel = figure.subplots()
-    style.set_panel_title(panel, "stride 8")
-    figure.draw_without_rendering()
-    texts = {text.get_text(): text.get_window_extent() for text in figure.texts}
-    assert set(texts) == {"kept tokens", "FocusDETR · a.jpg"}
-    assert panel.get_title(loc="left") == "stride 8"
-    assert panel.get_tightbbox().y1 < min(extent.y0 for extent in texts.values())
-    assert max(extent.x1 for extent in texts.values()) <= 600

@@ -5,9 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import torch
 
 from ..modeling import DetectionTransformer
 
+#: Parts of a detector that take most of its time; their modules have these names.
+PARTS = ("backbone", "encoder", "decoder")
 #: Keep ratios to choose from.
 KEEP_RATIOS = (1.0, 0.7, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 
@@ -21,6 +26,46 @@ def median_seconds(run: Callable[[], object], rounds: int = 3) -> float:
         run()
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
+
+
+def part_seconds(
+    model: DetectionTransformer, run: Callable[[], object], rounds: int = 3
+) -> dict[str, float]:
+    """Median time of the parts of a detector over some runs, after one that does not count.
+
+    Args:
+        model: whose ``PARTS`` are timed, between the start and the end of their forward pass.
+        run: detects once; on a GPU it waits for the parts.
+        rounds: runs that count, at least 1.
+
+    Returns:
+        seconds by part, and of the whole run as ``total``.
+    """
+    spent: dict[str, list[float]] = {}
+    started: dict[str, float] = {}
+
+    def now() -> float:
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        return time.perf_counter()
+
+    def start(part: str) -> None:
+        started[part] = now()
+
+    def stop(part: str) -> None:
+        spent.setdefault(part, []).append(now() - started[part])
+
+    with ExitStack() as hooks:
+        for part in PARTS:
+            module = getattr(model, part)
+            before = module.register_forward_pre_hook(lambda *_, part=part: start(part))
+            hooks.callback(before.remove)
+            hooks.callback(module.register_forward_hook(lambda *_, part=part: stop(part)).remove)
+        for _ in range(rounds + 1):
+            start("total")
+            run()
+            stop("total")
+    return {part: statistics.median(seconds[1:]) for part, seconds in spent.items()}
 
 
 def fit_budget(

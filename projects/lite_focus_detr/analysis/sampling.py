@@ -38,7 +38,7 @@ def find_attention(model: DetectionTransformer, part: str, layer: int) -> Sample
     Raises:
         ValueError: there is no such layer.
     """
-    layers = _attentions(model, part)
+    layers = find_attentions(model, part)
     if not -len(layers) <= layer < len(layers):
         raise ValueError(f"--layer {layer}: the {part} has {len(layers)} layers, 0 is the first")
     return layers[layer]
@@ -46,11 +46,12 @@ def find_attention(model: DetectionTransformer, part: str, layer: int) -> Sample
 
 def attention_name(model: DetectionTransformer, part: str, layer: int) -> str:
     """Name of such a layer, such as ``encoder layer 6 of 6``."""
-    count = len(_attentions(model, part))
+    count = len(find_attentions(model, part))
     return f"{part} layer {layer % count + 1} of {count}"
 
 
-def _attentions(model: DetectionTransformer, part: str) -> list[SampledAttention]:
+def find_attentions(model: DetectionTransformer, part: str) -> list[SampledAttention]:
+    """The attention over the feature levels in each layer of the ``encoder`` or the ``decoder``."""
     return [x for x in getattr(model, part).modules() if isinstance(x, SampledAttention)]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..modeling import DetectionTransformer
 from ..modeling.encoder.sparse import decoder_attention
-from ..modeling.structures import FeatureTokens
+from ..modeling.structures import FeatureTokens, SelectionTrace
 
 #: Upper bounds of the area of small and medium objects in pixels (COCO).
 SIZES = {"small": 32.0**2, "medium": 96.0**2, "large": float("inf")}
@@ -55,15 +55,25 @@ def trace_selection(model: DetectionTransformer, inputs: Mapping[str, Any]) -> I
     outputs = model.forward_outputs(model.preprocess_image([inputs]), return_sampling=True)
     tokens, trace = outputs.tokens, outputs.encoder.trace
     assert trace is not None
-    kept = torch.zeros(len(trace.kept), tokens.features.shape[1], dtype=torch.bool)
+    kept, objects = kept_tokens(trace)
+    attention = decoder_attention(outputs.sampling, tokens)[0]
+    return ImageTrace(tokens, trace.foreground[0].cpu(), kept, objects, attention.cpu())
+
+
+def kept_tokens(trace: SelectionTrace) -> tuple[Tensor, Tensor]:
+    """Which of the S tokens of the first image E layers kept, and which were object tokens.
+
+    Returns:
+        two (E, S) bool on the CPU; the second is all False without a dual attention.
+    """
+    kept = torch.zeros(len(trace.kept), trace.foreground.shape[1], dtype=torch.bool)
     objects = torch.zeros_like(kept)
     for layer, selection in enumerate(trace.kept):
         kept[layer, selection.indices[0].cpu()] = True
         if trace.objects:
             chosen = selection.indices[0, trace.objects[layer].indices[0]]
             objects[layer, chosen.cpu()] = True
-    attention = decoder_attention(outputs.sampling, tokens)[0]
-    return ImageTrace(tokens, trace.foreground[0].cpu(), kept, objects, attention.cpu())
+    return kept, objects
 
 
 def covered_objects(trace: ImageTrace, boxes: Tensor) -> Tensor:

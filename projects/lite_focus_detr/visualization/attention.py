@@ -13,17 +13,8 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from ..analysis.sampling import Samples
-from .style import (
-    INK,
-    QUERY_COLORS,
-    Caption,
-    Picture,
-    add_legend,
-    darken,
-    new_captioned_figure,
-    set_panel_title,
-    set_row_title,
-)
+from .figures import add_legend, new_captioned_figure, set_panel_title, set_row_title
+from .style import INK, QUERY_COLORS, Caption, Picture, darken
 
 #: Area of the marker of all the weight of a head, in square points.
 _AREA = 900.0

@@ -10,7 +10,7 @@ import numpy as np
 from detectron2.structures import BoxMode, Instances
 from PIL import Image, ImageDraw
 
-from .labels import Boxes, place_labels
+from .labels import Boxes, fit_picture, place_labels
 from .style import (
     GAP,
     Caption,
@@ -24,8 +24,8 @@ from .style import (
     text_size,
 )
 
-# Labels that cover more of a picture, or find no place, are shortened.
-MAX_LABELLED_SHARE = 0.1
+#: Size of the text of short labels, which there are many of.
+SHORT_LABEL_SCALE = 0.8
 _SHADOW = (0, 0, 0, 120)
 
 
@@ -139,11 +139,11 @@ def _draw(image: Picture, marks: Marks, metadata: Any, caption: Caption | None) 
 
 def _draw_marks(canvas: Picture, marks: Marks) -> Picture:
     size = text_size(canvas)
-    labels, places = _fit_labels(marks.labels, marks.boxes, canvas, size)
-    is_dense = None in places or _area(labels, size) > MAX_LABELLED_SHARE * canvas[..., 0].size
-    if is_dense:
-        size = max(10, round(0.8 * size))
-        labels, places = _fit_labels(marks.short_labels, marks.boxes, canvas, size)
+    places, labels = _place(marks.labels, marks.boxes, canvas, size), marks.labels
+    sizes = [label_size(label, size) for label in labels]
+    if not fit_picture(places, sizes, canvas.shape[:2]):
+        size = max(10, round(SHORT_LABEL_SCALE * size))
+        places, labels = _place(marks.short_labels, marks.boxes, canvas, size), marks.short_labels
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture, "RGBA")
     width = max(2, round(max(canvas.shape) / 500))
@@ -156,20 +156,15 @@ def _draw_marks(canvas: Picture, marks: Marks) -> Picture:
     return np.asarray(picture)
 
 
-def _fit_labels(
+def _place(
     labels: Sequence[str], boxes: Boxes, canvas: Picture, size: int
-) -> tuple[list[str], list[tuple[float, float] | None]]:
-    sizes = [_label_size(label, size) for label in labels]
-    return list(labels), place_labels(boxes, sizes, canvas.shape[:2])
+) -> list[tuple[float, float] | None]:
+    return place_labels(boxes, [label_size(x, size) for x in labels], canvas.shape[:2])
 
 
-def _label_size(label: str, size: int) -> tuple[float, float]:
-    return font(size).getlength(label) + 0.6 * size, 1.35 * size
-
-
-def _area(labels: Sequence[str], size: int) -> float:
-    sizes = (_label_size(label, size) for label in labels)
-    return sum(width * height for width, height in sizes)
+def label_size(label: str, size: float) -> tuple[float, float]:
+    """Width and height of a label with text of ``size`` pixels."""
+    return font(100).getlength(label) * size / 100 + 0.6 * size, 1.35 * size
 
 
 def _draw_box(draw: ImageDraw.ImageDraw, box: Boxes, color: Color, width: int) -> None:
@@ -184,7 +179,7 @@ def _draw_label(
     draw: ImageDraw.ImageDraw, label: str, place: tuple[float, float], color: Color, size: int
 ) -> None:
     left, top = place
-    width, height = _label_size(label, size)
+    width, height = label_size(label, size)
     draw.rectangle([left, top, left + width - 1, top + height - 1], fill=color)
     middle = (left + width / 2, top + height / 2)
     draw.text(middle, label, fill=text_color(color), font=font(size), anchor="mm")

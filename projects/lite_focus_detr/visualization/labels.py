@@ -11,7 +11,9 @@ Boxes = npt.NDArray[np.float64]  #: (N, 4) left, top, right, bottom
 
 # A label inside its box covers the object: only where it is a small part of it.
 MAX_SHARE_INSIDE = 0.12
-#: What a place costs for each place that would be better by its position alone, in areas of a
+# Labels that cover more of a picture are too many.
+MAX_LABELLED_SHARE = 0.1
+# What a place costs for each place that would be better by its position alone, in areas of a
 #: label: a little more cover of another box is preferred to a far corner.
 _RANK_COST = 0.04
 
@@ -41,6 +43,16 @@ def place_labels(
         if label is not None:
             placed = np.concatenate([placed, label[None]])
     return places
+
+
+def fit_picture(
+    places: Sequence[tuple[float, float] | None],
+    sizes: Sequence[tuple[float, float]],
+    image_size: tuple[int, int],
+) -> bool:
+    """Whether all labels have found a place, and leave enough of the picture to be seen."""
+    area = sum(width * height for width, height in sizes)
+    return None not in places and area <= MAX_LABELLED_SHARE * image_size[0] * image_size[1]
 
 
 def _candidates(box: Boxes, size: tuple[float, float], image_size: tuple[int, int]) -> Boxes:

@@ -17,20 +17,8 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from ..analysis.token_selection import ImageTrace
-from .style import (
-    DROPPED,
-    HEAT,
-    KEPT,
-    OBJECT,
-    Caption,
-    Color,
-    Picture,
-    add_color_bar,
-    add_legend,
-    mix,
-    new_captioned_figure,
-    set_panel_title,
-)
+from .figures import add_color_bar, add_legend, new_captioned_figure, set_panel_title
+from .style import DROPPED, HEAT, KEPT, OBJECT, Caption, Color, Picture, mix
 
 Map = npt.NDArray[np.float32]
 
