@@ -2,7 +2,8 @@
 
 python -m lite_focus_detr.tools.benchmark op          the attention operators and their peers
 python -m lite_focus_detr.tools.benchmark encoder     the encoders
-python -m lite_focus_detr.tools.benchmark model       an encoder layer and a whole detector
+python -m lite_focus_detr.tools.benchmark layer       an encoder layer
+python -m lite_focus_detr.tools.benchmark model       whole detectors, optimised ones and others'
 python -m lite_focus_detr.tools.benchmark accelerate  models of transformers
 """
 
@@ -13,13 +14,14 @@ from collections.abc import Sequence
 
 import torch
 
-from . import acceleration, detector, encoders, operators
+from . import acceleration, encoders, layer, models, operators
 from .measure import processor
 
 _COMMANDS = {
     "op": operators,
     "encoder": encoders,
-    "model": detector,
+    "layer": layer,
+    "model": models,
     "accelerate": acceleration,
 }
 

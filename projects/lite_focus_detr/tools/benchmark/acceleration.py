@@ -138,13 +138,13 @@ def make_workloads(
     accelerate(accelerated)
     variants = dict(zip(KINDS, (accelerated, model), strict=True))
     kinds: dict[str, Callable[[nn.Module], Workload]] = {
-        "inference": lambda variant: partial(_infer, variant, inputs)
+        "inference": lambda variant: partial(infer, variant, inputs)
     }
     if contender.encoder is not None:
         name = contender.encoder
         kinds["encoder"] = lambda variant: _encoder_workload(variant, name, inputs)
     if contender.trained:
-        kinds["training step"] = lambda variant: partial(_learn, variant, inputs)
+        kinds["training step"] = lambda variant: partial(learn, variant, inputs)
     return {
         (what, kind): make(variant)
         for what, make in kinds.items()
@@ -152,13 +152,15 @@ def make_workloads(
     }
 
 
-def _infer(model: nn.Module, inputs: Mapping[str, Tensor]) -> object:
+def infer(model: nn.Module, inputs: Mapping[str, Tensor]) -> object:
+    """Run a model once."""
     model.eval()
     with torch.no_grad():
         return model(**inputs)
 
 
-def _learn(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+def learn(model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    """Run forward pass, losses and backward pass of a model once."""
     model.train()
     centers = torch.linspace(0.2, 0.8, NUM_BOXES)[:, None].expand(-1, 2)
     boxes = torch.cat([centers, torch.full_like(centers, 0.2)], 1)
@@ -176,16 +178,16 @@ def _encoder_workload(model: nn.Module, name: str, inputs: Mapping[str, Tensor])
         calls.append((args, kwargs))
 
     hook = encoder.register_forward_pre_hook(keep, with_kwargs=True)
-    _infer(model, inputs)
+    infer(model, inputs)
     hook.remove()
     ((args, kwargs),) = calls
 
-    def infer() -> object:
+    def encode() -> object:
         encoder.eval()
         with torch.no_grad():
             return encoder(*args, **kwargs)
 
-    return infer
+    return encode
 
 
 def table(measured: Mapping[tuple[str, str], Measurement]) -> str:

@@ -54,7 +54,7 @@ def measure(
     runs: dict[Key, list[tuple[float, float]]] = {key: [] for key in workloads}
     for _ in range(rounds):
         for key, workload in workloads.items():
-            runs[key].append(_time(workload, device))
+            runs[key].append(timed(workload, device))
     return {key: _median(times, peaks[key]) for key, times in runs.items()}
 
 
@@ -72,7 +72,8 @@ def ratio_cells(cost: Measurement, first: Measurement) -> list[object]:
     return [*row, cost.peak_bytes / 1e6, cost.peak_bytes / first.peak_bytes]
 
 
-def _time(workload: Workload, device: str) -> tuple[float, float]:
+def timed(workload: Workload, device: str) -> tuple[float, float]:
+    """Wall-clock and processor time, in seconds, of running a workload on a device once."""
     _synchronise(device)
     start, cpu_start = time.perf_counter(), time.process_time()
     workload()
@@ -90,16 +91,18 @@ def with_operators(
 ) -> dict[tuple[str, str], Workload]:
     """Every workload with every kind of operators, by the names of both."""
     return {
-        (name, kind): _with_operators(workload, kind)
+        (name, kind): bind_operators(workload, kind)
         for name, workload in make_workloads().items()
         for kind in kinds
     }
 
 
-def _with_operators(workload: Workload, kind: str) -> Workload:
-    def run() -> None:
+def bind_operators(workload: Workload, kind: str) -> Workload:
+    """The workload with the operators of :func:`operators`."""
+
+    def run() -> object:
         with operators(kind):
-            workload()
+            return workload()
 
     return run
 

@@ -1,0 +1,174 @@
+"""Whole detectors: seconds per image and by part, as they are, optimised and of other libraries.
+
+    python -m lite_focus_detr.tools.benchmark model [--config-file NAME_OR_PATH ...] \
+        [--image-size 480 800] [--onnx FILE ...] [--training] [--markdown] [--opts KEY VALUE ...]
+
+Detectors have random weights and see one image of noise. Of each configuration run
+
+* "reference": with its operators as PyTorch formulations,
+* the name of the native operators, such as "cpu": with these,
+* "optimized": after ``optimize_for_inference``; "bfloat16" likewise, where the processor has it.
+
+Beside them run the files of ``export_model`` that --onnx names, in ONNX Runtime and, where it is
+installed, OpenVINO, and where transformers is installed its Deformable DETR. With --training a
+training step, the forward pass with the losses of a few boxes and the backward pass, takes the
+place of inference.
+
+All run in turn in every round, so that noise on the machine affects all of them alike; the first
+round does not count. p50 and p95 are over the others, ratios are of the p50 and of the median
+processor time to the first row. The parts are medians in milliseconds; "other" has the
+preprocessing, the selection of detections and what lies between the parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tabulate import tabulate
+from torch import nn
+
+from ...engine import user_errors
+from ...model_zoo import get_config
+from ..command_line import BASELINE
+from .contenders import Contender, Name, make_contenders
+from .encoders import add_detector_arguments, heading
+from .measure import kinds_of_operators, timed
+from .peak_memory import Workload, peak_memories
+
+#: Parts of a detector, in the order in which they run.
+PARTS = ("backbone", "neck", "encoder", "query_selector", "decoder")
+
+
+class Runs(NamedTuple):
+    """What was measured in N rounds."""
+
+    seconds: npt.NDArray[np.float64]  #: (N,)
+    cpu_seconds: npt.NDArray[np.float64]  #: (N,) processor time, all threads together
+    parts: Mapping[str, float]  #: median seconds of each part; empty if unknown
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument(
+        "--config-file",
+        action="append",
+        metavar="NAME_OR_PATH",
+        help=f"may be repeated; default {BASELINE}",
+    )
+    parser.add_argument("--onnx", action="append", default=[], metavar="FILE", help="likewise")
+    parser.add_argument("--training", action="store_true", help="training steps")
+    parser.add_argument("--markdown", action="store_true", help="a table for a README")
+    add_detector_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure and print the table."""
+    names = args.config_file or [BASELINE]
+    with user_errors():
+        configs = {name: get_config(name, args.opts) for name in names}
+        if missing := [path for path in args.onnx if not Path(path).is_file()]:
+            raise ValueError(f"--onnx: there is no file {missing[0]}")
+    kinds = kinds_of_operators(args.device, args.native_only)
+    options = (configs, kinds, args.onnx, args.image_size, args.device, args.training)
+    peaks = peak_memories(partial(make_workloads, *options), args.device)
+    measured = run_rounds(make_contenders(*options), args.rounds, args.device)
+    print(heading("Training step" if args.training else "Inference", args))
+    print(table(measured, peaks, "github" if args.markdown else "simple"))
+
+
+def make_workloads(*options: Any) -> dict[Name, Workload]:
+    """The workloads of :func:`make_contenders`."""
+    return {name: contender.workload for name, contender in make_contenders(*options).items()}
+
+
+class PartTimer:
+    """Measures how long the parts of a detector take whenever it runs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        """Watch the parts.
+
+        Args:
+            model: with the children :data:`PARTS`.
+        """
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+        children = dict(model.named_children())
+        self._handles = []
+        for name in PARTS:
+            part = children[name]
+            self._handles.append(part.register_forward_pre_hook(partial(self._start, name)))
+            self._handles.append(part.register_forward_hook(partial(self._stop, name)))
+
+    def _start(self, name: str, *_: Any) -> None:
+        self.seconds[name] -= time.perf_counter()
+
+    def _stop(self, name: str, *_: Any) -> None:
+        self.seconds[name] += time.perf_counter()
+
+    def close(self) -> dict[str, float]:
+        """Stop watching; return the seconds of each part."""
+        for handle in self._handles:
+            handle.remove()
+        return self.seconds
+
+
+def run_rounds(contenders: Mapping[Name, Contender], rounds: int, device: str) -> dict[Name, Runs]:
+    """Run all in turn, ``rounds`` times and once before.
+
+    Parts are measured on the CPU only, where nothing runs after a call has returned.
+    """
+    times: dict[Name, list[tuple[float, float]]] = {name: [] for name in contenders}
+    parts: dict[Name, list[dict[str, float]]] = {name: [] for name in contenders}
+    for round_number in range(rounds + 1):
+        for name, (workload, model) in contenders.items():
+            timer = PartTimer(model) if model is not None and device == "cpu" else None
+            measured = timed(workload, device)
+            found = {} if timer is None else timer.close()
+            if round_number > 0:
+                times[name].append(measured)
+                parts[name].append(found)
+    return {
+        name: Runs(*np.array(times[name]).T, _medians(parts[name]))  # type: ignore[call-arg]
+        for name in contenders
+    }
+
+
+def _medians(parts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: statistics.median(x[name] for x in parts) for name in parts[0]}
+
+
+def table(measured: Mapping[Name, Runs], peaks: Mapping[Name, int | None], style: str) -> str:
+    """One row for each contender.
+
+    Args:
+        measured: the first is what the others are divided by.
+        peaks: bytes that each needs beyond weights and input, as far as known.
+        style: of ``tabulate``.
+    """
+    headers = ["model", "kind", "p50 ms", "p95 ms", "images/s", "ratio", "CPU ratio", "peak MB"]
+    headers += [*PARTS, "other"]
+    first = next(iter(measured.values()))
+    rows = []
+    for name, runs in measured.items():
+        median, slow = np.quantile(runs.seconds, [0.5, 0.95])
+        ratios = (median / np.median(first.seconds), _median_ratio(runs, first))
+        peak = peaks.get(name)
+        row: list[object] = [*name, 1e3 * median, 1e3 * slow, 1 / median, *ratios]
+        row.append("-" if peak is None else round(peak / 1e6))
+        if runs.parts:
+            parts = [*(runs.parts[part] for part in PARTS), median - sum(runs.parts.values())]
+            row += [round(1e3 * seconds) for seconds in parts]
+        rows.append([*row, *["-"] * (len(headers) - len(row))])
+    precision = ("", "", ".0f", ".0f", ".2f", ".2f", ".2f", ".0f")
+    return str(tabulate(rows, headers=headers, tablefmt=style, floatfmt=precision))
+
+
+def _median_ratio(runs: Runs, first: Runs) -> float:
+    return float(np.median(runs.cpu_seconds) / np.median(first.cpu_seconds))

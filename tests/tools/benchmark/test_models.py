@@ -1,0 +1,84 @@
+import time
+
+import numpy as np
+import pytest
+from torch import nn
+
+from lite_focus_detr import model_zoo
+from lite_focus_detr.tools.benchmark.__main__ import main
+from lite_focus_detr.tools.benchmark.contenders import Contender, detector_workload, make_inputs
+from lite_focus_detr.tools.benchmark.models import PARTS, PartTimer, Runs, run_rounds, table
+
+
+class Waits(nn.Module):
+    """Takes some time."""
+
+    def __init__(self, seconds):
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x):
+        time.sleep(self.seconds)
+        return x
+
+
+def test_the_time_of_each_part_adds_up_over_its_calls():
+    model = nn.ModuleDict({name: Waits(0.02 * (name == "encoder")) for name in PARTS})
+    timer = PartTimer(model)
+    for part in (*model.values(), model["encoder"]):
+        part(0)
+    seconds = timer.close()
+    assert seconds["encoder"] >= 0.04
+    assert max(seconds[name] for name in PARTS if name != "encoder") < 0.02
+    model["encoder"](0)
+    assert timer.close() == seconds
+
+
+def test_every_contender_runs_once_more_than_it_is_measured():
+    calls = []
+    contenders = {("a", "x"): Contender(lambda: calls.append("a"))}
+    contenders["b", "x"] = Contender(lambda: calls.append("b"))
+    measured = run_rounds(contenders, 3, "cpu")
+    assert calls == ["a", "b"] * 4
+    assert [runs.seconds.shape for runs in measured.values()] == [(3,), (3,)]
+    assert measured["a", "x"].parts == {}
+
+
+def test_a_detector_is_measured_by_part():
+    model = model_zoo.get("dino_shapes", device="cpu")
+    workload = detector_workload(model, make_inputs((64, 96), model.device), train=False)
+    (runs,) = run_rounds({("dino", "cpu"): Contender(workload, model)}, 2, "cpu").values()
+    assert tuple(runs.parts) == PARTS
+    assert min(runs.parts.values()) > 0
+    assert sum(runs.parts.values()) < runs.seconds.max()
+
+
+def test_the_table_divides_by_its_first_row():
+    parts = dict(zip(PARTS, (0.1, 0.01, 0.05, 0.01, 0.02), strict=True))
+    measured = {
+        ("dino", "cpu"): Runs(np.array([0.2, 0.2, 0.2]), np.array([0.4, 0.4, 0.4]), parts),
+        ("peer", "other"): Runs(np.array([0.3, 0.5, 0.5]), np.array([0.1, 0.6, 0.6]), {}),
+    }
+    peaks = {("dino", "cpu"): 3_000_000, ("peer", "other"): None}
+    first, second = table(measured, peaks, "plain").splitlines()[1:]
+    numbers = ["200", "200", "5.00", "1.00", "1.00", "3", "100", "10", "50", "10", "20", "10"]
+    assert first.split() == ["dino", "cpu", *numbers]
+    assert second.split() == ["peer", "other", "500", "500", "2.00", "2.50", "1.50", *["-"] * 7]
+
+
+@pytest.mark.parametrize("options", [[], ["--training"]])
+def test_the_command_prints_a_table_for_a_readme(capsys, monkeypatch, options):
+    for name in ("models.peak_memories", "contenders.peers"):
+        monkeypatch.setattr(f"lite_focus_detr.tools.benchmark.{name}", lambda *_: {})
+    options = [*options, "--image-size", "64", "96", "--rounds", "1", "--markdown"]
+    main(["model", "--config-file", "dino_shapes", "--config-file", "lite_dino_shapes", *options])
+    heading, titles, _, *rows = capsys.readouterr().out.splitlines()[1:]
+    assert heading.startswith("Training step" if "--training" in options else "Inference")
+    assert titles.startswith("| model ")
+    names = [row.split("|")[1].strip() for row in rows]
+    assert set(names) == {"dino_shapes", "lite_dino_shapes"}
+
+
+def test_a_file_that_is_missing_is_named():
+    with pytest.raises(SystemExit, match=r"--onnx: there is no file missing\.onnx"):
+        main(["model", "--onnx", "missing.onnx"])
