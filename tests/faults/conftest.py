@@ -13,7 +13,8 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,9 +104,9 @@ def _in_child(folder: Path, function: Callable[..., Any], arguments: tuple[Any, 
 class Started:
     """Processes of one training that go on while a test looks at them."""
 
-    def __init__(self, folders: list[Path], processes: list[BaseProcess]) -> None:
+    def __init__(self, output: Path, folders: list[Path], processes: list[BaseProcess]) -> None:
         """Take processes, each the first of a session of its own, with their folders."""
-        self.folders, self.processes = folders, processes
+        self.output, self.folders, self.processes = output, folders, processes
 
     def wait_for(self, path: Path) -> None:
         """Wait until a file is there."""
@@ -114,6 +115,11 @@ class Started:
             if time.monotonic() > end or not all(x.is_alive() for x in self.processes):
                 pytest.fail(f"{path} is not written: {self.finished(0)}")
             time.sleep(0.01)
+
+    def wait_until_stopped(self, number: int) -> None:
+        """Wait until one of the processes has got SIGSTOP."""
+        _, status = os.waitpid(self.processes[number].pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
 
     def finished(self, timeout: float = TIMEOUT) -> list[Finished]:
         """Wait until all have ended; what each has done."""
@@ -156,36 +162,48 @@ def running_in(sessions: set[str]) -> list[str]:
 
 
 @pytest.fixture
-def start(train_net, tmp_path):
+def start(start_in, tmp_path):
     """Start ``train_net.py`` on the tiny detector: ``start("--resume", "KEY", "VALUE")``.
 
     Its output is in ``tmp_path / "out"``, unless ``output`` is given; several ``processes`` find
     the variables of torchrun. They are forked, as those of ``call``.
     """
-    started: list[Started] = []
+    with start_in(tmp_path) as start:
+        yield start
 
-    def start(*arguments: Any, processes: int = 1, output: str = "out") -> Started:
-        flags = [word for word in map(str, arguments) if word.startswith("--")]
-        changes = [word for word in map(str, arguments) if not word.startswith("--")]
-        command = ["--config-file", str(TINY), *flags, "DATASETS.SHAPES.ROOT"]
-        command += [f"{tmp_path}/shapes", "OUTPUT_DIR", f"{tmp_path}/{output}", *changes]
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = str(probe.getsockname()[1])
-        folders, running = [], []
-        for rank in range(processes):
-            variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
-            variables |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
-            folders.append(Path(tempfile.mkdtemp(dir=tmp_path)))
-            details = (train_net["main"], command, variables if processes > 1 else {})
-            running.append(FORK.Process(target=_in_session, args=(folders[-1], *details)))
-            running[-1].start()
-        started.append(Started(folders, running))
-        return started[-1]
 
-    yield start
-    for process in (process for group in started for process in group.processes):
-        process.kill()
+@pytest.fixture(scope="session")
+def start_in(train_net):
+    """``with start_in(folder) as start``: as the fixture ``start``, in another folder."""
+
+    @contextmanager
+    def start_in(parent: Path) -> Iterator[Callable[..., Started]]:
+        started: list[Started] = []
+
+        def start(*arguments: Any, processes: int = 1, output: str = "out") -> Started:
+            flags = [word for word in map(str, arguments) if word.startswith("--")]
+            changes = [word for word in map(str, arguments) if not word.startswith("--")]
+            command = ["--config-file", str(TINY), *flags, "DATASETS.SHAPES.ROOT"]
+            command += [f"{parent}/shapes", "OUTPUT_DIR", f"{parent}/{output}", *changes]
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", 0))
+                port = str(probe.getsockname()[1])
+            folders, running = [], []
+            for rank in range(processes):
+                variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
+                variables |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+                folders.append(Path(tempfile.mkdtemp(dir=parent)))
+                details = (train_net["main"], command, variables if processes > 1 else {})
+                running.append(FORK.Process(target=_in_session, args=(folders[-1], *details)))
+                running[-1].start()
+            started.append(Started(parent / output, folders, running))
+            return started[-1]
+
+        yield start
+        for process in (process for group in started for process in group.processes):
+            process.kill()
+
+    return start_in
 
 
 def _in_session(folder: Path, main: Any, command: list[str], variables: dict[str, str]) -> None:

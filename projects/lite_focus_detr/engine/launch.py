@@ -24,10 +24,12 @@ import torch
 import torch.distributed as dist
 from detectron2.engine import default_argument_parser
 from detectron2.utils import comm
+from torch.distributed import distributed_c10d
+from torch.distributed.rendezvous import rendezvous
 from torch.multiprocessing.spawn import start_processes
 
 from . import signals
-from .peers import TIMEOUT_VARIABLE, collective_timeout
+from .peers import TIMEOUT_VARIABLE, collective_timeout, peer_timeout
 from .setup import REPORT_FILE, report, user_errors
 
 logger = logging.getLogger(__name__)
@@ -64,7 +66,7 @@ def run(main: Main, args: argparse.Namespace) -> None:
     checkpoint, with the exit status 128 + the signal's number; a second signal at once.
     """
     with user_errors():
-        collective_timeout()
+        peer_timeout()
         place = find_place(os.environ, args)
         if place is None:
             _require_gpus(args.num_gpus)
@@ -188,11 +190,15 @@ def _join_and_run(main: Main, args: argparse.Namespace, place: Place) -> None:
             _require_gpus(place.local_world_size)
             torch.cuda.set_device(place.local_rank)
         try:
+            store, rank, world_size = next(
+                rendezvous(place.url, place.rank, place.world_size, timeout=peer_timeout())
+            )
+            store.set_timeout(peer_timeout())
             dist.init_process_group(
                 "nccl" if has_gpu else "gloo",
-                init_method=place.url,
-                world_size=place.world_size,
-                rank=place.rank,
+                store=distributed_c10d.PrefixStore("default", store),
+                world_size=world_size,
+                rank=rank,
                 timeout=collective_timeout(),
             )
         except (RuntimeError, dist.DistError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import socket
@@ -10,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -18,20 +17,24 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch.distributed import distributed_c10d
 
+from .peer_judge import PeerJudge, PeerState
 from .signals import leave
 
 logger = logging.getLogger(__name__)
 
-#: Seconds that a process may wait for the others, in a collective or for its data.
+#: Seconds that a process may keep the others waiting.
 TIMEOUT_VARIABLE = "LITE_FOCUS_DETR_TIMEOUT"
 
 _BEAT_SECONDS = 1.0
-# A stopped process or a machine that is gone; a thread of its own answers for one that is busy.
-_SILENT_SECONDS = 6.0
+_STORE_SECONDS = 6.0
+# How long the process that keeps the store stays for the others to read why it leaves.
+_LEAVE_SECONDS = 3 * _BEAT_SECONDS
+_LONGEST_PAUSE_SECONDS = 1800.0
+_STORE_ERRORS = (RuntimeError, dist.DistError)
 
 
-def collective_timeout() -> timedelta:
-    """How long a process waits for others: ``LITE_FOCUS_DETR_TIMEOUT`` in seconds, or half an hour.
+def peer_timeout() -> timedelta:
+    """How long a process may keep others waiting: ``LITE_FOCUS_DETR_TIMEOUT`` seconds, or 1800.
 
     Raises:
         ValueError: it is no positive number.
@@ -44,6 +47,12 @@ def collective_timeout() -> timedelta:
     if not 0 < seconds < float("inf"):
         raise ValueError(f"{TIMEOUT_VARIABLE} is {text!r}; set a number of seconds above 0")
     return timedelta(seconds=seconds)
+
+
+def collective_timeout() -> timedelta:
+    """Timeout of PyTorch's collectives, which names nobody: longer than what :class:`PeerWatch`
+    waits, and than an evaluation or a checkpoint of the first process."""
+    return max(peer_timeout(), timedelta(seconds=_LONGEST_PAUSE_SECONDS)) + timedelta(minutes=1)
 
 
 class PeerLostError(RuntimeError):
@@ -68,17 +77,8 @@ class PeerWatch:
         """
         self.report = report
         self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
-        self.timeout = collective_timeout().total_seconds()
-        self._state: dict[str, Any] = {
-            "beat": 0,
-            "iteration": 0,
-            "doing": "starting",
-            "steps": 0,
-            "paused": False,
-            "error": None,
-            "left": False,
-            "process": f"process {os.getpid()} on {socket.gethostname()}",
-        }
+        self._judge = PeerJudge(peer_timeout().total_seconds())
+        self._state = PeerState(f"process {os.getpid()} on {socket.gethostname()}")
         self._lock = threading.Lock()
         # When the question to the store began that has no answer yet.
         self._asking: float | None = None
@@ -99,7 +99,7 @@ class PeerWatch:
         # A connection of its own: the process group's may be busy for long.
         default: Any = distributed_c10d._get_default_store()
         store = default.clone()
-        store.set_timeout(timedelta(seconds=_SILENT_SECONDS))
+        store.set_timeout(timedelta(seconds=_STORE_SECONDS))
         PeerWatch._count += 1
         self._store = distributed_c10d.PrefixStore(f"lite_focus_detr_{PeerWatch._count}", store)
         self._publish()
@@ -122,28 +122,43 @@ class PeerWatch:
             self._ended.set()
 
     def _leave(self, error: BaseException | None) -> None:
-        """Tell the others that, and with which error of its own, this process ends."""
+        """Tell the others that, and with which error, this process ends."""
         self._stop.set()
-        self._state["left"] = True
-        if isinstance(error, Exception) and not isinstance(error, PeerLostError):
+        cause = ""
+        if isinstance(error, PeerLostError):
+            cause = str(error)
+        elif isinstance(error, Exception):
             first_line = (str(error) or repr(error)).splitlines()[0]
-            self._state["error"] = f"{type(error).__name__}: {first_line}"
+            text = f"has stopped with {type(error).__name__}: {first_line}"
+            cause = f"rank {self.rank} ({self._state.process}) {text}"
+        self._tell_cause(cause)
+
+    def _tell_cause(self, cause: str) -> None:
+        self._state.left, self._state.cause = True, cause
         self._publish(tolerant=True)
+        end = time.monotonic() + _LEAVE_SECONDS
+        with suppress(*_STORE_ERRORS):
+            while self.rank == 0 and cause and time.monotonic() < end:
+                if all(state.left for state in self._read().values()):
+                    return
+                time.sleep(_BEAT_SECONDS / 10)
 
     def doing(self, what: str, iteration: int) -> None:
-        """Note what this process does next: words for the user."""
-        self._state.update(doing=what, iteration=iteration, steps=self._state["steps"] + 1)
+        """Note which part of an iteration begins: words for the user."""
+        self._state.doing, self._state.iteration = what, iteration
+        self._state.steps += 1
 
     @contextmanager
     def paused(self, what: str) -> Iterator[None]:
         """For what may keep this process from answering for a while: the others wait."""
-        before = self._state["doing"]
-        self._state.update(doing=what, paused=True)
+        before = self._state.doing
+        self._state.doing, self._state.paused = what, True
         self._publish(tolerant=True)
         try:
             yield
         finally:
-            self._state.update(doing=before, paused=False)
+            self._state.doing, self._state.paused = before, False
+            self._publish(tolerant=True)
 
     def finish_together(self, seconds: float = 60.0) -> None:
         """Let the other processes wait until the first one has come here as well."""
@@ -155,7 +170,7 @@ class PeerWatch:
                 self._store.set("finished", "1")
             else:
                 self._store.wait(["finished"], timedelta(seconds=seconds))
-        except (RuntimeError, dist.DistError) as error:
+        except _STORE_ERRORS as error:
             logger.warning("The first process has not finished: %s", str(error).splitlines()[0])
 
     def missing(self) -> str | None:
@@ -164,22 +179,20 @@ class PeerWatch:
         Returns:
             what is to be said about it; None if all give a sign.
         """
-        first: dict[int, dict[str, Any]] = {}
-        end = time.monotonic() + 3 * _BEAT_SECONDS
+        first: dict[int, PeerState] = {}
+        end = time.monotonic() + _LEAVE_SECONDS
         while True:
             try:
                 states = self._read()
-            except (RuntimeError, dist.DistError):
-                return self._describe(0, {}, "is gone")
+            except _STORE_ERRORS:
+                return "rank 0 is gone"
             first = first or states
-            for rank, state in states.items():
-                if state["error"]:
-                    return self._describe(rank, state, f"has stopped with {state['error']}")
-            silent = [r for r, state in states.items() if state["beat"] == first[r]["beat"]]
-            if not silent:
-                return None
+            causes = [state.cause for state in states.values() if state.cause]
+            silent = [r for r, state in states.items() if state.beats == first[r].beats]
+            if causes or not silent:
+                return causes[0] if causes else None
             if time.monotonic() > end:
-                return self._describe(silent[0], states[silent[0]], "is gone")
+                return states[silent[0]].describe(silent[0], "is gone")
             time.sleep(_BEAT_SECONDS / 4)
 
     @contextmanager
@@ -197,81 +210,48 @@ class PeerWatch:
         while not self._ended.wait(_BEAT_SECONDS):
             now, asking = time.monotonic(), self._asking
             stopped, last = now - last > 3 * _BEAT_SECONDS, now
-            if asking is not None and now - asking > _SILENT_SECONDS and not stopped:
-                self._end(self._describe(0, {}, "does not answer"))
+            if asking is not None and now - asking > _STORE_SECONDS and not stopped:
+                self._end("rank 0 does not answer")
 
     def _publish(self, *, tolerant: bool = False) -> None:
         if self._store is None:
             return
         with self._ask_store():
-            self._state["beat"] += 1
+            self._state.beats += 1
+            # Counted by the group, in the backward pass as well.
+            group: Any = dist.group.WORLD
+            self._state.collectives = group._get_sequence_number_for_group()
             try:
-                self._store.set(str(self.rank), json.dumps(self._state))
-            except (RuntimeError, dist.DistError):
+                self._store.set(str(self.rank), self._state.to_json())
+            except _STORE_ERRORS:
                 if not tolerant:
                     raise
 
-    def _read(self) -> dict[int, dict[str, Any]]:
+    def _read(self) -> dict[int, PeerState]:
         others = [rank for rank in range(self.world_size) if rank != self.rank]
         with self._ask_store():
             values = self._store.multi_get([str(rank) for rank in others])
-        return {rank: json.loads(value) for rank, value in zip(others, values, strict=True)}
+        return {rank: PeerState.from_json(x) for rank, x in zip(others, values, strict=True)}
 
     def _watch(self) -> None:
         """Body of the thread."""
-        seen: dict[int, tuple[int, float]] = {}
-        mine = (self._state["steps"], time.monotonic())
         last = time.monotonic()
         while not self._stop.wait(_BEAT_SECONDS):
             now = time.monotonic()
             if now - last > 3 * _BEAT_SECONDS:  # it was this process that did not run
-                seen.clear()
-                mine = (self._state["steps"], now)
-            last = now
+                self._judge.forget()
             try:
                 self._publish()
                 states = self._read()
-            except (RuntimeError, dist.DistError):
+            except _STORE_ERRORS:
                 if not self._stop.is_set():
-                    self._end(self._describe(0, {}, "does not answer"))
+                    self._end("rank 0 does not answer")
                 return
-            if mine[0] != self._state["steps"]:
-                mine = (self._state["steps"], now)
             last = time.monotonic()
-            self.check(states, seen, waiting=now - mine[1], now=now)
-
-    def check(
-        self,
-        states: dict[int, dict[str, Any]],
-        seen: dict[int, tuple[int, float]],
-        *,
-        waiting: float,
-        now: float,
-    ) -> None:
-        """End this process if another one is missing.
-
-        Args:
-            states: what the others have last said of themselves, by rank.
-            seen: beat and time of the last change of each, brought up to date.
-            waiting: seconds since this process has last done a step.
-            now: seconds of the clock of ``seen``.
-        """
-        for rank, state in states.items():
-            if rank not in seen or seen[rank][0] != state["beat"]:
-                seen[rank] = (state["beat"], now)
-            silent = now - seen[rank][1]
-            if state["left"] or state["paused"]:
-                seen[rank] = (state["beat"], now)
-            elif silent > _SILENT_SECONDS:
-                self._end(self._describe(rank, state, f"has not answered for {silent:.0f} s"))
-            elif waiting > self.timeout and state["steps"] < self._state["steps"]:
-                text = f"keeps the others waiting for {waiting:.0f} s"
-                self._end(self._describe(rank, state, text))
-
-    def _describe(self, rank: int, state: dict[str, Any], text: str) -> str:
-        place = f" ({state['process']})" if state else ""
-        doing = f" in iteration {state['iteration']}, {state['doing']}" if state else ""
-        return f"rank {rank}{place} {text}{doing}"
+            culprit = self._judge.culprit({self.rank: self._state, **states}, now)
+            if culprit is not None and not self._stop.is_set():
+                self._tell_cause(culprit)
+                self._end(culprit)
 
     def _end(self, text: str) -> None:
         self.report(f"error: {text}: all processes stop. Continue with --resume")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn
 
@@ -69,6 +69,8 @@ class TrainStep(SimpleTrainer):
         self.max_grad_norm = max_grad_norm
         self.norm_type = norm_type
         self.report_dir = report_dir
+        #: Called in a step, between waiting for the batches and computing.
+        self.when_data_is_here: Callable[[], object] = lambda: None
         self._skipped_steps = 0
         self.device = next(model.parameters()).device
         if amp_dtype is torch.float16 and self.device.type == "cpu":
@@ -88,6 +90,7 @@ class TrainStep(SimpleTrainer):
         start = time.perf_counter()
         batches = [next(self._data_loader_iter) for _ in range(self.accumulation_steps)]
         data_time = time.perf_counter() - start
+        self.when_data_is_here()
 
         self.optimizer.zero_grad()
         losses = self._accumulate_gradients(batches)
@@ -153,10 +156,13 @@ class TrainStep(SimpleTrainer):
         Raises:
             NonFiniteError: some are not finite, in any process; raised by every process.
         """
-        broken = broken_state(self._unwrapped_model(), self.optimizer)
-        found = sorted({name for names in comm.all_gather(broken) for name in names})
+        broken = comm.all_gather(broken_state(self._unwrapped_model(), self.optimizer))
+        found = sorted({name for names in broken for name in names})
         if found:
-            self._stop(f"{len(found)} tensors are not finite ({', '.join(found[:5])})", {}, [])
+            ranks = ", ".join(str(rank) for rank, names in enumerate(broken) if names)
+            place = f" of rank {ranks}" if len(broken) > 1 else ""
+            text = f"{len(found)} tensors{place} are not finite ({', '.join(found[:5])})"
+            self._stop(text, {}, [])
 
     def _stop(self, reason: str, losses: dict[str, Tensor], batches: list[Batch]) -> NoReturn:
         """End the training, in all processes at once."""
@@ -170,7 +176,10 @@ class TrainStep(SimpleTrainer):
         if self.report_dir and comm.is_main_process():
             details = (processes, model, self.optimizer)
             report = write_report(self.report_dir, self.iter, reason, *details)
-        weights = "" if broken_state(model, self.optimizer) else "the weights are still finite: "
+        finite = not broken_state(model, self.optimizer)
+        # One message, whichever process shows it.
+        (report, _), *_ = ends = comm.all_gather((report, finite))
+        weights = "the weights are still finite: " if all(end[1] for end in ends) else ""
         raise NonFiniteError(
             f"{reason} at iteration {self.iter}: {processes}; {weights}look at these images, lower "
             "SOLVER.BASE_LR or train without SOLVER.AMP.ENABLED; earlier checkpoints are intact"

@@ -81,6 +81,7 @@ class DetrTrainer(DefaultTrainer):
         device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
         wrapped = create_ddp_model(model, broadcast_buffers=False, device_ids=device_ids)
         self._trainer = build_train_step(cfg, wrapped, data_loader, optimizer)
+        self._trainer.when_data_is_here = lambda: self.peers.doing("computing", self.iter)
         self.scheduler = self.build_lr_scheduler(cfg, optimizer)
 
         self.ema: EMAHook | None = None
@@ -106,7 +107,7 @@ class DetrTrainer(DefaultTrainer):
         Raises:
             DataError: an image cannot be read, or a process that loads data has died.
         """
-        self.peers.doing("waiting for its data or computing", self.iter)
+        self.peers.doing("waiting for its data", self.iter)
         with dead_workers_named():
             super().run_step()
 
