@@ -1,11 +1,8 @@
 """Configurations and batches that many tests need."""
 
-<<<<<<< HEAD
+import json
 import runpy
 import shutil
-=======
-import json
->>>>>>> 286be01 (Two processes: one that is killed, stops, hangs, is not finite or has a full disk ends both with its name, and they resume exactly)
 import sys
 import types
 from pathlib import Path
@@ -152,7 +149,56 @@ def mmcv_extension(monkeypatch):
     monkeypatch.setitem(sys.modules, "mmcv._ext", _Extension("mmcv._ext"))
 
 
-<<<<<<< HEAD
+#: Metrics that differ between two trainings with the same result.
+TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
+
+
+@pytest.fixture
+def require_same_training():
+    """``require_same_training(folder, other)``: two trainings have ended with the same bits.
+
+    Compared are all that their last checkpoints hold but times and names of folders, and all lines
+    of ``metrics.json``.
+    """
+
+    def require(first, second):
+        ours, theirs = _last_checkpoint(first), _last_checkpoint(second)
+        assert ours.keys() == theirs.keys()
+        assert [key for key in ours if ours[key] != theirs[key]] == []
+        assert _metrics(first) == _metrics(second)
+
+    return require
+
+
+def _last_checkpoint(folder):
+    content = torch.load(folder / "model_final.pth")
+    for scalar in TIMES:
+        content["trainer"]["hooks"]["MetricHistory"]["scalars"].pop(scalar, None)
+    del content["detector"]["config"]
+    return {path: _exactly(value) for path, value in _leaves(content)}
+
+
+def _leaves(value, path=""):
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _leaves(item, f"{path}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for index, item in enumerate(value):
+            yield from _leaves(item, f"{path}.{index}")
+    else:
+        yield path, value
+
+
+def _exactly(value):
+    """Equal for equal bits only, which NaN is not."""
+    if isinstance(value, torch.Tensor):
+        return value.reshape(-1).contiguous().view(torch.uint8).tolist()
+    return repr(value)
+
+
+def _metrics(folder):
+    rows = map(json.loads, (folder / "metrics.json").read_text().splitlines())
+    return [str({k: row[k] for k in sorted(row) if k not in TIMES}) for row in rows]
 # A small data set in three formats, for the tests of more than one folder.
 _FOLDERS = runpy.run_path(str(Path(__file__).with_name("data_folder.py")))
 write_folder, boxes_of, expected_boxes = (
@@ -253,55 +299,3 @@ def unlabelled_inputs():
               && !x.getAttribute("aria-labelledby"))
       .map((x) => x.outerHTML.slice(0, 200))"""
     return lambda page: page.evaluate(script)
-=======
-#: Metrics that differ between two trainings with the same result.
-TIMES = {"time", "data_time", "rank_data_time", "eta_seconds"}
-
-
-@pytest.fixture
-def require_same_training():
-    """``require_same_training(folder, other)``: two trainings have ended with the same bits.
-
-    Compared are all that their last checkpoints hold but times and names of folders, and all lines
-    of ``metrics.json``.
-    """
-
-    def require(first, second):
-        ours, theirs = _last_checkpoint(first), _last_checkpoint(second)
-        assert ours.keys() == theirs.keys()
-        assert [key for key in ours if ours[key] != theirs[key]] == []
-        assert _metrics(first) == _metrics(second)
-
-    return require
-
-
-def _last_checkpoint(folder):
-    content = torch.load(folder / "model_final.pth")
-    for scalar in TIMES:
-        content["trainer"]["hooks"]["MetricHistory"]["scalars"].pop(scalar, None)
-    del content["detector"]["config"]
-    return {path: _exactly(value) for path, value in _leaves(content)}
-
-
-def _leaves(value, path=""):
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _leaves(item, f"{path}.{key}")
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            yield from _leaves(item, f"{path}.{index}")
-    else:
-        yield path, value
-
-
-def _exactly(value):
-    """Equal for equal bits only, which NaN is not."""
-    if isinstance(value, torch.Tensor):
-        return value.reshape(-1).contiguous().view(torch.uint8).tolist()
-    return repr(value)
-
-
-def _metrics(folder):
-    rows = map(json.loads, (folder / "metrics.json").read_text().splitlines())
-    return [str({k: row[k] for k in sorted(row) if k not in TIMES}) for row in rows]
->>>>>>> 286be01 (Two processes: one that is killed, stops, hangs, is not finite or has a full disk ends both with its name, and they resume exactly)
