@@ -199,6 +199,8 @@ def _exactly(value):
 def _metrics(folder):
     rows = map(json.loads, (folder / "metrics.json").read_text().splitlines())
     return [str({k: row[k] for k in sorted(row) if k not in TIMES}) for row in rows]
+
+
 # A small data set in three formats, for the tests of more than one folder.
 _FOLDERS = runpy.run_path(str(Path(__file__).with_name("data_folder.py")))
 write_folder, boxes_of, expected_boxes = (
