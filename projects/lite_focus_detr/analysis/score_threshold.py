@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
-IOU = 0.5
+from .score_curve import IOU, score_curve
 
 
 class ScoreThreshold(NamedTuple):
@@ -48,7 +48,11 @@ def best_score_threshold(coco_eval: COCOeval) -> ScoreThreshold | None:
         if image is not None and tuple(image["aRng"]) == (least, greatest)
     ]
     iou = int(np.argmin(np.abs(np.asarray(coco_eval.params.iouThrs) - IOU)))
-    return _best(images, iou)
+    curve = score_curve(images, iou)
+    best = curve.best()
+    if best is None:
+        return None
+    return ScoreThreshold(*(float(x[best]) for x in (curve.scores, curve.precision, curve.recall)))
 
 
 def _match(coco_eval: COCOeval) -> Iterable[Mapping[str, Any] | None]:
@@ -61,28 +65,3 @@ def _match(coco_eval: COCOeval) -> Iterable[Mapping[str, Any] | None]:
         matching.evaluate()
     found: Iterable[Mapping[str, Any] | None] = matching.evalImgs
     return found
-
-
-def _best(images: list[Mapping[str, Any]], iou: int) -> ScoreThreshold | None:
-    if not images:
-        return None
-    num_objects = sum(int(np.sum(np.asarray(image["gtIgnore"]) == 0)) for image in images)
-    counted = [~np.asarray(image["dtIgnore"], dtype=bool)[iou] for image in images]
-    scores, matched = (
-        np.concatenate([values[mask] for values, mask in zip(column, counted, strict=True)])
-        for column in (
-            [np.asarray(image["dtScores"], dtype=float) for image in images],
-            [np.asarray(image["dtMatches"])[iou] > 0 for image in images],
-        )
-    )
-    order = np.argsort(-scores, kind="stable")
-    scores, found = scores[order], np.cumsum(matched[order])
-    # Of detections with one score all are taken or none.
-    last = np.append(scores[1:] != scores[:-1], True)[: len(scores)]
-    if not len(scores) or not found[-1]:
-        return None
-    f1 = np.where(last, 2 * found / (np.arange(1, len(scores) + 1) + num_objects), 0)
-    best = int(np.argmax(f1))
-    return ScoreThreshold(
-        float(scores[best]), float(found[best] / (best + 1)), float(found[best] / num_objects)
-    )
