@@ -60,7 +60,7 @@ function drawBoxes(parts, model) {
     const group = svg(parts.boxes, "g", { class: "detection", "data-score": box.score });
     svg(group, "title").textContent = box.label;
     const place = { x: left, y: top, width: right - left, height: bottom - top };
-    svg(group, "rect", { ...place, class: "box", stroke: "#000", "stroke-opacity": .45, style: "stroke-width: 4px" });
+    svg(group, "rect", { ...place, class: "box edge" });
     svg(group, "rect", { ...place, class: "box", stroke: data.classes[box.class].color });
   }
   for (const kind of ["long", "short"]) {
@@ -120,9 +120,10 @@ function addLayers(article, model) {
 function showDetections() {
   const threshold = confidence.valueAsNumber / 100;
   element("confidence-value").textContent = `${confidence.value} %`;
-  for (const { model, parts, found } of panels) {
+  for (const { model, picture, parts, found } of panels) {
     const visible = model.boxes.filter((box) => box.score >= threshold);
     const kind = visible.length <= model.longLabels ? "long" : "short";
+    picture.classList.toggle("dense", kind === "short");
     for (const node of [...parts.boxes.children, ...parts.labels.children]) {
       const isShown = node.dataset.score >= threshold && (node.dataset.kind ?? kind) === kind;
       node.style.display = isShown ? "" : "none";

@@ -141,15 +141,15 @@ def _draw_marks(canvas: Picture, marks: Marks) -> Picture:
     size = text_size(canvas)
     places, labels = _place(marks.labels, marks.boxes, canvas, size), marks.labels
     sizes = [label_size(label, size) for label in labels]
-    if not fit_picture(places, sizes, canvas.shape[:2]):
-        size = max(10, round(SHORT_LABEL_SCALE * size))
+    width, is_dense = text_size(canvas) // 5, not fit_picture(places, sizes, canvas.shape[:2])
+    if is_dense:
+        width, size = max(1, width // 2), max(10, round(SHORT_LABEL_SCALE * size))
         places, labels = _place(marks.short_labels, marks.boxes, canvas, size), marks.short_labels
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture, "RGBA")
-    width = max(2, round(max(canvas.shape) / 500))
     # The better a detection, the later it is drawn.
     for index in reversed(range(len(labels))):
-        _draw_box(draw, marks.boxes[index], class_color(marks.classes[index]), width)
+        _draw_box(draw, marks.boxes[index], class_color(marks.classes[index]), width, not is_dense)
     for label, place, index in zip(labels, places, marks.classes, strict=True):
         if label and place is not None:
             _draw_label(draw, label, place, class_color(index), size)
@@ -167,11 +167,13 @@ def label_size(label: str, size: float) -> tuple[float, float]:
     return font(100).getlength(label) * size / 100 + 0.6 * size, 1.35 * size
 
 
-def _draw_box(draw: ImageDraw.ImageDraw, box: Boxes, color: Color, width: int) -> None:
+def _draw_box(
+    draw: ImageDraw.ImageDraw, box: Boxes, color: Color, width: int, has_edge: bool
+) -> None:
     left, top, right, bottom = (round(x) for x in box)
     right, bottom = max(left, right), max(top, bottom)
-    # A dark edge shows the line on an image of its own colour.
-    draw.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline=_SHADOW, width=1)
+    if has_edge:  # It shows the line on an image of its own colour.
+        draw.rectangle([left - 1, top - 1, right + 1, bottom + 1], outline=_SHADOW, width=1)
     draw.rectangle([left, top, right, bottom], outline=color, width=width)
 
 
