@@ -90,7 +90,7 @@ def test_one_class_has_one_colour_in_all_models():
 
 def test_classes_without_names_have_numbers():
     data = data_of(make_page(ComparedModel(inspection(), "a.pth")))
-    assert [x["name"] for x in data["classes"]] == ["0", "1"]
+    assert [x["name"] for x in data["classes"]] == ["class 0", "class 1"]
 
 
 def test_times_are_milliseconds_and_add_up():
@@ -204,6 +204,10 @@ def test_what_is_shown_follows_the_controls(open_page, tmp_path, least_contrast,
     assert seen == sorted(seen, reverse=True)
     assert set(seen) == {5, 4, 3, 2, 1, 0}
     assert found.text_content() == "0 objects, the best has 90 %"
+    classes = page.locator("#legend [data-group=classes]").filter(visible=True)
+    assert classes.count() == 0
+    slider.fill("85")
+    assert classes.all_inner_texts() == ["RBC"]
     assert unlabelled_inputs(page) == []
     contrast, text = least_contrast(page)
     assert contrast >= 4.5, text

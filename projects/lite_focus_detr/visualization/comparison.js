@@ -32,7 +32,7 @@ const panels = data.models.map((model, index) => buildPanel(model, index));
 function buildPanel(model, index) {
   const article = html(element("models"), "article", undefined, { "aria-label": model.name });
   html(article, "h2", model.name);
-  html(article, "p", model.file, { class: "file" });
+  html(article, "p", model.file, { class: "file", title: model.file });
   const picture = svg(article, "svg", {
     class: "picture", viewBox: `0 0 ${image.width} ${image.height}`, tabindex: 0,
     role: "application", "aria-roledescription": "picture", "data-model": index,
@@ -84,7 +84,7 @@ function addTimes(article, model) {
   const slowest = Math.max(...data.models.map((other) => other.times.total));
   const bar = html(article, "div", undefined, { class: "bar", "aria-hidden": "true" });
   const table = html(article, "table", undefined, { class: "times" });
-  html(table, "caption", `Milliseconds, median of ${data.rounds} runs`);
+  html(table, "caption", `Milliseconds, ${data.rounds === 1 ? "one run" : `median of ${data.rounds} runs`}`);
   const head = html(html(table, "thead"), "tr"), row = html(html(table, "tbody"), "tr");
   for (const [part, color] of Object.entries(data.parts)) {
     const cell = html(head, "th", "", { scope: "col" });
@@ -136,11 +136,17 @@ function showDetections() {
     found.textContent = `${visible.length} ${noun}${rest}`;
     found.dataset.count = visible.length;
   }
+  showLegend();
 }
 
 function showLegend() {
   const shown = { tokens: layerMenu.value !== "", samples: attentionMenu.value !== "none" };
-  for (const entry of element("legend").children) entry.hidden = !(shown[entry.dataset.group] ?? true);
+  const threshold = confidence.valueAsNumber / 100;
+  const boxes = data.models.flatMap((model) => model.boxes).filter((box) => box.score >= threshold);
+  const names = new Set(boxes.map((box) => data.classes[box.class].name));
+  for (const entry of element("legend").children) {
+    entry.hidden = !(shown[entry.dataset.group] ?? names.has(entry.textContent));
+  }
 }
 
 function showTokens() {
@@ -290,7 +296,6 @@ function start() {
   attentionMenu.addEventListener("change", showSamples);
   element("controls").addEventListener("submit", (event) => event.preventDefault());
   showDetections();
-  showLegend();
 }
 
 start();

@@ -57,7 +57,7 @@ class ComparedModel:
 
     def class_name(self, label: int) -> str:
         """Name of a class row."""
-        return self.class_names[label] if label < len(self.class_names) else str(label)
+        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
 
 
 @dataclass(frozen=True)

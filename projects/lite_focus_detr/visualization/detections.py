@@ -25,7 +25,7 @@ from .style import (
 )
 
 #: Size of the text of short labels, which there are many of.
-SHORT_LABEL_SCALE = 0.8
+SHORT_LABEL_SCALE = 0.7
 _SHADOW = (0, 0, 0, 120)
 
 
