@@ -256,3 +256,12 @@ def test_threads_leave_cores_to_loader_workers_and_other_processes(
 ):
     monkeypatch.setattr(comm, "get_world_size", lambda: processes)
     assert compute_threads(cores) == threads
+
+
+def test_another_batch_size_than_that_of_the_recipe_gets_advice(setup, make_args, caplog):
+    args = make_args()
+    args.opts += ["SOLVER.IMS_PER_BATCH", "4"]
+    setup(args)
+    (advice,) = [x.getMessage() for x in caplog.records if "of the recipe" in x.getMessage()]
+    assert advice.startswith("4 images per update instead of the 2 of the recipe: SOLVER.BASE_LR")
+    assert " 0.0014 would fit instead of 0.001" in advice

@@ -17,6 +17,7 @@ from detectron2.config import CfgNode, get_cfg
 from ..modeling.encoder import ENCODER_REGISTRY
 from .defaults import add_backbone_config, add_data_config, add_detr_config, add_solver_config
 from .safe_yaml import config_reader
+from .schedule import any_number_of_epochs, forget_steps, let_options_win, require_epochs
 from .suggestions import did_you_mean
 from .validation import validate_config
 
@@ -156,13 +157,21 @@ def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) ->
         options: likewise.
 
     Raises:
-        ValueError: as :func:`load_config`; combinations of keys are not checked.
+        ValueError: as :func:`load_config`; other combinations of keys than those of the schedule
+            are not checked.
     """
-    if config_file:
-        content = _read_yaml(config_file, options)
-        _merge(cfg, _flatten(content), config_file, lambda: cfg.merge_from_other_cfg(content))
+    with any_number_of_epochs(cfg):
+        if config_file:
+            content = _read_yaml(config_file, options)
+            _merge(cfg, _flatten(content), config_file, lambda: cfg.merge_from_other_cfg(content))
+    require_epochs(cfg.SOLVER)
+    forget_steps(cfg.SOLVER)
+    recipe = cfg.SOLVER.clone()
     options = _parse_imports(options)
-    _merge(cfg, options[::2], "the command line", lambda: cfg.merge_from_list(options))
+    with any_number_of_epochs(cfg):
+        _merge(cfg, options[::2], "the command line", lambda: cfg.merge_from_list(options))
+    require_epochs(cfg.SOLVER)
+    let_options_win(cfg.SOLVER, recipe, options[::2])
 
 
 def _read_yaml(config_file: str, options: Sequence[Any]) -> CfgNode:

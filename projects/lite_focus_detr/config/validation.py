@@ -14,6 +14,7 @@ from detectron2.utils.registry import Registry
 from ..modeling.encoder import ENCODER_REGISTRY
 from ..modeling.query_selectors import has_box_queries
 from .suggestions import did_you_mean
+from .unused_keys import require_unused_keys_unchanged
 
 #: Keys with a few possible values; encoders check their own.
 CHOICES = {
@@ -62,6 +63,7 @@ def validate_config(cfg: CfgNode) -> None:
     _validate_attention(cfg)
     _validate_keep_ratio_range(cfg.SOLVER.KEEP_RATIO_RANGE)
     require_registered(cfg)
+    require_unused_keys_unchanged(cfg)
     architecture = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
     encoder_name = getattr(architecture, "encoder_name", None)
     if encoder_name is not None:

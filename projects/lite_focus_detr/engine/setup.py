@@ -17,7 +17,7 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
-from ..config import require_registered
+from ..config import learning_rate_advice, load_config, require_registered
 from ..data import DataError, register_datasets
 from ..data.validation import check_datasets
 from .checkpoint_io import WriteError, remove_partial_files
@@ -78,6 +78,19 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         torch.set_num_threads(compute_threads(os.cpu_count() or 1))
     register_datasets(cfg)
     check_datasets(cfg, eval_only=args.eval_only)
+    _advise_learning_rate(cfg, args)
+
+
+def _advise_learning_rate(cfg: CfgNode, args: argparse.Namespace) -> None:
+    if args.eval_only or not args.opts:
+        return
+    try:
+        recipe = load_config(args.config_file)
+    except ValueError:  # it is no recipe without its options
+        return
+    advice = learning_rate_advice(cfg.SOLVER, recipe.SOLVER)
+    if advice is not None:
+        logger.warning("%s", advice)
 
 
 def _take_output_dir(folder: str, args: argparse.Namespace) -> None:

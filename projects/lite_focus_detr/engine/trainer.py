@@ -46,7 +46,7 @@ from .optimizer import build_optimizer
 from .output_lock import keep_output_for_restart, release_output
 from .peers import PeerLostError, PeerWatch
 from .resume import continue_command, restart_scheduler
-from .schedule import resolve_epochs
+from .schedule import describe_schedule, resolve_epochs, update_saved_config
 from .setup import report, report_once
 from .train_step import build_train_step
 
@@ -73,6 +73,9 @@ class DetrTrainer(DefaultTrainer):
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         images = _training_images(cfg)
         cfg = resolve_epochs(cfg, len(images))
+        logger.info("Schedule: %s", describe_schedule(cfg, len(images)))
+        if comm.is_main_process():
+            update_saved_config(cfg)
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
