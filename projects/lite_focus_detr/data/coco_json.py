@@ -69,7 +69,7 @@ def prepare_coco_json(name: str, json_file: str, cache_dir: str) -> str:
     for key, ids in cleaned.filled.items():
         logger.warning(
             "%s: %d annotations of %s have no valid '%s'; using %s (annotation ids %s)",
-            *(name, len(ids), json_file, key, _DEFAULTS[key], shorten(ids)),
+            *(name, len(ids), json_file, key, FILLED[key], shorten(ids)),
         )
     if not cleaned.dropped and not cleaned.filled and not _has_byte_order_mark(json_file):
         return json_file
@@ -167,7 +167,8 @@ def box_fault(bbox: Sequence[float], width: float, height: float) -> str | None:
     return None
 
 
-_DEFAULTS = {
+#: What an annotation without a valid value of a key gets.
+FILLED = {
     "id": "1, 2, 3, ... for all: pycocotools takes an object with the id 0 for one not found",
     "area": "the area of the box",
     "iscrowd": "0",

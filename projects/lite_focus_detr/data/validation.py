@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -129,7 +129,7 @@ def check_images(name: str, records: Sequence[Record], *, may_skip: bool = False
 def _image_faults(records: Sequence[Record]) -> tuple[list[str], int]:
     """What is wrong with the images, and how many headers were read."""
     local = [record for record in records if "://" not in record["file_name"]]
-    missing = _missing_files(record["file_name"] for record in local)
+    missing = missing_files(record["file_name"] for record in local)
     faults = [f"{path} does not exist" for path in sorted(missing)]
     step = 1 + (len(local) - 1) // MAX_HEADERS
     checked = [record for record in local[::step] if record["file_name"] not in missing]
@@ -146,9 +146,11 @@ def _image_fault(record: Record) -> str | None:
     return None if fault is None else f"{path} {fault}"
 
 
-def _missing_files(paths: Iterable[str]) -> set[str]:
-    """Those that are no files. Each folder is listed once: a look at each file takes minutes where
-    it goes over a network."""
+def missing_files(paths: Iterable[str]) -> set[str]:
+    """Those that are no files.
+
+    Each folder is listed once: a look at each file takes minutes where it goes over a network.
+    """
     folders: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for path in paths:
         folder, name = os.path.split(path)
@@ -184,15 +186,25 @@ def _check_test_set(cfg: CfgNode, name: str) -> None:
 
 def _check_crowds(name: str, records: Sequence[Record], key: str, limit: int) -> None:
     """Warn once of images in which not all objects can be found."""
-    counts = [len(record.get("annotations", ())) for record in records]
-    crowded = sum(count > limit for count in counts)
+    counts = {record["file_name"]: len(record.get("annotations", ())) for record in records}
+    crowded = crowded_images(counts, limit)
     if crowded:
-        most = max(range(len(counts)), key=counts.__getitem__)
         logger.warning(
             "%d images of data set %s have more objects than %s %d, up to %d (%s): those beyond it "
             "are never found; raise it",
-            *(crowded, name, key, limit, counts[most], records[most]["file_name"]),
+            *(len(crowded), name, key, limit, counts[crowded[0]], crowded[0]),
         )
+
+
+def crowded_images(counts: Mapping[str, int], limit: int) -> list[str]:
+    """Images with more objects than can be found, those with most first.
+
+    Args:
+        counts: objects by image.
+        limit: that can be found.
+    """
+    crowded = [image for image, count in counts.items() if count > limit]
+    return sorted(crowded, key=lambda image: -counts[image])
 
 
 def _names(cfg: CfgNode, eval_only: bool) -> list[str]:

@@ -12,7 +12,7 @@ losses of the training, and the worst images beside their ground truth. Needs th
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cfg = load_inference_config(args.config_file, options_with_weights(args))
         name, records = load_records(cfg, args.dataset)
         predictor = Predictor(cfg)
-        found = [predictor(record["file_name"]) for record in tqdm(records, "detecting")]
+        found = [predictor(record["file_name"]) for record in _progress(records, "detecting")]
         quality = evaluate(name, records, found)
         selection = trace_tokens(predictor, records[: args.num_token_images])
         pictures = list(draw_worst(quality, name, records, found, args.num_pictures))
@@ -66,6 +66,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output.write_text(render(report), encoding="utf-8")
     print(f"AP {percent(quality.metrics['AP'])}, best threshold {number(quality.threshold)}")
     print(f"The report is in {output}")
+
+
+def _progress(records: Sequence[Record], what: str) -> Iterable[Record]:
+    progress: Iterable[Record] = tqdm(records, what, leave=False, disable=None)
+    return progress
 
 
 def evaluate(name: str, records: Sequence[Record], found: Sequence[Instances]) -> DetectionQuality:
@@ -99,7 +104,7 @@ def trace_tokens(predictor: Predictor, records: Sequence[Record]) -> Selection |
     if not predictor.model.encoder.keep_ratios or not records:
         return None
     summary = SelectionSummary()
-    for record in tqdm(records, "tracing tokens"):
+    for record in _progress(records, "tracing tokens"):
         inputs = predictor.mapper(record)
         trace = trace_selection(predictor.model, inputs)
         summary.add_annotated(trace, record["annotations"], inputs["width"], inputs["height"])
