@@ -17,7 +17,7 @@ def test_panels_show_each_level_with_its_stride_and_share_of_the_weight():
     image = np.zeros((40, 60, 3), dtype=np.uint8)
     models = [SampledModel(name, samples, (8, 16)) for name in ("key-aware", "plain")]
     figure = draw_samples(image, models, CAPTION)
-    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    titles = [axes.get_title(loc="left").strip() for axes in figure.axes]
     assert titles == 2 * ["stride 8: 25% of the weight", "stride 16: 75% of the weight"]
     names = [text.get_text() for axes in figure.axes for text in axes.texts]
     assert names == ["key-aware", "plain"]

@@ -34,3 +34,19 @@ def test_a_legend_and_a_bar_leave_the_panels_uncovered():
     assert 0 <= legend.get_window_extent().y0 <= legend.get_window_extent().y1 <= bottom
     assert max(panel.get_tightbbox().x1 for panel in panels) <= bar.get_tightbbox().x0
     assert bar.get_tightbbox().x1 <= 600
+
+
+def test_a_long_title_of_a_row_leaves_its_panels_alike():
+    figure = figures.new_captioned_figure(6, 3, Caption("attention samples"))
+    panels = figure.subplots(1, 3)
+    for panel in panels:
+        panel.imshow([[0.0, 1.0]])
+        figures.set_panel_title(panel, "stride 8")
+    figures.set_row_title(panels, "a name that is much longer than one of these panels is wide")
+    figure.draw_without_rendering()
+    widths = [panel.get_window_extent().width for panel in panels]
+    assert max(widths) - min(widths) < 1
+    (title,) = panels[0].texts
+    caption = min(text.get_window_extent().y0 for text in figure.texts)
+    top = panels[0].get_window_extent().y1
+    assert top < title.get_window_extent().y0 < title.get_window_extent().y1 <= caption

@@ -58,7 +58,7 @@ def draw_samples(image: Picture, models: Sequence[SampledModel], caption: Captio
                 _draw_level(panel, model, level)
                 title = f"stride {model.strides[level]}: {shares[level]:.0%} of the weight"
                 set_panel_title(panel, title)
-        set_row_title(panels[0], model.name)
+        set_row_title(panels, model.name)
     add_legend(figure, _legend(len(models[0].samples.queries)))
     return figure
 

@@ -54,16 +54,20 @@ def set_panel_title(panel: Axes, title: str) -> None:
     panel.set_axis_off()
 
 
-def set_row_title(panel: Axes, title: str) -> None:
-    """Write the title of a row of panels above that of its first ``panel``."""
-    panel.annotate(
+def set_row_title(panels: Sequence[Axes], title: str) -> None:
+    """Write the title of a row of panels above their own, which are written before."""
+    for panel in panels:
+        # An empty line leaves room, in all panels of the row alike.
+        set_panel_title(panel, f"\n{panel.get_title(loc='left')}")
+    text = panels[0].annotate(
         title,
         xy=(0, 1),
         xycoords="axes fraction",
-        xytext=(0, 26),
+        xytext=(0, 25),
         textcoords="offset points",
         **_text(13, bold=True),
     )
+    text.set_in_layout(False)  # It may be longer than its panel is wide.
 
 
 def add_legend(figure: Figure, entries: Sequence[Artist]) -> None:

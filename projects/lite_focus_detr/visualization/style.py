@@ -96,7 +96,8 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
 
 def text_size(picture: Picture) -> int:
     """Pixels of the text on a picture: it grows, but more slowly than the picture."""
-    return round(9 + max(picture.shape[:2]) / 160)
+    height, width = picture.shape[:2]
+    return round(9 + min(width, math.sqrt(height * width)) / 150)
 
 
 def enlarge(image: Picture) -> Picture:
