@@ -2,6 +2,7 @@
 # make demo   train, evaluate and draw the quick configuration on generated images
 # make dev    what tests and lint need on top, in the same environment
 # make test   all tests
+# make test-all  the tests, and every encoder on every family exported in every dialect
 # make lint   ruff, mypy --strict, clang-format
 # make asan   the kernels for the CPU under the address and undefined behaviour sanitizers
 # make tsan   their threads under the thread sanitizer
@@ -21,7 +22,7 @@ PY := $(VENV)/bin/python
 KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: env demo dev test lint asan tsan wheel wheel-cuda wheel-test
+.PHONY: env demo dev test test-all lint asan tsan wheel wheel-cuda wheel-test
 .DELETE_ON_ERROR:
 
 env: $(VENV)/.installed
@@ -47,6 +48,9 @@ test: dev
 	wait $$first; first=$$?; cat build/first_tests.log; exit $$((first | second))
 	@COVERAGE_FILE=build/coverage $(PY) -m coverage combine -q build/coverage.first build/coverage.second
 	@COVERAGE_FILE=build/coverage $(PY) -m coverage report --skip-covered
+
+test-all: test
+	$(PY) dev/export_matrix.py > docs/export_matrix.md
 
 lint: dev
 	$(PY) -m ruff check .
