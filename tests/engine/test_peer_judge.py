@@ -18,7 +18,8 @@ def verdict(seconds, first=None, last=None, mine=None):
     judge = PeerJudge(TIMEOUT)
     first, mine = first or state(), mine or {}
     assert judge.culprit({0: state(1, **mine), 1: first}, 10.0) is None
-    return judge.culprit({0: state(2, **mine), 1: last or first}, 10.0 + seconds)
+    culprit = judge.culprit({0: state(2, **mine), 1: last or first}, 10.0 + seconds)
+    return culprit and culprit.text
 
 
 def test_processes_that_answer_are_not_missing():
@@ -82,7 +83,7 @@ def test_the_cause_of_one_that_has_left_is_that_of_all_after_a_while():
     left = state(left=True, cause="rank 1 has stopped with WriteError: full")
     judge = PeerJudge(TIMEOUT)
     assert judge.culprit({0: state(), 1: left}, 1.0) is None
-    assert judge.culprit({0: state(4), 1: left}, 2.0) == left.cause
+    assert judge.culprit({0: state(4), 1: left}, 2.0) == (1, left.cause)
     # At the end of a training there is none.
     assert verdict(1000.0, state(left=True)) is None
 

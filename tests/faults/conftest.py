@@ -166,10 +166,20 @@ def start(start_in, tmp_path):
     """Start ``train_net.py`` on the tiny detector: ``start("--resume", "KEY", "VALUE")``.
 
     Its output is in ``tmp_path / "out"``, unless ``output`` is given; several ``processes`` find
-    the variables of torchrun. They are forked, as those of ``call``.
+    the variables of torchrun, or those that ``place(rank)`` gives. They are forked, as those of
+    ``call``.
     """
     with start_in(tmp_path) as start:
         yield start
+
+
+def torchrun_place(processes: int) -> Callable[[int], dict[str, Any]]:
+    """The variables of torchrun for each of so many processes of this machine."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": processes}
+    return lambda rank: {**meeting, "RANK": rank, "LOCAL_RANK": rank}
 
 
 @pytest.fixture(scope="session")
@@ -180,20 +190,19 @@ def start_in(train_net):
     def start_in(parent: Path) -> Iterator[Callable[..., Started]]:
         started: list[Started] = []
 
-        def start(*arguments: Any, processes: int = 1, output: str = "out") -> Started:
+        def start(
+            *arguments: Any, processes: int = 1, output: str = "out", place: Any = None
+        ) -> Started:
             flags = [word for word in map(str, arguments) if word.startswith("--")]
             changes = [word for word in map(str, arguments) if not word.startswith("--")]
             command = ["--config-file", str(TINY), *flags, "DATASETS.SHAPES.ROOT"]
             command += [f"{parent}/shapes", "OUTPUT_DIR", f"{parent}/{output}", *changes]
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = str(probe.getsockname()[1])
+            place = place or (torchrun_place(processes) if processes > 1 else lambda _: {})
             folders, running = [], []
             for rank in range(processes):
-                variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_PORT": port}
-                variables |= {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1"}
+                variables = {name: str(value) for name, value in place(rank).items()}
                 folders.append(Path(tempfile.mkdtemp(dir=parent)))
-                details = (train_net["main"], command, variables if processes > 1 else {})
+                details = (train_net["main"], command, variables)
                 running.append(FORK.Process(target=_in_session, args=(folders[-1], *details)))
                 running[-1].start()
             started.append(Started(parent / output, folders, running))
@@ -204,6 +213,29 @@ def start_in(train_net):
             process.kill()
 
     return start_in
+
+
+class Undisturbed(NamedTuple):
+    """A training with two processes that nothing has happened to."""
+
+    changes: tuple[Any, ...]  #: of the tiny detector, to be given to ``start``
+    output: Path
+
+
+@pytest.fixture(scope="session")
+def undisturbed(start_in, tmp_path_factory) -> Undisturbed:
+    """What trainings with two processes end with, whatever happens to them."""
+    changes = (
+        *("SEED", 3, "SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 4),
+        *("SOLVER.IMS_PER_BATCH", 4, "DATASETS.SHAPES.NUM_TRAIN", 9),
+        *("INPUT.MIN_SIZE_TRAIN", "(56, 64)", "MODEL.EMA.ENABLED", "True", "MODEL.EMA.DECAY", 0.9),
+        *("MODEL.DETR.ENCODER.DROPOUT", 0.1, "MODEL.DETR.DECODER.DROPOUT", 0.1),
+    )
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with start_in(folder) as start:
+        for finished in start(*changes, processes=2).finished():
+            finished.succeeded()
+    return Undisturbed(changes, folder / "out")
 
 
 def _in_session(folder: Path, main: Any, command: list[str], variables: dict[str, str]) -> None:

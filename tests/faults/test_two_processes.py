@@ -16,26 +16,10 @@ from lite_focus_detr.modeling import DetectionTransformer
 
 TIMEOUT = 120.0
 ENDS_WITHIN = 15.0  # seconds after a fault
-CHANGES = (
-    *("SEED", 3, "SOLVER.MAX_ITER", 8, "SOLVER.CHECKPOINT_PERIOD", 2, "TEST.EVAL_PERIOD", 4),
-    *("SOLVER.IMS_PER_BATCH", 4, "DATASETS.SHAPES.NUM_TRAIN", 9),
-    *("INPUT.MIN_SIZE_TRAIN", "(56, 64)", "MODEL.EMA.ENABLED", "True", "MODEL.EMA.DECAY", 0.9),
-    *("MODEL.DETR.ENCODER.DROPOUT", 0.1, "MODEL.DETR.DECODER.DROPOUT", 0.1),
-)
 # In an iteration after the checkpoints of two and of four iterations.
 FAULT_AT = 4
 stops = pytest.mark.fault(area="processes", expected="stopped")
 of_both = pytest.mark.parametrize("rank", [0, 1], ids="rank {}".format)
-
-
-@pytest.fixture(scope="module")
-def undisturbed(start_in, tmp_path_factory):
-    """The folder of a training with two processes that nothing has happened to."""
-    folder = tmp_path_factory.mktemp("undisturbed")
-    with start_in(folder) as start:
-        for finished in start(*CHANGES, processes=2).finished():
-            finished.succeeded()
-    return folder / "out"
 
 
 @pytest.fixture
@@ -91,19 +75,21 @@ def require_exact_resume(start, monkeypatch, require_same_training, undisturbed,
         saved = [path.name for path in sorted((tmp_path / "out").glob("model_*"))]
         assert saved == ["model_0000001.pth", "model_0000003.pth"]
         assert (tmp_path / "out/last_checkpoint").read_text() == saved[-1]
-        for finished in start("--resume", *CHANGES, processes=2).finished():
+        for finished in start("--resume", *undisturbed.changes, processes=2).finished():
             finished.succeeded()
         assert not list((tmp_path / "out").glob("*.tmp*"))
-        require_same_training(undisturbed, tmp_path / "out")
+        require_same_training(undisturbed.output, tmp_path / "out")
 
     return require
 
 
 @pytest.mark.fault(area="resuming", expected="survived")
-def test_two_processes_that_are_killed_resume_exactly(start, at_fault, require_exact_resume):
+def test_two_processes_that_are_killed_resume_exactly(
+    start, at_fault, undisturbed, require_exact_resume
+):
     for rank in (0, 1):
         at_fault(rank, DetectionTransformer, "forward", send(signal.SIGKILL))
-    finished = start(*CHANGES, processes=2).finished()
+    finished = start(*undisturbed.changes, processes=2).finished()
     assert [process.exit_code for process in finished] == [-signal.SIGKILL] * 2
     require_exact_resume()
 
@@ -111,10 +97,10 @@ def test_two_processes_that_are_killed_resume_exactly(start, at_fault, require_e
 @stops
 @of_both
 def test_a_process_that_is_killed_is_named_and_the_training_resumes_exactly(
-    start, at_fault, require_exact_resume, rank
+    start, at_fault, undisturbed, require_exact_resume, rank
 ):
     at_fault(rank, DetectionTransformer, "forward", send(signal.SIGKILL))
-    training = start(*CHANGES, processes=2)
+    training = start(*undisturbed.changes, processes=2)
     training.processes[rank].join(TIMEOUT)
     finished = training.finished(ENDS_WITHIN)
     assert finished[rank].exit_code == -signal.SIGKILL
@@ -129,10 +115,10 @@ def test_a_process_that_is_killed_is_named_and_the_training_resumes_exactly(
 @stops
 @of_both
 def test_a_process_that_is_stopped_is_named_and_the_training_resumes_exactly(
-    start, at_fault, require_exact_resume, rank
+    start, at_fault, undisturbed, require_exact_resume, rank
 ):
     at_fault(rank, DetectionTransformer, "forward", send(signal.SIGSTOP))
-    training = start(*CHANGES, processes=2)
+    training = start(*undisturbed.changes, processes=2)
     stopped, other = training.processes[rank], training.processes[1 - rank]
     training.wait_until_stopped(rank)
     other.join(ENDS_WITHIN)
@@ -155,11 +141,11 @@ def test_a_process_that_is_stopped_is_named_and_the_training_resumes_exactly(
     ],
 )
 def test_a_process_that_hangs_is_named_and_the_training_resumes_exactly(
-    start, at_fault, require_exact_resume, monkeypatch, rank, owner, name, doing
+    start, at_fault, undisturbed, require_exact_resume, monkeypatch, rank, owner, name, doing
 ):
     monkeypatch.setenv("LITE_FOCUS_DETR_TIMEOUT", "5")
     at_fault(rank, owner, name, lambda *_: time.sleep(1000))
-    training = start(*CHANGES, processes=2)
+    training = start(*undisturbed.changes, processes=2)
     training.wait_for(training.output / "model_0000003.pth")
     finished = training.finished(ENDS_WITHIN)
     assert [process.exit_code for process in finished] == [1, 1]
@@ -207,10 +193,10 @@ def state_not_finite(result, optimizer, *_):
     ],
 )
 def test_what_is_not_finite_in_one_process_stops_both_before_they_save(
-    start, at_fault, require_exact_resume, tmp_path, rank, owner, name, act, cause
+    start, at_fault, undisturbed, require_exact_resume, tmp_path, rank, owner, name, act, cause
 ):
     at_fault(rank, owner, name, act)
-    training = start(*CHANGES, processes=2)
+    training = start(*undisturbed.changes, processes=2)
     training.wait_for(training.output / "model_0000003.pth")
     finished = training.finished(ENDS_WITHIN)
     assert [process.exit_code for process in finished] == [1, 1]
@@ -226,7 +212,7 @@ def test_what_is_not_finite_in_one_process_stops_both_before_they_save(
 
 @stops
 def test_a_full_disk_of_the_first_process_ends_both_and_the_training_resumes_exactly(
-    start, require_exact_resume, monkeypatch
+    start, undisturbed, require_exact_resume, monkeypatch
 ):
     sync = os.fsync
 
@@ -236,7 +222,7 @@ def test_a_full_disk_of_the_first_process_ends_both_and_the_training_resumes_exa
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    training = start(*CHANGES, processes=2)
+    training = start(*undisturbed.changes, processes=2)
     training.wait_for(training.output / "model_0000003.pth")
     finished = training.finished(ENDS_WITHIN)
     assert [process.exit_code for process in finished] == [1, 1]
@@ -253,7 +239,7 @@ def test_a_full_disk_of_the_second_process_costs_its_log_only(
 ):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/log.txt.rank1").symlink_to("/dev/full")
-    finished = start(*CHANGES, processes=2).finished()
+    finished = start(*undisturbed.changes, processes=2).finished()
     assert [process.exit_code for process in finished] == [0, 0]
     assert finished[1].errors.count("cannot write the log ([Errno 28]") == 1
-    require_same_training(undisturbed, tmp_path / "out")
+    require_same_training(undisturbed.output, tmp_path / "out")

@@ -190,17 +190,8 @@ def _join_and_run(main: Main, args: argparse.Namespace, place: Place) -> None:
             _require_gpus(place.local_world_size)
             torch.cuda.set_device(place.local_rank)
         try:
-            store, rank, world_size = next(
-                rendezvous(place.url, place.rank, place.world_size, timeout=peer_timeout())
-            )
-            store.set_timeout(peer_timeout())
-            dist.init_process_group(
-                "nccl" if has_gpu else "gloo",
-                store=distributed_c10d.PrefixStore("default", store),
-                world_size=world_size,
-                rank=rank,
-                timeout=collective_timeout(),
-            )
+            with signals.unhandled():
+                _meet(place, "nccl" if has_gpu else "gloo")
         except (RuntimeError, dist.DistError) as error:
             raise ValueError(
                 f"rank {place.rank} has not met the other {place.world_size - 1} processes at "
@@ -210,6 +201,25 @@ def _join_and_run(main: Main, args: argparse.Namespace, place: Place) -> None:
         comm.create_local_process_group(place.local_world_size)
     main(args)
     dist.destroy_process_group()
+
+
+def _meet(place: Place, backend: str) -> None:
+    """Make the process group, as soon as all processes are there."""
+    store, rank, world_size = next(
+        rendezvous(place.url, place.rank, place.world_size, timeout=peer_timeout())
+    )
+    store.set_timeout(peer_timeout())
+    # Without --rdzv-backend torchrun keeps its store, with the addresses of processes that are
+    # gone, for all starts of a run.
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    prefix = f"start {start}" if os.environ.get("TORCHELASTIC_RUN_ID") == "none" else "start"
+    dist.init_process_group(
+        backend,
+        store=distributed_c10d.PrefixStore(prefix, store),
+        world_size=world_size,
+        rank=rank,
+        timeout=collective_timeout(),
+    )
 
 
 def run_spawned(main: Main, args: argparse.Namespace) -> None:

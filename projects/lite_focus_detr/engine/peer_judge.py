@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,14 @@ class PeerState:
         return f"rank {rank} ({self.process}) {text} in iteration {self.iteration}, {self.doing}"
 
 
+class Culprit(NamedTuple):
+    """A process because of which the others have to end."""
+
+    rank: int
+    text: str
+    """Its name and what is wrong with it."""
+
+
 class PeerJudge:
     """Finds the process that is missing in what all processes have said of themselves."""
 
@@ -73,7 +81,7 @@ class PeerJudge:
         """Begin anew, after a time in which this process did not run."""
         self._since.clear()
 
-    def culprit(self, states: Mapping[int, PeerState], now: float) -> str | None:
+    def culprit(self, states: Mapping[int, PeerState], now: float) -> Culprit | None:
         """Find the process because of which this one has to end.
 
         Args:
@@ -81,12 +89,12 @@ class PeerJudge:
             now: seconds of a clock.
 
         Returns:
-            its name and what is wrong with it; None if all may go on.
+            None if all may go on.
         """
         furthest = max(state.progress for state in states.values())
         for rank, state in states.items():
-            if cause := self._cause(rank, state, behind=state.progress < furthest, now=now):
-                return cause
+            if text := self._cause(rank, state, behind=state.progress < furthest, now=now):
+                return Culprit(rank, text)
         return None
 
     def _cause(self, rank: int, state: PeerState, *, behind: bool, now: float) -> str | None:

@@ -133,13 +133,15 @@ class PeerWatch:
             cause = f"rank {self.rank} ({self._state.process}) {text}"
         self._tell_cause(cause)
 
-    def _tell_cause(self, cause: str) -> None:
+    def _tell_cause(self, cause: str, missing: int | None = None) -> None:
+        """Say that this process leaves; the one that keeps the store waits for the others."""
         self._state.left, self._state.cause = True, cause
         self._publish(tolerant=True)
         end = time.monotonic() + _LEAVE_SECONDS
         with suppress(*_STORE_ERRORS):
             while self.rank == 0 and cause and time.monotonic() < end:
-                if all(state.left for state in self._read().values()):
+                states = self._read()
+                if all(state.left or rank == missing for rank, state in states.items()):
                     return
                 time.sleep(_BEAT_SECONDS / 10)
 
@@ -250,8 +252,8 @@ class PeerWatch:
             last = time.monotonic()
             culprit = self._judge.culprit({self.rank: self._state, **states}, now)
             if culprit is not None and not self._stop.is_set():
-                self._tell_cause(culprit)
-                self._end(culprit)
+                self._tell_cause(culprit.text, missing=culprit.rank)
+                self._end(culprit.text)
 
     def _end(self, text: str) -> None:
         self.report(f"error: {text}: all processes stop. Continue with --resume")

@@ -94,6 +94,21 @@ def immediate() -> Iterator[None]:
         _State.deferred = before
 
 
+@contextmanager
+def unhandled() -> Iterator[None]:
+    """End at once, by the signal itself: for calls that wait outside of Python, where no handler
+    runs, and that leave nothing to be saved."""
+    if not _State.handled:
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def requested() -> int:
     """Number of the signal that has been noted; 0 without one."""
     return _State.number if _State.handled else 0
