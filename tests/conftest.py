@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.engine import default_argument_parser
 from detectron2.structures import Boxes, Instances
 
 from lite_focus_detr import model_zoo
@@ -131,6 +132,18 @@ def small_config_file(small_config, tmp_path):
     path = tmp_path / "small.yaml"
     path.write_text(small_config.dump())
     return str(path)
+
+
+@pytest.fixture
+def setup_of_train_net():
+    """Prepare a run as ``train_net.py`` does for a configuration file and ``KEY VALUE ...``."""
+    setup = runpy.run_path(str(Path(__file__).resolve().parents[1] / "train_net.py"))["setup"]
+
+    def prepare(config_file, *options):
+        arguments = ["--config-file", config_file, *options]
+        return setup(default_argument_parser().parse_args(arguments))
+
+    return prepare
 
 
 class _Extension(types.ModuleType):

@@ -10,7 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from .config import load_config
+from .config import ConfigFile, SavedConfig, load_config
 from .config.suggestions import did_you_mean
 
 _PACKAGE = Path(__file__).parent
@@ -44,12 +44,15 @@ def config_names() -> list[str]:
     return _names(root, (path for path in root.rglob("*.yaml") if "_base_" not in path.parts))
 
 
-def find_config_file(path_or_name: str) -> str:
-    """The argument itself if it is a path or empty, else see :func:`get_config_file`.
+def find_config_file(path_or_name: ConfigFile) -> ConfigFile:
+    """The argument itself if it is a path, what a checkpoint holds, or empty, else see
+    :func:`get_config_file`.
 
     Raises:
         ValueError: there is neither such a file nor such a name.
     """
+    if isinstance(path_or_name, SavedConfig):
+        return path_or_name
     if not path_or_name or Path(path_or_name).exists():
         return path_or_name
     try:
@@ -76,11 +79,11 @@ def _names(root: Path, paths: Iterable[Path]) -> list[str]:
     return sorted(path.relative_to(root).with_suffix("").as_posix() for path in paths)
 
 
-def get_config(name_or_path: str, opts: Sequence[str] = ()) -> CfgNode:
+def get_config(name_or_path: ConfigFile, opts: Sequence[str] = ()) -> CfgNode:
     """Configuration of a model, checked and ready to be changed.
 
     Args:
-        name_or_path: path of a file, or see :func:`get_config_file`.
+        name_or_path: path of a file, what a checkpoint holds, or see :func:`get_config_file`.
         opts: alternating keys and values that change it, as on the command line.
 
     Raises:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from lite_focus_detr.config import load_config
+from lite_focus_detr.config import SavedConfig, load_config
 
 TINY = Path(__file__).parents[1] / "engine" / "tiny.yaml"
 
@@ -54,3 +54,58 @@ def test_a_missing_module_is_not_mistaken_for_one_whose_name_it_begins(tmp_path,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_thing'"):
         load_config("", ["IMPORTS", "[no_such_thing_needed]"])
+
+
+def test_what_a_checkpoint_holds_is_read_without_the_places_of_its_machine():
+    text = "\n".join(
+        (
+            "OUTPUT_DIR: /elsewhere",
+            "MODEL: {WEIGHTS: /elsewhere/w.pth, DEVICE: 'cuda:3', DETR: {NUM_QUERIES: 7},",
+            "  TIMM: {NAME: test_vit, PRETRAINED: true}}",
+        )
+    )
+    cfg = load_config(SavedConfig(text, "a.pth"), ["MODEL.DETR.NUM_CLASSES", "5"])
+    assert (cfg.MODEL.DETR.NUM_QUERIES, cfg.MODEL.DETR.NUM_CLASSES) == (7, 5)
+    assert cfg.MODEL.TIMM.NAME == "test_vit"
+    defaults = load_config("")
+    assert cfg.OUTPUT_DIR == defaults.OUTPUT_DIR
+    assert (cfg.MODEL.WEIGHTS, cfg.MODEL.DEVICE) == (defaults.MODEL.WEIGHTS, "cuda")
+    assert cfg.MODEL.TIMM.PRETRAINED is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("MODEL: {DETR: {NUM_QUERYS: 3}}", r"key MODEL.DETR.NUM_QUERYS in a\.pth; .*NUM_QUERIES"),
+        ("MODEL: [1]", r"a\.pth, .* no mapping"),
+        ("- 1", r"a\.pth, .* no mapping"),
+        ("MODEL: {", r"a\.pth is not valid YAML"),
+        (
+            "!!python/object/apply:os.getcwd []",
+            r"a\.pth is refused: .*configurations hold only data",
+        ),
+        ("_BASE_: /etc/hostname", r"unknown configuration key _BASE_ in a\.pth"),
+        ("#" * (2 << 20), r"a\.pth is refused: it is larger"),
+    ],
+)
+def test_faults_in_what_a_checkpoint_holds_are_named_with_its_file(text, message):
+    with pytest.raises(ValueError, match=message):
+        load_config(SavedConfig(text, "a.pth"))
+
+
+def test_modules_that_a_checkpoint_names_need_trust_but_not_those_of_the_user(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "module_of_a_checkpoint.py").write_text("value = 3\n")
+    monkeypatch.chdir(tmp_path)
+    config = SavedConfig("IMPORTS: [module_of_a_checkpoint]", "a.pth")
+    with pytest.raises(
+        ValueError, match=r"a\.pth needs .* module_of_a_checkpoint .*--trust-imports"
+    ):
+        load_config(config)
+    assert "module_of_a_checkpoint" not in sys.modules
+    load_config(config, ["IMPORTS", "[json]"])
+    assert "module_of_a_checkpoint" not in sys.modules
+    load_config(SavedConfig(config.text, "a.pth", trust_imports=True))
+    assert sys.modules["module_of_a_checkpoint"].value == 3

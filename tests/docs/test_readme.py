@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from lite_focus_detr import add_lite_focus_detr_config, model_zoo
+from lite_focus_detr.engine.description import Classes, DetectorRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (".", "configs", "docs", "kernels")
@@ -66,14 +67,17 @@ def test_the_python_lines_of_the_readme_run(tmp_path, monkeypatch):
     cfg.MODEL.DEVICE = "cpu"
     weights = tmp_path / "output" / "demo" / "model_final.pth"
     weights.parent.mkdir(parents=True)
-    torch.save({"model": build_model(cfg).state_dict()}, weights)
+    classes = Classes(("rectangle", "ellipse", "triangle"))
+    record = DetectorRecord(cfg, classes=classes, iteration=lambda: 1000).state_dict()
+    torch.save({"model": build_model(cfg).state_dict(), "detector": record}, weights)
     Image.new("RGB", (160, 120)).save(tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     (lines,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
-    assert len([line for line in lines.splitlines() if line]) == 6
+    assert len([line for line in lines.splitlines() if line]) == 5
     names = {}
     exec(lines, names)
     assert names["instances"].image_size == (120, 160)
+    assert set(names["names"]) <= set(classes.names)
     assert set(names["instances"].get_fields()) == {"pred_boxes", "scores", "pred_classes"}
     assert type(names["model"]).__name__ == "DeformableDETR"
 

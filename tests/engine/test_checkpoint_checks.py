@@ -8,7 +8,6 @@ from lite_focus_detr.engine.checkpoint_checks import (
     require_finite,
     require_match,
     same_shapes,
-    training_only_prefixes,
 )
 
 
@@ -39,12 +38,6 @@ def model():
 def weights_of(model, *without, **more):
     tensors = {k: v for k, v in model.state_dict().items() if not k.startswith(without)}
     return FileWeights("a.pth", tensors, "lite_focus_detr", **more)
-
-
-def test_denoising_and_what_the_encoder_names_are_only_used_in_training(model):
-    assert training_only_prefixes(model) == ("denoising.", "encoder.teacher.")
-    assert training_only_prefixes(Detector(nn.Linear(4, 4))) == ("denoising.",)
-    assert training_only_prefixes(nn.Linear(4, 4)) == ("denoising.",)
 
 
 def test_inference_may_do_without_what_only_a_training_uses(model, make_cfg):

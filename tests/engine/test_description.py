@@ -1,10 +1,13 @@
+import dataclasses
+import json
 import math
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from lite_focus_detr import __version__, model_zoo
@@ -12,8 +15,9 @@ from lite_focus_detr.data import register_datasets
 from lite_focus_detr.engine import CheckpointDescription, DetrTrainer, describe_checkpoint
 from lite_focus_detr.engine.checkpoint_io import write_checkpoint
 from lite_focus_detr.engine.description import (
+    Classes,
     DetectorRecord,
-    class_names_of,
+    classes_of,
     description_of,
     saved_config,
 )
@@ -24,7 +28,8 @@ RESULTS = {"bbox": {"AP": 58.2, "AP50": 90.1, "threshold": 0.3125, "F1": 88.0}}
 
 def record(results=None, *, names=("RBC", "WBC", "Platelets"), made=1845, evaluated_at=1845):
     made_then = SimpleNamespace(iteration=evaluated_at)
-    written = DetectorRecord(CFG, class_names=list(names), iteration=lambda: made_then.iteration)
+    classes = Classes(names, range(1, len(names) + 1))
+    written = DetectorRecord(CFG, classes=classes, iteration=lambda: made_then.iteration)
     if results:
         written.note_evaluation(results)
     made_then.iteration = made
@@ -84,6 +89,7 @@ def test_a_record_is_read_from_a_file_with_all_it_says(tmp_path):
     assert description == CheckpointDescription(
         path,
         class_names=("RBC", "WBC", "Platelets"),
+        category_ids=(1, 2, 3),
         config=CFG.dump(),
         architecture="LiteDETR",
         input_format=CFG.INPUT.FORMAT,
@@ -109,6 +115,7 @@ def test_what_is_known_of_the_evaluation_is_resumed_and_the_rest_is_not():
     [
         ({"class_names": "abc"}, "class_names"),
         ({"class_names": [1]}, "class_names"),
+        ({"category_ids": ["1"]}, "category_ids"),
         ({"threshold": "0.5"}, "threshold"),
         ({"metrics": {"bbox": "good"}}, "metrics"),
         ({"config": {"MODEL": 1}}, "config"),
@@ -149,7 +156,9 @@ def test_published_detectors_of_coco_have_its_names(rows, named):
     description = description_of({"model": weights}, "r50.pth")
     assert (description.class_names is not None) == named
     if named:
-        assert list(description.class_names) == MetadataCatalog.get("coco_2017_val").thing_classes
+        coco = MetadataCatalog.get("coco_2017_val")
+        assert list(description.class_names) == coco.thing_classes
+        assert list(description.category_ids) == list(coco.thing_dataset_id_to_contiguous_id)
         line = str(description)
         assert line.endswith("80 classes person bicycle car ... toothbrush")
         assert re.match("r50.pth: ", line)
@@ -161,9 +170,36 @@ def test_weights_of_an_unknown_model_have_no_names():
 
 def test_names_are_those_of_the_training_set_if_there_are_as_many_as_classes(small_config):
     register_datasets(small_config)
-    assert class_names_of(small_config) == ["rectangle", "ellipse", "triangle"]
+    names = ["rectangle", "ellipse", "triangle"]
+    assert classes_of(small_config) == (names, None)
+    DatasetCatalog.get("shapes_train")
+    categories = json.loads(Path(MetadataCatalog.get("shapes_train").json_file).read_text())
+    ids = {x["name"]: x["id"] for x in categories["categories"]}
+    assert classes_of(small_config) == (names, [ids[name] for name in names])
     small_config.MODEL.DETR.NUM_CLASSES = 4
-    assert class_names_of(small_config) is None
+    assert classes_of(small_config) == (None, None)
+    small_config.DATASETS.TRAIN = ()
+    assert classes_of(small_config) == (None, None)
+
+
+def test_a_file_without_a_configuration_is_no_place_to_read_one(tmp_path):
+    write_checkpoint(str(tmp_path / "a.pth"), {"model": {"w": torch.zeros(1)}})
+    description = describe_checkpoint(str(tmp_path / "a.pth"))
+    with pytest.raises(ValueError, match=r"a\.pth holds no configuration: .* --config-file"):
+        description.saved_config()
+
+
+def test_the_record_of_a_converted_file_keeps_what_is_known():
+    known = describe(record(RESULTS))
+    again = describe_again(known, CFG)
+    assert again == dataclasses.replace(known, file="b.pth")
+    other = CFG.clone()
+    other.MODEL.DETR.NUM_CLASSES = 4
+    assert describe_again(known, other).class_names is None
+
+
+def describe_again(description, cfg):
+    return description_of({"model": {}, "detector": description.record(cfg)}, "b.pth")
 
 
 def test_every_checkpoint_of_a_training_has_a_record(setup, make_args, tmp_path):

@@ -81,9 +81,9 @@ def test_the_folder_of_the_picture_is_created(inputs, tmp_path):
     assert picture.is_file()
 
 
-def test_each_model_needs_its_weights(inputs, tmp_path):
+def test_configurations_are_as_many_as_weights(inputs, tmp_path):
     extra = ["--config-file", inputs[2]]
-    with pytest.raises(SystemExit, match="one --weights for each --config-file"):
+    with pytest.raises(SystemExit, match="one name for all of --weights, or one for each"):
         visualize_attention.main([*inputs, *extra, "--output", str(tmp_path / "x.png")])
 
 

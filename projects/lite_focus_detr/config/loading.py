@@ -7,6 +7,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import reduce
 from operator import getitem
 from typing import Any
@@ -16,7 +17,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from ..modeling.encoder import ENCODER_REGISTRY
 from .defaults import add_backbone_config, add_data_config, add_detr_config, add_solver_config
-from .safe_yaml import config_reader
+from .safe_yaml import config_reader, parse_yaml
 from .schedule import any_number_of_epochs, forget_steps, let_options_win, require_epochs
 from .suggestions import did_you_mean
 from .validation import validate_config
@@ -46,7 +47,36 @@ def add_lite_focus_detr_config(cfg: CfgNode) -> None:
         add_config(cfg)
 
 
-def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
+# What of the configuration of a training is about its machine, and nothing for another one.
+_OF_THE_MACHINE = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.TIMM.PRETRAINED")
+
+
+@dataclass(frozen=True)
+class SavedConfig:
+    """The configuration that a checkpoint holds, in the place of a configuration file.
+
+    Places of the machine where it was trained (``OUTPUT_DIR``, ``MODEL.WEIGHTS``, ``MODEL.DEVICE``)
+    are not taken from it.
+
+    Attributes:
+        text: YAML, as ``cfg.dump()`` gives it.
+        file: the checkpoint, for messages.
+        trust_imports: import the modules that its ``IMPORTS`` name.
+    """
+
+    text: str
+    file: str
+    trust_imports: bool = False
+
+    def __str__(self) -> str:
+        return self.file
+
+
+#: A YAML file, or what a checkpoint holds.
+ConfigFile = str | SavedConfig
+
+
+def load_config(config_file: ConfigFile, options: Sequence[str] = ()) -> CfgNode:
     """Read a configuration.
 
     Args:
@@ -68,7 +98,7 @@ def load_config(config_file: str, options: Sequence[str] = ()) -> CfgNode:
     return cfg
 
 
-def import_modules(config_file: str, options: Sequence[str] = ()) -> None:
+def import_modules(config_file: ConfigFile, options: Sequence[str] = ()) -> None:
     """Import the ``IMPORTS`` of a configuration, from the current folder as well.
 
     Args:
@@ -76,7 +106,8 @@ def import_modules(config_file: str, options: Sequence[str] = ()) -> None:
         options: likewise.
 
     Raises:
-        ValueError: there is no such module, or the value is no list of names.
+        ValueError: there is no such module, the value is no list of names, or a checkpoint names
+            them and is not trusted.
         ImportError: a module fails; the error inside it is the cause.
     """
     names, place = _names_to_import(config_file, options)
@@ -99,10 +130,10 @@ def import_modules(config_file: str, options: Sequence[str] = ()) -> None:
             raise ImportError(f"the module {name!r} of IMPORTS in {place} fails") from error
 
 
-def _names_to_import(config_file: str, options: Sequence[str]) -> tuple[list[str], str]:
+def _names_to_import(config_file: ConfigFile, options: Sequence[str]) -> tuple[list[str], str]:
     """The modules, and the place that names them; the command line beats the file."""
     names: Any = []
-    place = config_file
+    place = str(config_file)
     if config_file:
         names = _read_yaml(config_file, options).get("IMPORTS", [])
     options = _parse_imports(options)
@@ -111,6 +142,12 @@ def _names_to_import(config_file: str, options: Sequence[str]) -> tuple[list[str
         names = dict(zip(options[::2], options[1::2], strict=True))["IMPORTS"]  # the last one
     if not isinstance(names, (list, tuple)) or not all(map(_is_module_name, names)):
         raise ValueError(f"IMPORTS in {place} is {names!r}; give a list of modules, [my_encoder]")
+    untrusted = isinstance(config_file, SavedConfig) and not config_file.trust_imports
+    if names and untrusted and place == str(config_file):
+        raise ValueError(
+            f"{place} needs the modules {', '.join(names)} (IMPORTS), and importing them runs "
+            "their code: give --trust-imports if you trust them"
+        )
     return list(names), place
 
 
@@ -148,7 +185,7 @@ def _require_pairs(options: Sequence[str]) -> None:
         )
 
 
-def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) -> None:
+def merge_config(cfg: CfgNode, config_file: ConfigFile, options: Sequence[str] = ()) -> None:
     """Merge a file and options into a configuration, in place.
 
     Args:
@@ -163,7 +200,8 @@ def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) ->
     with any_number_of_epochs(cfg):
         if config_file:
             content = _read_yaml(config_file, options)
-            _merge(cfg, _flatten(content), config_file, lambda: cfg.merge_from_other_cfg(content))
+            place = str(config_file)
+            _merge(cfg, _flatten(content), place, lambda: cfg.merge_from_other_cfg(content))
     require_epochs(cfg.SOLVER)
     forget_steps(cfg.SOLVER)
     recipe = cfg.SOLVER.clone()
@@ -174,13 +212,16 @@ def merge_config(cfg: CfgNode, config_file: str, options: Sequence[str] = ()) ->
     let_options_win(cfg.SOLVER, recipe, options[::2])
 
 
-def _read_yaml(config_file: str, options: Sequence[Any]) -> CfgNode:
+def _read_yaml(config_file: ConfigFile, options: Sequence[Any]) -> CfgNode:
     no_mapping = (
         f"{config_file}, or a file that it names in _BASE_, is empty or no mapping of "
         "configuration keys to values; it begins with lines like MODEL:"
     )
     try:
-        content = config_reader(options).load_yaml_with_base(config_file, allow_unsafe=False)
+        if isinstance(config_file, SavedConfig):
+            content = _saved_content(config_file)
+        else:
+            content = config_reader(options).load_yaml_with_base(config_file, allow_unsafe=False)
     except (TypeError, AttributeError) as error:
         raise ValueError(no_mapping) from error
     except FileNotFoundError as error:
@@ -200,6 +241,18 @@ def _read_yaml(config_file: str, options: Sequence[Any]) -> CfgNode:
     if not isinstance(content, dict):
         raise ValueError(no_mapping)
     return CfgNode(content)
+
+
+def _saved_content(config: SavedConfig) -> dict[str, Any]:
+    """The mapping in the configuration of a checkpoint, without what is of another machine."""
+    content: dict[str, Any] = parse_yaml(config.text, config.file)
+    for key in _OF_THE_MACHINE:
+        *parents, name = key.split(".")
+        node = content
+        for parent in parents:
+            node = node.get(parent, {})
+        node.pop(name, None)
+    return content
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -85,6 +85,20 @@ class DetrDatasetMapper(DatasetMapper):
             self._count_unreadable(dataset_dict["file_name"], error)
         return None
 
+    def map_array(self, image: npt.NDArray[np.uint8]) -> Record:
+        """The input of a detector for an image that is in memory, without augmentation.
+
+        Args:
+            image: (H, W, 3) in the configured channel order.
+
+        Returns:
+            ``image`` (C, H', W') and ``height`` and ``width`` of the array.
+        """
+        augmented = T.AugInput(image)
+        self.augmentations(augmented)
+        height, width = image.shape[:2]
+        return {"image": _to_tensor(augmented.image), "height": height, "width": width}
+
     def _count_unreadable(self, file_name: str, error: UnreadableImage) -> None:
         if file_name in self._unreadable:
             return
@@ -105,13 +119,12 @@ class DetrDatasetMapper(DatasetMapper):
         image = self._read(record)
         augmented = T.AugInput(image)
         transforms = self.augmentations(augmented)
-        image = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
-        record["image"] = torch.from_numpy(image)
+        record["image"] = _to_tensor(augmented.image)
         if not self.is_train:
             record.pop("annotations", None)
         elif "annotations" in record:
             record["annotations"] = self._valid_annotations(record)
-            self._transform_annotations(record, transforms, image.shape[1:])
+            self._transform_annotations(record, transforms, record["image"].shape[1:])
         return record
 
     def _read(self, record: Record) -> npt.NDArray[np.uint8]:
@@ -148,6 +161,10 @@ class DetrDatasetMapper(DatasetMapper):
                     *(reason, bbox, record["file_name"]),
                 )
         return valid
+
+
+def _to_tensor(image: npt.NDArray[np.uint8]) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:

@@ -49,8 +49,23 @@ def read_image(path: str, image_format: str) -> npt.NDArray[np.uint8]:
             whose range is not known; names the file.
     """
     with _naming(path), PathManager.open(path, "rb") as file:
-        image: Image.Image = _to_8_bits(ImageOps.exif_transpose(Image.open(file)), path)
-        return np.asarray(detection_utils.convert_PIL_to_numpy(image, image_format))
+        return _convert(Image.open(file), image_format, path)
+
+
+def convert_image(image: Image.Image, image_format: str) -> npt.NDArray[np.uint8]:
+    """The same for an image that Pillow has opened.
+
+    Raises:
+        UnreadableImage: its file is damaged, or its numbers have no range that is known.
+    """
+    name = str(getattr(image, "filename", "")) or "of Pillow"
+    with _naming(name):
+        return _convert(image, image_format, name)
+
+
+def _convert(image: Image.Image, image_format: str, path: str) -> npt.NDArray[np.uint8]:
+    image = _to_8_bits(ImageOps.exif_transpose(image), path)
+    return np.asarray(detection_utils.convert_PIL_to_numpy(image, image_format))
 
 
 def size_fault(

@@ -11,6 +11,7 @@ from .session import train_or_evaluate
 from .setup import RUN_ERRORS, prepare_run, user_errors
 from .train_step import TrainStep
 from .trainer import DetrTrainer
+from .weights_file import find_weights
 
 __all__ = [
     "RUN_ERRORS",
@@ -23,6 +24,7 @@ __all__ = [
     "build_optimizer",
     "describe_checkpoint",
     "description_of",
+    "find_weights",
     "prepare_run",
     "read_checkpoint",
     "resolve_epochs",

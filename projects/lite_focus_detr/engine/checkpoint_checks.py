@@ -10,6 +10,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..converters import BACKBONE_FORMATS
+from ..modeling.loaded_weights import examples, is_finite, training_only_prefixes
 from .checkpoint_io import named_tensors
 
 BACKBONE = "backbone."
@@ -81,7 +82,7 @@ def require_all(weights: FileWeights, model: nn.Module, cfg: CfgNode) -> None:
     if unknown:
         raise ValueError(
             f"{weights.filename} is of another detector: this {cfg.MODEL.META_ARCHITECTURE} has "
-            f"no place for {len(unknown)} of its tensors ({_examples(unknown)}); "
+            f"no place for {len(unknown)} of its tensors ({examples(unknown)}); "
             "give the --config-file it was trained with"
         )
 
@@ -113,27 +114,6 @@ def _require_finite(filename: str, tensors: Iterable[tuple[str, Tensor]]) -> Non
         )
 
 
-def is_finite(tensor: Tensor) -> bool:
-    """Whether no element is NaN or infinite.
-
-    A sum is finite only if all that it adds is, and it takes a tenth of the time of a look at every
-    element; only where the sum itself overflows that is needed.
-    """
-    if not tensor.is_floating_point():
-        return True
-    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
-
-
-def training_only_prefixes(model: nn.Module) -> tuple[str, ...]:
-    """How the names of those parameters begin that inference does not use.
-
-    They are those of denoising and of the submodules that the encoder names in ``training_only``.
-    """
-    encoder = getattr(model, "encoder", None)
-    names = getattr(encoder, "training_only", ())
-    return ("denoising.", *(f"encoder.{name}." for name in names))
-
-
 def same_shapes(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
     """Whether two state dicts have the same names and shapes."""
     return first.keys() == second.keys() and all(_fits(x, second[k]) for k, x in first.items())
@@ -152,12 +132,8 @@ def _explain_unfilled(weights: FileWeights, unfilled: Sequence[str], cfg: CfgNod
         )
     return (
         f"{weights.filename} (format {weights.format}) leaves {len(unfilled)} parameters of this "
-        f"model random ({_examples(unfilled)}): give the --config-file it was trained with"
+        f"model random ({examples(unfilled)}): give the --config-file it was trained with"
     )
-
-
-def _examples(names: Sequence[str]) -> str:
-    return ", ".join([*names[:3], *(["..."] if len(names) > 3 else [])])
 
 
 def _match_table(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:

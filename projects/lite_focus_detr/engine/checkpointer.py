@@ -8,16 +8,12 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from http.client import HTTPException
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.checkpoint.catalog import ModelCatalog
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from ..config.download import download
-from ..config.installed_file import SCHEME, installed_file
 from ..converters import (
     BACKBONE_FORMATS,
     NATIVE_FORMAT,
@@ -36,10 +32,10 @@ from .checkpoint_checks import (
 from .checkpoint_io import read_checkpoint, write_atomically, write_checkpoint
 from .nonfinite import NonFiniteError
 from .resume import require_resumable
+from .weights_file import find_weights
 
 logger = logging.getLogger(__name__)
 
-_DETECTRON2_FILES = "https://dl.fbaipublicfiles.com/detectron2/"
 _RESUME = "earlier checkpoints are intact: free some space and continue with --resume"
 # Of the periods and of interruptions: the iteration in seven digits.
 _REGULAR = re.compile(r"model_\d{7}\.pth$")
@@ -101,12 +97,8 @@ class DetrCheckpointer(DetectionCheckpointer):
                 has weights that are not finite, or matches less than half of the model (for
                 inference: not all of it). The model is unchanged.
         """
-        local = path.split("?")[0]
-        if "://" in path:
-            local = self._download(local)
-        elif path and not os.path.isfile(local):
-            raise FileNotFoundError(f"the checkpoint {local} does not exist; check MODEL.WEIGHTS")
-        elif not path and self.for_inference:
+        local = find_weights(path) if path else ""
+        if not path and self.for_inference:
             logger.warning("MODEL.WEIGHTS is empty: the weights of the model are random")
         self._resuming = checkpointables is None and "trainer" in self.checkpointables
         try:
@@ -259,24 +251,6 @@ class DetrCheckpointer(DetectionCheckpointer):
         paths = [os.path.join(self.save_dir, name) for name in names if name.startswith(prefix)]
         return sorted(paths, key=lambda path: (_time_of_change(path), path), reverse=True)
 
-    def _download(self, url: str) -> str:
-        scheme, _, name = url.partition("://")
-        if scheme == "catalog":
-            url = str(ModelCatalog.get(name))
-        elif scheme == "detectron2":
-            url = f"{_DETECTRON2_FILES}{name}"
-        elif scheme == SCHEME:
-            return installed_file(url)
-        elif scheme not in ("http", "https"):
-            return str(self.path_manager.get_local_path(url))
-        try:
-            return download(url, _require_checkpoint)
-        except (OSError, HTTPException, ValueError) as error:
-            raise ValueError(
-                f"cannot download {url} (MODEL.WEIGHTS): {error}; download it elsewhere and give "
-                "the local file, or set MODEL.WEIGHTS ''"
-            ) from error
-
     def _load_file(self, filename: str) -> dict[str, Any]:
         contents = read_checkpoint(filename)
         if self._resuming:
@@ -339,14 +313,6 @@ def _iteration(path: str) -> float:
     except (ValueError, OSError):
         return math.inf
     return iteration if isinstance(iteration, int) else math.inf
-
-
-def _require_checkpoint(path: str) -> None:
-    """Check what was downloaded; its present name means nothing to the user."""
-    try:
-        read_checkpoint(path)
-    except ValueError as error:
-        raise ValueError(str(error).replace(path, "what the server sends")) from error
 
 
 def _time_of_change(path: str) -> int:

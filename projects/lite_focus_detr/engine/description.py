@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
 from .. import __version__
+from ..config import SavedConfig
 from ..config.safe_yaml import parse_yaml
 from ..converters import published_class_names, unwrap
 from ..modeling.postprocess import COCO_IDS
@@ -25,6 +26,7 @@ _FIRST_NAMES = 3
 
 _TYPES: dict[str, type] = {
     "class_names": list,
+    "category_ids": list,
     "config": str,
     "input_format": str,
     "threshold": float,
@@ -35,6 +37,13 @@ _TYPES: dict[str, type] = {
 }
 
 
+class Classes(NamedTuple):
+    """The classes that a detector tells apart, as far as known."""
+
+    names: Sequence[str] | None = None
+    ids: Sequence[int] | None = None  #: in the annotation files
+
+
 @dataclass(frozen=True)
 class CheckpointDescription:
     """What a checkpoint is of. Files that others have published know little of this.
@@ -42,6 +51,7 @@ class CheckpointDescription:
     Attributes:
         file: its path.
         class_names: of each class; those of COCO for published detectors of COCO.
+        category_ids: the number of each class in annotation files in COCO format, likewise.
         config: the configuration of the training, as YAML.
         architecture: ``MODEL.META_ARCHITECTURE`` of it.
         input_format: order of the channels of the images, "RGB" or "BGR".
@@ -54,6 +64,7 @@ class CheckpointDescription:
 
     file: str
     class_names: tuple[str, ...] | None = None
+    category_ids: tuple[int, ...] | None = None
     config: str | None = None
     architecture: str | None = None
     input_format: str | None = None
@@ -67,6 +78,37 @@ class CheckpointDescription:
     def ap(self) -> float | None:
         """AP of the boxes, in percent, on the first evaluation set."""
         return _first_box_metrics(self.metrics).get("AP")
+
+    def record(self, cfg: CfgNode) -> dict[str, Any]:
+        """What a file with the same weights in another form says, see :class:`DetectorRecord`.
+
+        Args:
+            cfg: complete configuration of the detector.
+        """
+        fitting = self.class_names is not None and len(self.class_names) == num_classes(cfg)
+        classes = Classes(self.class_names, self.category_ids) if fitting else Classes()
+        evaluation = {
+            "threshold": self.threshold,
+            "metrics": dict(self.metrics),
+            "evaluated": self.evaluated,
+        }
+        return _record(cfg, classes, evaluation, self.iteration)
+
+    def saved_config(self, *, trust_imports: bool = False) -> SavedConfig:
+        """The configuration, for :func:`load_config`.
+
+        Args:
+            trust_imports: import the modules that it names.
+
+        Raises:
+            ValueError: the file has none.
+        """
+        if self.config is None:
+            raise ValueError(
+                f"{self.file} holds no configuration: give the one that it was trained with, by "
+                "--config-file or Predictor(weights, config=NAME)"
+            )
+        return SavedConfig(self.config, self.file, trust_imports)
 
     def __str__(self) -> str:
         parts = [self.architecture or "a checkpoint without a record of its training"]
@@ -89,17 +131,15 @@ class DetectorRecord:
     rest is that of the present training.
     """
 
-    def __init__(
-        self, cfg: CfgNode, *, class_names: list[str] | None, iteration: Callable[[], int]
-    ) -> None:
+    def __init__(self, cfg: CfgNode, *, classes: Classes, iteration: Callable[[], int]) -> None:
         """
         Args:
             cfg: complete configuration.
-            class_names: of each class, as far as known.
+            classes: see :func:`classes_of`.
             iteration: how many iterations have been made.
         """
         self.cfg = cfg
-        self.class_names = class_names
+        self.classes = classes
         self.iteration = iteration
         self.metrics: dict[str, Any] = {}
         self.evaluated: int | None = None
@@ -124,14 +164,7 @@ class DetectorRecord:
 
     def state_dict(self) -> dict[str, Any]:
         """The record as a checkpoint holds it: texts, numbers, lists and dictionaries."""
-        return {
-            "class_names": self.class_names,
-            "config": self.cfg.dump(),
-            "input_format": self.cfg.INPUT.FORMAT,
-            **self.evaluation(),
-            "iteration": self.iteration(),
-            "version": __version__,
-        }
+        return _record(self.cfg, self.classes, self.evaluation(), self.iteration())
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Restore the last evaluation."""
@@ -163,19 +196,16 @@ def description_of(contents: Mapping[str, Any], path: str) -> CheckpointDescript
     """
     config = saved_config(contents)
     record = contents.get(RECORD)
+    architecture = _architecture(config, path)
     if record is None:
         names = _published_names(contents)
-        return CheckpointDescription(
-            path, class_names=names, config=config, architecture=_architecture(config, path)
-        )
+        ids = COCO_IDS if names else None
+        return CheckpointDescription(path, names, ids, config, architecture)
     _require_record(record, path)
-    names = record["class_names"]
-    return CheckpointDescription(
-        path,
-        class_names=None if names is None else tuple(names),
-        architecture=_architecture(config, path),
-        **{key: record[key] for key in _TYPES if key != "class_names"},
-    )
+    values = {key: record.get(key) for key in _TYPES} | {"metrics": record.get("metrics") or {}}
+    for key in ("class_names", "category_ids"):
+        values[key] = None if values[key] is None else tuple(values[key])
+    return CheckpointDescription(path, architecture=architecture, **values)
 
 
 def saved_config(contents: Mapping[str, Any]) -> str | None:
@@ -191,19 +221,45 @@ def saved_config(contents: Mapping[str, Any]) -> str | None:
     return None
 
 
-def class_names_of(cfg: CfgNode) -> list[str] | None:
-    """Names of the classes of a detector, of the metadata of its first data set.
+def classes_of(cfg: CfgNode) -> Classes:
+    """The classes of a detector, of the metadata of its first data set.
 
     Args:
         cfg: complete configuration, whose training set has been read.
 
     Returns:
-        as many as the detector tells apart, or None.
+        as many as the detector tells apart, or none.
     """
-    names = MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).get("thing_classes")
+    if not cfg.DATASETS.TRAIN:
+        return Classes()
+    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    names = metadata.get("thing_classes")
+    if names is None or len(names) != num_classes(cfg):
+        return Classes()
+    contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
+    ids = sorted(contiguous, key=lambda number: int(contiguous[number]))
+    fitting = len(ids) == len(names)
+    return Classes([str(name) for name in names], [int(x) for x in ids] if fitting else None)
+
+
+def num_classes(cfg: CfgNode) -> int:
+    """How many classes a detector tells apart: rows that are COCO ids are 80 of them."""
     detr = cfg.MODEL.DETR
-    count = len(COCO_IDS) if detr.COCO_ID_ROWS else detr.NUM_CLASSES
-    return [str(name) for name in names] if names is not None and len(names) == count else None
+    return len(COCO_IDS) if detr.COCO_ID_ROWS else int(detr.NUM_CLASSES)
+
+
+def _record(
+    cfg: CfgNode, classes: Classes, evaluation: Mapping[str, Any], iteration: int | None
+) -> dict[str, Any]:
+    return {
+        "class_names": None if classes.names is None else list(classes.names),
+        "category_ids": None if classes.ids is None else list(classes.ids),
+        "config": cfg.dump(),
+        "input_format": cfg.INPUT.FORMAT,
+        **evaluation,
+        "iteration": iteration,
+        "version": __version__,
+    }
 
 
 def _published_names(contents: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -223,16 +279,17 @@ def _require_record(record: Any, path: str) -> None:
 
 
 def _wrong_entry(record: Any) -> str | None:
-    """The first entry of a record that is missing or of another kind."""
+    """The first entry of a record that is of another kind; later versions may leave some out."""
     if not isinstance(record, Mapping):
         return "content"
     for key, kind in _TYPES.items():
-        if key not in record or not isinstance(record[key], (kind, type(None))):
+        if not isinstance(record.get(key), (kind, type(None))):
             return key
-    if not all(isinstance(name, str) for name in record["class_names"] or ()):
-        return "class_names"
+    for key, kind in (("class_names", str), ("category_ids", int)):
+        if not all(isinstance(entry, kind) for entry in record.get(key) or ()):
+            return key
     try:
-        _plain(record["metrics"] or {})
+        _plain(record.get("metrics") or {})
     except (TypeError, ValueError, RecursionError):
         return "metrics"
     return None

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .checkpoint_checks import is_finite
+from ..modeling.loaded_weights import is_finite
 from .checkpoint_io import write_atomically
 
 logger = logging.getLogger(__name__)

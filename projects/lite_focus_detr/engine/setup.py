@@ -68,7 +68,7 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
             options = {} if name == "detectron2" else {"name": name}
             setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), **options)
         keep_logging(loggers)
-        default_setup(cfg, args)
+        default_setup(cfg, _for_log(args))
     except OSError as error:
         raise ValueError(f"cannot write to OUTPUT_DIR {cfg.OUTPUT_DIR}: {error}") from error
     logging.getLogger("detectron2.engine.train_loop").addFilter(_without_traceback)
@@ -91,6 +91,13 @@ def _advise_learning_rate(cfg: CfgNode, args: argparse.Namespace) -> None:
     advice = learning_rate_advice(cfg.SOLVER, recipe.SOLVER)
     if advice is not None:
         logger.warning("%s", advice)
+
+
+def _for_log(args: argparse.Namespace) -> argparse.Namespace:
+    """Arguments of which detectron2 shows the configuration file, if there is one."""
+    if isinstance(args.config_file, str):
+        return args
+    return argparse.Namespace(**{**vars(args), "config_file": ""})
 
 
 def _take_output_dir(folder: str, args: argparse.Namespace) -> None:

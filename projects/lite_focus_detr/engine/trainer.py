@@ -29,7 +29,7 @@ from ..data.validation import check_training_images
 from ..data.worker_watch import dead_workers_named
 from . import signals
 from .checkpointer import DetrCheckpointer
-from .description import RECORD, DetectorRecord, class_names_of
+from .description import RECORD, DetectorRecord, classes_of
 from .evaluator import ThresholdEvaluator
 from .experiment_writers import build_experiment_writers, check_loggers
 from .hooks import (
@@ -90,7 +90,7 @@ class DetrTrainer(DefaultTrainer):
         self.ema: EMAHook | None = None
         this = weakref.proxy(self)
         self.record = DetectorRecord(
-            cfg, class_names=class_names_of(cfg), iteration=lambda: this.iterations_made
+            cfg, classes=classes_of(cfg), iteration=lambda: this.iterations_made
         )
         checkpointables: dict[str, Any] = {"trainer": this, RECORD: self.record}
         if cfg.MODEL.EMA.ENABLED:

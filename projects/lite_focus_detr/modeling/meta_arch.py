@@ -18,6 +18,7 @@ from .decoder import Decoder
 from .denoising import Denoising
 from .encoder import ENCODER_REGISTRY, Encoder
 from .heads import DetectionHeads
+from .loaded_weights import LoadedWeights, note_loaded, require_all_loaded
 from .neck import Neck
 from .postprocess import COCO_IDS, best_detections, to_instances
 from .proposals import ProposalHead, TokenHead
@@ -103,6 +104,8 @@ class DetectionTransformer(nn.Module):
         self.vis_period = vis_period
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
+        self.loaded = LoadedWeights()
+        self.register_load_state_dict_post_hook(note_loaded)  # type: ignore[no-untyped-call]
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -170,6 +173,7 @@ class DetectionTransformer(nn.Module):
         """
         if not self.training:
             return self.inference(batched_inputs)
+        self.loaded = LoadedWeights()
         images = self.preprocess_image(batched_inputs)
         class_rows = COCO_IDS if self.coco_id_rows else None
         targets = prepare_targets([x["instances"] for x in batched_inputs], self.device, class_rows)
@@ -179,7 +183,13 @@ class DetectionTransformer(nn.Module):
         return self.losses(outputs, targets, num_boxes)
 
     def inference(self, batched_inputs: Batch) -> list[dict[str, Instances]]:
-        """Detect in each image as if it were alone, scaled to its ``height`` and ``width``."""
+        """Detect in each image as if it were alone, scaled to its ``height`` and ``width``.
+
+        Raises:
+            RuntimeError: the weights that were loaded, and not trained since, are not of this
+                detector.
+        """
+        self.loaded = require_all_loaded(self, self.loaded)
         results: dict[int, dict[str, Instances]] = {}
         for group in group_images(batched_inputs):
             images = self.preprocess_image([batched_inputs[index] for index in group])

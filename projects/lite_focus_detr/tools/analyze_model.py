@@ -2,11 +2,11 @@
 
     python -m lite_focus_detr.tools.analyze_model --config-file NAME_OR_PATH [--opts KEY VALUE ...]
     python -m lite_focus_detr.tools.analyze_model --plot layouts.png
-    python -m lite_focus_detr.tools.analyze_model --pareto budgets.png --config-file NAME_OR_PATH \
-        --weights PATH [--opts KEY VALUE ...]
+    python -m lite_focus_detr.tools.analyze_model --pareto budgets.png --weights PATH \
+        [--config-file NAME_OR_PATH] [--opts KEY VALUE ...]
 
-``--config-file`` takes a file or a name of the model zoo and may be repeated; without it the plot
-shows all encoders on DINO with ResNet-50.
+``--config-file`` takes a file or a name of the model zoo and may be repeated; without it the tables
+are of the detector of ``--weights``, and the plot shows all encoders on DINO with ResNet-50.
 
 ``--pareto`` takes one trained detector whose encoder selects tokens and evaluates it with several
 budgets on ``DATASETS.TEST``: AP over GFLOPs and over the measured time, as a table and a picture.
@@ -27,8 +27,17 @@ from tabulate import tabulate
 from .. import model_zoo, ops
 from ..analysis.activation_memory import measure_activation_memory
 from ..analysis.complexity import measure_complexity
+from ..config import ConfigFile
 from ..engine import user_errors
-from .command_line import add_opts_argument, encoder_configs, output_errors, picture_file
+from .command_line import (
+    add_opts_argument,
+    add_weights_arguments,
+    config_of,
+    encoder_configs,
+    options_with_weights,
+    output_errors,
+    picture_file,
+)
 from .pareto import pareto
 
 #: Rows of the table: what users call a part -> modules of the detector.
@@ -52,17 +61,15 @@ class Analysis(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if a configuration is wrong."""
     args = _parser().parse_args(arguments)
-    if args.pareto:
-        _draw_budgets(args)
-        return
-    files = args.config_file or (encoder_configs() if args.plot else None)
-    if files is None:
-        raise SystemExit("error: give --config-file, or --plot for all encoders")
     with user_errors():
+        files = _configs(args)
         picture = picture_file(args.plot) if args.plot else None
+    if args.pareto:
+        pareto(files[0], options_with_weights(args), args.pareto)
+        return
     analyses = {}
     for file in files:
-        name = Path(file).stem
+        name = Path(str(file)).stem
         analyses[name] = analyze(
             file, args.opts, *args.image_size, with_activations=not (args.plot or args.fast)
         )
@@ -75,19 +82,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"\nThe plot is in {picture}")
 
 
-def _draw_budgets(args: argparse.Namespace) -> None:
-    if len(args.config_file or ()) != 1 or not args.weights:
-        raise SystemExit("error: --pareto needs one --config-file, and --weights")
-    pareto(args.config_file[0], [*args.opts, "MODEL.WEIGHTS", args.weights], args.pareto)
+def _configs(args: argparse.Namespace) -> Sequence[ConfigFile]:
+    files: Sequence[ConfigFile] = args.config_file or ()
+    if not files and args.weights:
+        files = [config_of(args)]
+    if args.pareto and (len(files) != 1 or not args.weights):
+        raise ValueError("--pareto needs --weights, and one --config-file if they hold none")
+    if not files and not args.plot:
+        raise ValueError("give --config-file, --weights, or --plot for all encoders")
+    return files or encoder_configs()
 
 
 def analyze(
-    config_file: str, options: list[str], height: int, width: int, *, with_activations: bool
+    config_file: ConfigFile, options: list[str], height: int, width: int, *, with_activations: bool
 ) -> Analysis:
     """Build a detector with random weights and measure it.
 
     Args:
-        config_file: a file, or a name in the model zoo.
+        config_file: a file, a name in the model zoo, or what a checkpoint holds.
         options: ``KEY VALUE ...``, applied after the file.
         height: of the image in pixels.
         width: of the image in pixels.
@@ -152,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plot", metavar="FILE", help="write GFLOPs as a picture")
     parser.add_argument("--pareto", metavar="FILE", help="picture of AP over the costs of budgets")
-    parser.add_argument("--weights", metavar="PATH", help="of the detector of --pareto")
+    add_weights_arguments(parser)
     parser.add_argument(
         "--image-size",
         type=int,

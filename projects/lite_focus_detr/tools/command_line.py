@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,10 @@ from detectron2.data import DatasetCatalog
 from matplotlib.backend_bases import FigureCanvasBase
 
 from .. import model_zoo
+from ..config import ConfigFile
 from ..data.validation import check_datasets
-from ..engine import user_errors
+from ..engine import describe_checkpoint, find_weights, user_errors
+from ..predictor import Predictor, load_inference_config
 
 #: What the other encoders are compared with: the dense one in the same detector.
 BASELINE = "deformable_detr/dino_r50_36ep"
@@ -36,17 +38,77 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, weights: bool = Tru
 
     Args:
         parser: of the command.
-        weights: the command needs trained weights.
+        weights: the command takes trained weights, whose configuration is the default.
     """
+    add_config_argument(parser, default="the weights" if weights else "")
+    if weights:
+        add_weights_arguments(parser)
+    add_opts_argument(parser)
+
+
+def add_config_argument(parser: argparse.ArgumentParser, *, default: str) -> None:
+    """Add ``--config-file``.
+
+    Args:
+        parser: of the command.
+        default: what holds another configuration; empty: nothing does.
+    """
+    text = "configuration: a file, or its name in the model zoo"
     parser.add_argument(
         "--config-file",
-        required=True,
+        required=not default,
         metavar="NAME_OR_PATH",
-        help="configuration: a file, or its name in the model zoo",
+        help=f"{text}; by default what {default} holds" if default else text,
     )
-    if weights:
-        parser.add_argument("--weights", metavar="PATH", help="by default MODEL.WEIGHTS")
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--weights``, and ``--trust-imports`` for the configuration in them."""
+    parser.add_argument("--weights", metavar="PATH", help="by default MODEL.WEIGHTS")
+    add_trust_argument(parser)
+
+
+def add_models_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every command that takes several trained models."""
+    several: dict[str, Any] = {"action": "extend", "nargs": "+"}
+    parser.add_argument(
+        "--weights", required=True, metavar="PATH", help="checkpoints, one or more", **several
+    )
+    parser.add_argument(
+        "--config-file",
+        default=[],
+        metavar="NAME_OR_PATH",
+        help="one for all checkpoints, or one for each; by default what they hold",
+        **several,
+    )
+    add_trust_argument(parser)
     add_opts_argument(parser)
+
+
+def load_predictors(args: argparse.Namespace) -> list[Predictor]:
+    """The detectors that the options of :func:`add_models_arguments` name.
+
+    Raises:
+        OSError, ValueError: a file is missing or wrong.
+    """
+    count, files = len(args.weights), args.config_file or [None]
+    if len(files) not in (1, count):
+        raise ValueError("give --config-file one name for all of --weights, or one for each")
+    files = files * (count // len(files))
+    options = {"opts": args.opts, "trust_imports": args.trust_imports}
+    return [
+        Predictor(weights, config=file, **options)
+        for weights, file in zip(args.weights, files, strict=True)
+    ]
+
+
+def add_trust_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trust-imports``."""
+    parser.add_argument(
+        "--trust-imports",
+        action="store_true",
+        help="import the modules that the configuration in a checkpoint names: runs their code",
+    )
 
 
 def add_opts_argument(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +125,56 @@ def add_opts_argument(parser: argparse.ArgumentParser) -> None:
 def options_with_weights(args: argparse.Namespace) -> list[str]:
     """``KEY VALUE ...`` of ``--opts`` and ``--weights``."""
     return [*args.opts, *(["MODEL.WEIGHTS", args.weights] if args.weights else [])]
+
+
+def choose_config(
+    config_file: str | None, options: Sequence[str], *, trust_imports: bool
+) -> ConfigFile:
+    """The configuration file of a command line, or what the weights of the command line hold.
+
+    Args:
+        config_file: of ``--config-file``.
+        options: see :func:`options_with_weights`.
+        trust_imports: import the modules that weights name.
+
+    Raises:
+        OSError, ValueError: there are neither, or the weights cannot be read or hold none.
+    """
+    if config_file:
+        return config_file
+    weights = dict(zip(options[::2], options[1::2], strict=False)).get("MODEL.WEIGHTS")
+    if not weights:
+        raise ValueError("give --weights, or --config-file, or both")
+    return describe_checkpoint(find_weights(weights)).saved_config(trust_imports=trust_imports)
+
+
+def config_of(args: argparse.Namespace) -> ConfigFile:
+    """See :func:`choose_config`; of a command with :func:`add_config_arguments`."""
+    options = options_with_weights(args)
+    return choose_config(args.config_file, options, trust_imports=args.trust_imports)
+
+
+def run_config(args: argparse.Namespace) -> ConfigFile:
+    """The configuration of a training, or of an evaluation, which may be what the weights hold.
+
+    Args:
+        args: of detectron2's ``default_argument_parser``, perhaps with those of
+            :func:`add_weights_arguments`; ``--weights`` becomes a part of ``opts``.
+
+    Raises:
+        OSError, ValueError: see :func:`choose_config`.
+    """
+    given = vars(args)
+    if given.get("weights"):
+        args.opts = [*args.opts, "MODEL.WEIGHTS", given.pop("weights")]
+    if args.config_file or not args.eval_only or args.resume:
+        return str(args.config_file)
+    return choose_config("", args.opts, trust_imports=given.get("trust_imports", False))
+
+
+def inference_config(args: argparse.Namespace) -> CfgNode:
+    """What :func:`load_inference_config` makes of it."""
+    return load_inference_config(config_of(args), options_with_weights(args))
 
 
 def load_records(

@@ -1,8 +1,8 @@
 """Compares what detectors do with one image, in one page of HTML that needs no server.
 
     python -m lite_focus_detr.tools.compare --image IMAGE --weights PATH [PATH ...] \
-        --config-file NAME_OR_PATH [NAME_OR_PATH ...] --output page.html \
-        [--confidence-threshold 0.3] [--rounds 3] [--opts KEY VALUE ...]
+        --output page.html [--config-file NAME_OR_PATH ...] [--confidence-threshold 0.3] \
+        [--rounds 3] [--opts KEY VALUE ...]
 
 The page shows the image once for each detector, with its boxes, the tokens that each encoder layer
 updates, where attention samples around a pixel that is clicked, and how long backbone, encoder and
@@ -20,9 +20,9 @@ from pathlib import Path
 from ..analysis.inspection import inspect_image
 from ..data import read_image
 from ..engine import user_errors
-from ..predictor import Predictor, load_inference_config, load_metadata
+from ..predictor import Predictor
 from ..visualization.comparison import ComparedImage, ComparedModel, comparison_page
-from .command_line import add_opts_argument, output_errors
+from .command_line import add_models_arguments, load_predictors, output_errors
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,10 @@ def load_detectors(args: argparse.Namespace) -> list[Detector]:
         raise ValueError(f"--rounds {args.rounds}: each detector runs at least once")
     if not 0 <= args.confidence_threshold <= 1:
         raise ValueError(f"--confidence-threshold {args.confidence_threshold:g} is not in [0, 1]")
-    if len(args.config_file) not in (1, len(args.weights)):
-        raise ValueError("give --config-file one name for all of --weights, or one for each")
-    config_files = args.config_file * (len(args.weights) // len(args.config_file))
-    detectors = []
-    for config_file, weights in zip(config_files, args.weights, strict=True):
-        cfg = load_inference_config(config_file, [*args.opts, "MODEL.WEIGHTS", weights])
-        names = load_metadata(cfg).get("thing_classes") or ()
-        detectors.append(Detector(Predictor(cfg), weights, tuple(names)))
-    return detectors
+    return [
+        Detector(predictor, weights, predictor.class_names or ())
+        for predictor, weights in zip(load_predictors(args), args.weights, strict=True)
+    ]
 
 
 def compare_image(
@@ -102,19 +97,9 @@ def compare_image(
 
 def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options that name several detectors, and what is shown of them."""
-    parser.add_argument(
-        "--weights", nargs="+", required=True, metavar="PATH", help="checkpoints to compare"
-    )
-    parser.add_argument(
-        "--config-file",
-        nargs="+",
-        required=True,
-        metavar="NAME_OR_PATH",
-        help="one for all checkpoints, or one for each",
-    )
     parser.add_argument("--confidence-threshold", type=float, default=0.3, metavar="SCORE")
     parser.add_argument("--rounds", type=int, default=3, help="timed runs of each detector")
-    add_opts_argument(parser)
+    add_models_arguments(parser)
 
 
 def _parser() -> argparse.ArgumentParser:

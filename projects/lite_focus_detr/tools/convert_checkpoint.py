@@ -1,9 +1,11 @@
 """Convert a published checkpoint to the names and shapes of a configured model.
 
-    python -m lite_focus_detr.tools.convert_checkpoint IN OUT --config-file NAME_OR_PATH \
+    python -m lite_focus_detr.tools.convert_checkpoint IN OUT [--config-file NAME_OR_PATH] \
         [--to {detectron2,hf}] [--opts KEY VALUE ...]
 
-``MODEL.WEIGHTS`` takes published files as they are; this writes the result down for other programs.
+``MODEL.WEIGHTS`` takes published files as they are; this writes the result down for other programs,
+together with the configuration and the names of the classes, which the commands then find in it.
+Files that hold a configuration themselves need no ``--config-file``.
 ``--to hf`` writes a folder for ``DeformableDetrForObjectDetection.from_pretrained`` of
 transformers, of a file of this package or of a published one.
 """
@@ -23,9 +25,15 @@ from torch import Tensor
 from .. import model_zoo
 from ..converters import Conversion, convert_state_dict, training_options, unwrap
 from ..converters.to_hugging_face import to_hugging_face
-from ..engine import user_errors
+from ..engine import describe_checkpoint, user_errors
 from ..engine.checkpoint_io import read_checkpoint, write_atomically, write_checkpoint
-from .command_line import add_config_arguments
+from ..engine.description import RECORD
+from .command_line import (
+    add_config_argument,
+    add_opts_argument,
+    add_trust_argument,
+    choose_config,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -39,10 +47,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default="detectron2",
         help="hf: a folder for Hugging Face's transformers",
     )
-    add_config_arguments(parser, weights=False)
+    add_config_argument(parser, default="IN")
+    add_trust_argument(parser)
+    add_opts_argument(parser)
     args = parser.parse_args(arguments)
     with user_errors():
-        cfg = model_zoo.get_config(args.config_file, args.opts)
+        options = [*args.opts, "MODEL.WEIGHTS", args.input]
+        config = choose_config(args.config_file, options, trust_imports=args.trust_imports)
+        cfg = model_zoo.get_config(config, args.opts)
         cfg.MODEL.DEVICE = "cpu"
         convert = convert_file if args.to == "detectron2" else export_to_hugging_face
         convert(args.input, args.output, cfg)
@@ -53,7 +65,8 @@ def convert_file(source: str, target: str, cfg: CfgNode) -> None:
 
     Args:
         source: published checkpoint.
-        target: file to write: the tensors that the source fills, under ``model``.
+        target: file to write: the tensors that the source fills, under ``model``, and the record
+            of the detector.
         cfg: configuration of the model.
 
     Raises:
@@ -62,8 +75,8 @@ def convert_file(source: str, target: str, cfg: CfgNode) -> None:
     """
     weights, report = _read(source, cfg)
     author = f"lite_focus_detr, from the format {report.format}"
-    converted = {"model": weights, "__author__": author}
-    write_checkpoint(target, converted)
+    record = describe_checkpoint(source).record(cfg)
+    write_checkpoint(target, {"model": weights, "__author__": author, RECORD: record})
 
 
 def export_to_hugging_face(source: str, folder: str, cfg: CfgNode) -> None:

@@ -10,8 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from .. import model_zoo
 from ..engine import run, user_errors
+from .command_line import add_trust_argument, choose_config
 from .run_arguments import (
     add_run_arguments,
     data_options,
@@ -25,8 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if something of the user's is wrong."""
     args = _parser().parse_args(arguments)
     with user_errors():
-        config_file = model_zoo.find_config_file(args.config_file)
         options = run_options(args, args.output or str(Path(args.weights).parent / "evaluation"))
+        config_file = choose_config(args.config_file, options, trust_imports=args.trust_imports)
         if args.data is not None:
             options = data_options(args.data, config_file, options, test=args.split)
         changes = {"eval_only": True, "num_gpus": args.num_gpus}
@@ -47,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", metavar="FOLDER", help="for the predictions; by default beside the weights"
     )
-    add_run_arguments(parser, config_help="of the weights")
+    add_trust_argument(parser)
+    add_run_arguments(parser, config_help="by default what the weights hold")
     return parser
 
 

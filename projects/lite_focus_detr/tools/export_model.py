@@ -1,6 +1,6 @@
 """Export a trained detector as an ONNX file that is checked before it is written.
 
-    python -m lite_focus_detr.tools.export_model --config-file NAME_OR_PATH --weights PATH \
+    python -m lite_focus_detr.tools.export_model --weights PATH [--config-file NAME_OR_PATH] \
         --output model.onnx [--dialect standard|gather|native] [--images IMAGE ...] \
         [--layout hwc] [--dtype uint8] [--normalized] [--opts KEY VALUE ...]
 
@@ -20,8 +20,8 @@ from torch import Tensor
 from ..data import DetrDatasetMapper
 from ..engine import user_errors
 from ..export import DIALECTS, ImageInput, export_onnx, format_comparisons
-from ..predictor import Predictor, load_inference_config
-from .command_line import add_config_arguments, options_with_weights
+from ..predictor import Predictor
+from .command_line import add_config_arguments, inference_config
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     with user_errors():
         image_input = ImageInput(args.layout, args.dtype, args.normalized)
-        cfg = load_inference_config(args.config_file, options_with_weights(args))
+        cfg = inference_config(args)
         images = read_images(cfg, args.images)
         model = Predictor(cfg).model
         options = {"dialect": args.dialect, "image_input": image_input, "images": images}

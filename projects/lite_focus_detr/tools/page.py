@@ -1,7 +1,7 @@
 """Serves a page on this machine to try detectors on images of one's own.
 
     python -m lite_focus_detr.tools.page --weights PATH [PATH ...] \
-        --config-file NAME_OR_PATH [NAME_OR_PATH ...] [--port 7860] [--opts KEY VALUE ...]
+        [--config-file NAME_OR_PATH ...] [--port 7860] [--opts KEY VALUE ...]
 
 Upload an image: every detector shows its boxes, the tokens that its encoder updates, where its
 attention samples, and how long its parts take, see ``compare``. The share of tokens that encoders

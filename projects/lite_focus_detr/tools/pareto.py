@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from tabulate import tabulate
 
 from ..analysis.complexity import measure_complexity
+from ..config import ConfigFile
 from ..data import DetrDatasetMapper
 from ..data.validation import check_datasets
 from ..engine import DetrTrainer, user_errors
@@ -37,11 +38,11 @@ class Budget(NamedTuple):
     seconds: float  #: likewise
 
 
-def pareto(config_file: str, options: list[str], file: str) -> None:
+def pareto(config_file: ConfigFile, options: list[str], file: str) -> None:
     """Evaluate a detector with all ``KEEP_RATIOS``; print a table and write a picture.
 
     Args:
-        config_file: a file, or a name in the model zoo.
+        config_file: a file, a name in the model zoo, or what a checkpoint holds.
         options: ``KEY VALUE ...``, with ``MODEL.WEIGHTS``.
         file: of the picture.
     """

@@ -1,6 +1,6 @@
 """Writes a report on a trained detector: one HTML file that needs nothing else.
 
-    python -m lite_focus_detr.tools.report --weights PATH --config-file NAME_OR_PATH \
+    python -m lite_focus_detr.tools.report --weights PATH [--config-file NAME_OR_PATH] \
         [--dataset NAME] [--output report.html] [--num-pictures 8] [--num-token-images 100] \
         [--opts KEY VALUE ...]
 
@@ -29,11 +29,11 @@ from ..data import read_image
 from ..data.coco_json import read_coco_json
 from ..engine import user_errors
 from ..engine.metrics import read_metrics
-from ..predictor import Predictor, load_inference_config
+from ..predictor import Predictor
 from ..visualization.detections import draw_ground_truth, draw_predictions, keep_best
 from ..visualization.report_page import DrawnErrors, Report, Selection, render
 from ..visualization.report_tables import number, percent
-from .command_line import add_config_arguments, load_records, options_with_weights, output_errors
+from .command_line import add_config_arguments, inference_config, load_records, output_errors
 
 Record = dict[str, Any]
 
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     with user_errors():
         hotcoco()  # Before anything takes time.
-        cfg = load_inference_config(args.config_file, options_with_weights(args))
+        cfg = inference_config(args)
         name, records = load_records(cfg, args.dataset)
         predictor = Predictor(cfg)
         found = [predictor(record["file_name"]) for record in _progress(records, "detecting")]

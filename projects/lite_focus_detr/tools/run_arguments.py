@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.engine import default_argument_parser
 
 from .. import model_zoo
-from ..config import load_config
+from ..config import ConfigFile, load_config
 from ..data.folders import folder_options, read_data_folder
 from ..engine import prepare_run, train_or_evaluate, user_errors
 from .command_line import add_opts_argument
@@ -41,7 +41,7 @@ def run_options(args: argparse.Namespace, output: str | None) -> list[str]:
 
 
 def data_options(
-    folder: str, config_file: str, options: list[str], *, test: str = "val"
+    folder: str, config_file: ConfigFile, options: list[str], *, test: str = "val"
 ) -> list[str]:
     """``KEY VALUE ...`` of a data folder, which ``options`` come behind and may change.
 
@@ -60,12 +60,12 @@ def data_options(
 
 
 def detectron2_arguments(
-    config_file: str, options: list[str], **changes: Any
+    config_file: ConfigFile, options: list[str], **changes: Any
 ) -> argparse.Namespace:
     """Arguments of detectron2's ``default_argument_parser``.
 
     Args:
-        config_file: path or name in the model zoo.
+        config_file: path, name in the model zoo, or what a checkpoint holds.
         options: ``KEY VALUE ...``.
         changes: of the other arguments, such as ``resume=True``.
     """

@@ -1,6 +1,6 @@
 """From a trained dense detector to one with a sparse encoder, in minutes.
 
-    python -m lite_focus_detr.tools.sparsify --config-file NAME_OR_PATH --weights dense.pth \
+    python -m lite_focus_detr.tools.sparsify --weights dense.pth [--config-file NAME_OR_PATH] \
         --encoder focus|sparse|lite|lite_focus --output FOLDER [--keep-ratio 0.3] \
         [--iterations 300] [--fine-tune 0] [--without-labels] [--opts KEY VALUE ...]
 
@@ -29,7 +29,7 @@ from .. import model_zoo
 from ..config import validate_config
 from ..engine import DetrTrainer, prepare_run, user_errors
 from ..modeling import DetectionTransformer
-from .command_line import add_config_arguments, options_with_weights
+from .command_line import add_config_arguments, config_of, options_with_weights
 from .detected_labels import detect_labels
 from .pareto import measure_budgets, table
 
@@ -162,7 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setup_logger(name="lite_focus_detr")
     output = Path(args.output)
     with user_errors():
-        dense_cfg = model_zoo.get_config(args.config_file, options_with_weights(args))
+        dense_cfg = model_zoo.get_config(config_of(args), options_with_weights(args))
         if len(dense_cfg.DATASETS.TEST) != 1:
             raise ValueError("DATASETS.TEST must name one data set, to compare the AP on")
         cfg = sparse_config(dense_cfg, args.encoder, args.keep_ratio)

@@ -1,6 +1,6 @@
 """Writes pictures of a data set: ground truth on the left, predictions on the right.
 
-    python -m lite_focus_detr.tools.visualize --config-file NAME_OR_PATH --weights PATH \
+    python -m lite_focus_detr.tools.visualize --weights PATH [--config-file NAME_OR_PATH] \
         --output FOLDER [--dataset NAME] [--num-images 16] [--confidence-threshold 0.3] [--top 20] \
         [--opts KEY VALUE ...]
 """
@@ -21,7 +21,7 @@ from PIL import Image
 from ..analysis.inspection import detector_name
 from ..data import read_image
 from ..engine import user_errors
-from ..predictor import Predictor, load_inference_config
+from ..predictor import Predictor
 from ..visualization.detections import (
     describe_detections,
     draw_ground_truth,
@@ -30,7 +30,10 @@ from ..visualization.detections import (
     side_by_side,
 )
 from ..visualization.style import Caption, Picture
-from .command_line import add_config_arguments, load_records, options_with_weights, output_errors
+from .command_line import add_config_arguments, inference_config, load_records, output_errors
+
+#: Where the weights do not know a better one.
+DEFAULT_THRESHOLD = 0.3
 
 # Under ``python -m`` the name of this module is not its own.
 logger = logging.getLogger("lite_focus_detr.tools.visualize")
@@ -41,16 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     setup_logger(name="lite_focus_detr")
     with user_errors():
-        cfg = load_inference_config(args.config_file, options_with_weights(args))
+        cfg = inference_config(args)
         name, records = load_records(cfg, args.dataset, args.num_images)
         predictor = Predictor(cfg)
     with output_errors("--output"):
         options = DrawingOptions(
             model=detector_name(predictor.model),
-            threshold=args.confidence_threshold,
+            threshold=choose_threshold(args.confidence_threshold, predictor),
             top=args.top,
         )
         draw(predictor, records, Path(args.output), name, options)
+
+
+def choose_threshold(given: float | None, predictor: Predictor) -> float:
+    """The least score of the command line, or of the weights, or ``DEFAULT_THRESHOLD``."""
+    known = predictor.threshold if given is None else given
+    return DEFAULT_THRESHOLD if known is None else known
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--dataset", help="by default the first of DATASETS.TEST")
     parser.add_argument("--num-images", type=int, default=16)
-    parser.add_argument("--confidence-threshold", type=float, default=0.3, metavar="SCORE")
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        metavar="SCORE",
+        help=f"by default that of the weights, or {DEFAULT_THRESHOLD}",
+    )
     parser.add_argument("--top", type=int, metavar="COUNT", help="at most so many predictions")
     add_config_arguments(parser)
     return parser

@@ -1,7 +1,7 @@
 """Draws the points that attention samples, with their weights on each level, for some queries.
 
     python -m lite_focus_detr.tools.visualize_attention IMAGE --output PICTURE \
-        --config-file NAME_OR_PATH --weights PATH [--config-file NAME_OR_PATH --weights PATH] \
+        --weights PATH [PATH ...] [--config-file NAME_OR_PATH ...] \
         [--attention encoder|decoder] [--layer -1] [--point X Y] [--opts KEY VALUE ...]
 
 Several models are drawn below each other, for example key-aware and plain attention. The queries
@@ -23,27 +23,29 @@ from ..analysis.sampling import attention_name, find_attention, nearest_samples,
 from ..data import read_image
 from ..engine import user_errors
 from ..modeling import DetectorOutputs
-from ..predictor import Predictor, load_inference_config
+from ..predictor import Predictor
 from ..visualization.attention import SampledModel, draw_samples
 from ..visualization.style import Caption
-from .command_line import add_opts_argument, output_errors, picture_file
+from .command_line import (
+    add_models_arguments,
+    load_predictors,
+    output_errors,
+    picture_file,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if a configuration or a file is wrong."""
     args = _parser().parse_args(arguments)
-    models = []
     with user_errors():
         image = read_image(args.image, "RGB")
         picture = picture_file(args.output)
         height, width = image.shape[:2]
         points = _relative_points(args.point or [], width, height)
-        if len(args.config_file) != len(args.weights):
-            raise ValueError("give one --weights for each --config-file")
-        for config_file, weights in zip(args.config_file, args.weights, strict=True):
-            options = [*args.opts, "MODEL.WEIGHTS", weights]
-            predictor = Predictor(load_inference_config(config_file, options))
-            models.append((predictor, find_attention(predictor.model, args.attention, args.layer)))
+        models = [
+            (predictor, find_attention(predictor.model, args.attention, args.layer))
+            for predictor in load_predictors(args)
+        ]
     rows: list[SampledModel] = []
     for predictor, attention in models:
         with record_calls(attention) as calls:
@@ -100,23 +102,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("image", help="image file")
     parser.add_argument("--output", required=True, help="picture to write")
-    parser.add_argument(
-        "--config-file",
-        action="append",
-        required=True,
-        metavar="NAME_OR_PATH",
-        help="of a model, may be repeated",
-    )
-    parser.add_argument(
-        "--weights", action="append", required=True, metavar="PATH", help="its checkpoint"
-    )
     parser.add_argument("--attention", choices=("encoder", "decoder"), default="encoder")
     parser.add_argument("--layer", type=int, default=-1, help="by default the last")
     parser.add_argument(
         "--point", type=float, nargs=2, action="append", metavar=("X", "Y"), help="pixel"
     )
     parser.add_argument("--num-queries", type=int, default=3, help="where no point is given")
-    add_opts_argument(parser)
+    add_models_arguments(parser)
     return parser
 
 

@@ -1,6 +1,6 @@
 """Shows which tokens a selective encoder keeps.
 
-    python -m lite_focus_detr.tools.visualize_tokens --config-file NAME_OR_PATH --weights PATH \
+    python -m lite_focus_detr.tools.visualize_tokens --weights PATH [--config-file NAME_OR_PATH] \
         --output FOLDER [--dataset NAME] [--num-pictures 4] [--num-images 100] \
         [--opts KEY VALUE ...]
 
@@ -31,11 +31,11 @@ from ..analysis.token_selection import (
 )
 from ..data import read_image
 from ..engine import user_errors
-from ..predictor import Predictor, load_inference_config
+from ..predictor import Predictor
 from ..visualization.detections import class_legend, draw_ground_truth
 from ..visualization.style import Caption
 from ..visualization.token_selection import Truth, draw_selection
-from .command_line import add_config_arguments, load_records, options_with_weights, output_errors
+from .command_line import add_config_arguments, inference_config, load_records, output_errors
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     setup_logger(name="lite_focus_detr")
     with user_errors():
-        cfg = load_inference_config(args.config_file, options_with_weights(args))
+        cfg = inference_config(args)
         count = max(args.num_images, args.num_pictures)
         name, records = load_records(cfg, args.dataset, count)
         output = Path(args.output)
