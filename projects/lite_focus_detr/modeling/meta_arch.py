@@ -43,6 +43,7 @@ class DetectionTransformer(nn.Module):
     inference_dtype: torch.dtype | None = None
     pixel_mean: Tensor
     pixel_std: Tensor
+    loaded = LoadedWeights()
 
     @configurable
     def __init__(
@@ -104,7 +105,6 @@ class DetectionTransformer(nn.Module):
         self.vis_period = vis_period
         for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
             self.register_buffer(name, torch.tensor(values).view(-1, 1, 1), persistent=False)
-        self.loaded = LoadedWeights()
         self.register_load_state_dict_post_hook(note_loaded)  # type: ignore[no-untyped-call]
 
     @classmethod
