@@ -1,6 +1,7 @@
 """Kill a training again and again, resume it each time, and compare what it ends with.
 
-    python dev/kill_and_resume.py [--kills 100] [--seed 0] [--folder FOLDER] [KEY VALUE ...]
+    python dev/kill_and_resume.py [--kills 100] [--processes 1] [--seed 0] [--folder FOLDER]
+                                  [KEY VALUE ...]
 
 The tiny detector of the tests is trained once undisturbed, and once more with SIGKILL at random
 moments: while it starts, between two checkpoints, and while it writes a checkpoint, which a file
@@ -8,7 +9,9 @@ that is not complete tells. After each kill the training is started with ``--res
 lose a checkpoint that was there, and at the end the weights, their average and the state of the
 optimiser must be those of the undisturbed training, bit for bit. Otherwise the exit status is 1.
 
-Every run is ``train_net.py`` in a process that is forked after the imports. The seed decides what
+With several processes all of them are killed, or one, and then the others must end by themselves.
+
+Every run is ``train_net.py`` in processes that are forked after the imports. The seed decides what
 is drawn; where in a step a kill then comes depends on the machine.
 """
 
@@ -19,6 +22,7 @@ import multiprocessing
 import os
 import random
 import runpy
+import socket
 import sys
 import tempfile
 import time
@@ -47,26 +51,30 @@ OPTIONS = (
 MOMENTS = ("starting", "training", "writing")
 _POLL_SECONDS = 0.0005
 _HANGS_SECONDS = 300.0
+# How long a process waits for one that was killed before they have met.
+_TIMEOUT = "20"
 
 
 class Training:
-    """A training in a folder, of which one process at a time runs."""
+    """A training in a folder, of which one start at a time runs."""
 
-    def __init__(self, folder: Path, options: list[str]) -> None:
+    def __init__(self, folder: Path, options: list[str], num_processes: int) -> None:
         """Describe it.
 
         Args:
             folder: of its output and its data.
             options: ``KEY VALUE`` pairs.
+            num_processes: that train together.
         """
         self.output = folder / "output"
         self.log = folder / "log.txt"
         self.main = runpy.run_path(str(ROOT / "train_net.py"))["main"]
         self.options = [*options, "OUTPUT_DIR", str(self.output)]
+        self.num_processes = num_processes
         folder.mkdir(parents=True, exist_ok=True)
 
-    def start(self, *flags: str, num_workers: int = 0) -> BaseProcess:
-        """Start a process.
+    def start(self, *flags: str, num_workers: int = 0) -> list[BaseProcess]:
+        """Start all processes.
 
         Args:
             flags: such as ``--resume``.
@@ -75,18 +83,22 @@ class Training:
         config = str(ROOT / "tests/engine/tiny.yaml")
         workers = ("DATALOADER.NUM_WORKERS", str(num_workers))
         command = ["--config-file", config, *flags, *self.options, *workers]
-        process: BaseProcess = FORK.Process(target=self._in_child, args=(command,))
-        process.start()
-        return process
+        processes: list[BaseProcess] = [
+            FORK.Process(target=self._in_child, args=(command, place))
+            for place in places(self.num_processes)
+        ]
+        for process in processes:
+            process.start()
+        return processes
 
-    def _in_child(self, command: list[str]) -> None:
+    def _in_child(self, command: list[str], place: dict[str, str]) -> None:
         log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         torch.set_num_threads(1)
-        os.environ["OMP_NUM_THREADS"] = "1"
+        os.environ.update(place, OMP_NUM_THREADS="1", LITE_FOCUS_DETR_TIMEOUT=_TIMEOUT)
         # Half of the time of a start, for the log only.
         defaults.collect_env_info = str
         sys.argv = ["train_net.py", *command]
@@ -103,30 +115,33 @@ class Training:
         """Whether there is a checkpoint that is not complete."""
         return self.output.is_dir() and any(".pth.tmp" in x for x in os.listdir(self.output))
 
-    def finish(self, process: BaseProcess) -> None:
-        """Wait for the end of a process.
+    def finish(self, processes: list[BaseProcess]) -> None:
+        """Wait for the end.
 
         Raises:
-            SystemExit: it has failed.
+            SystemExit: a process has failed.
         """
-        process.join(_HANGS_SECONDS)
-        if process.exitcode != 0:
-            process.kill()
-            raise SystemExit(f"exit code {process.exitcode}, not 0: {self._end_of_log()}")
+        self._join(processes)
+        for process in processes:
+            if process.exitcode != 0:
+                raise SystemExit(f"exit code {process.exitcode}, not 0: {self._end_of_log()}")
 
-    def kill(self, process: BaseProcess, moment: str, delay: float) -> bool:
-        """Kill a process some time after a moment.
+    def kill(
+        self, processes: list[BaseProcess], victims: list[BaseProcess], moment: str, delay: float
+    ) -> bool:
+        """Kill processes some time after a moment, and wait for the end of the others.
 
         Args:
-            process: has just been started.
+            processes: have just been started.
+            victims: of them.
             moment: one of ``MOMENTS``.
             delay: in seconds.
 
         Returns:
-            whether it was alive until then.
+            whether the training was going on until then.
 
         Raises:
-            SystemExit: it has failed by itself.
+            SystemExit: a process has failed by itself, or does not end.
         """
         before, start = self.newest(), time.monotonic()
         stale = set(self.output.glob("*.pth.tmp*"))
@@ -136,24 +151,45 @@ class Training:
                 return self.is_writing() and not stale & set(self.output.glob("*.pth.tmp*"))
             return moment == "starting" or self.newest() != before
 
-        while not reached() and process.is_alive():
+        while not reached() and all(process.is_alive() for process in processes):
             if time.monotonic() - start > _HANGS_SECONDS:
-                process.kill()
-                raise SystemExit(f"hangs: {self._end_of_log()}")
+                self._join(processes, 0)
             time.sleep(_POLL_SECONDS)
-        process.join(delay)
-        process.kill()
-        process.join()
-        if process.exitcode not in (0, -9):
-            raise SystemExit(
-                f"exit code {process.exitcode} of a resumed training: {self._end_of_log()}"
-            )
+        victims[0].join(delay)
+        for process in victims:
+            process.kill()
+        self._join(processes)
+        codes = [process.exitcode for process in victims]
+        if not set(codes) <= {0, -9}:
+            raise SystemExit(f"exit codes {codes} of a resumed training: {self._end_of_log()}")
         if self.newest() < before:
             raise SystemExit(f"a kill has lost {before}: the last checkpoint is {self.newest()}")
-        return process.exitcode == -9
+        return -9 in codes
+
+    def _join(self, processes: list[BaseProcess], seconds: float = _HANGS_SECONDS) -> None:
+        end = time.monotonic() + seconds
+        for process in processes:
+            process.join(max(0, end - time.monotonic()))
+        hanging = [process for process in processes if process.is_alive()]
+        for process in hanging:
+            process.kill()
+        if hanging:
+            raise SystemExit(f"{len(hanging)} processes hang: {self._end_of_log()}")
 
     def _end_of_log(self) -> str:
         return self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+
+
+def places(num_processes: int) -> list[dict[str, str]]:
+    """The variables of torchrun for each of so many processes; none for a single one."""
+    if num_processes == 1:
+        return [{}]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+    meeting["WORLD_SIZE"] = str(num_processes)
+    ranks = [str(rank) for rank in range(num_processes)]
+    return [{**meeting, "RANK": rank, "LOCAL_RANK": rank} for rank in ranks]
 
 
 def disturb(training: Training, kills: int, draw: random.Random, seconds: float) -> Counter[str]:
@@ -167,7 +203,7 @@ def disturb(training: Training, kills: int, draw: random.Random, seconds: float)
 
     Returns:
         how many kills came at each moment; "in a file" counts those that have left a checkpoint
-        that is not complete.
+        that is not complete, "of one" those that have not killed all processes.
 
     Raises:
         SystemExit: a start has failed, a checkpoint is lost, or the training ended too early.
@@ -176,10 +212,13 @@ def disturb(training: Training, kills: int, draw: random.Random, seconds: float)
     for number in range(kills):
         moment = draw.choice(MOMENTS)
         longest = {"starting": 10 * seconds, "training": seconds, "writing": seconds / 10}[moment]
-        process = training.start("--resume", num_workers=draw.choice((0, 0, 1)))
-        if not training.kill(process, moment, draw.uniform(0, longest)):
+        processes = training.start("--resume", num_workers=draw.choice((0, 0, 1)))
+        # All, or one of several.
+        victims = draw.choice([processes, *([process] for process in processes)])
+        if not training.kill(processes, victims, moment, draw.uniform(0, longest)):
             raise SystemExit(f"ended after {number} kills: set SOLVER.MAX_ITER higher")
         counts[moment] += 1
+        counts["of one"] += len(victims) < len(processes)
         counts["in a file"] += training.is_writing()
     training.finish(training.start("--resume"))
     return counts
@@ -200,11 +239,12 @@ def _bits(tensor: torch.Tensor) -> tuple[object, ...]:
     return tensor.dtype, tensor.shape, content
 
 
-def compare(folder: Path, kills: int, seed: int, changes: list[str]) -> int:
+def compare(folder: Path, kills: int, num_processes: int, seed: int, changes: list[str]) -> int:
     """Train undisturbed and disturbed; return the exit status.
 
     Args:
         folder: empty, for everything that is written.
+        num_processes: of both trainings.
         kills: of the disturbed training.
         seed: of the moments.
         changes: ``KEY VALUE`` pairs for both.
@@ -212,22 +252,24 @@ def compare(folder: Path, kills: int, seed: int, changes: list[str]) -> int:
     iterations = max(ITERATIONS_PER_KILL * kills, 10)
     root = ("DATASETS.SHAPES.ROOT", str(folder / "shapes"))
     options = [*OPTIONS, *root, "SOLVER.MAX_ITER", str(iterations), *changes]
-    whole = Training(folder / "whole", options)
-    process = whole.start()
-    while not whole.newest() and process.is_alive():
+    whole = Training(folder / "whole", options, num_processes)
+    processes = whole.start()
+    while not whole.newest() and all(process.is_alive() for process in processes):
         time.sleep(_POLL_SECONDS)
     first = time.monotonic()
-    whole.finish(process)
+    whole.finish(processes)
     seconds = (time.monotonic() - first) * PERIOD / iterations
 
-    disturbed = Training(folder / "disturbed", options)
+    disturbed = Training(folder / "disturbed", options, num_processes)
     counts = disturb(disturbed, kills, random.Random(seed), seconds)
+    several = f" with {num_processes} processes" if num_processes > 1 else ""
+    several += f", {counts['of one']} of one of them" if num_processes > 1 else ""
     moments = ", ".join(f"{counts[moment]} while {moment}" for moment in MOMENTS)
     results = (x.output / "model_final.pth" for x in (whole, disturbed))
     different = differences(*results)
     left = [x.name for x in disturbed.output.iterdir() if ".tmp" in x.name or ".lock" in x.name]
     sys.stdout.write(
-        f"{kills} kills of a training of {iterations} iterations: {moments}; "
+        f"{kills} kills of a training of {iterations} iterations{several}: {moments}; "
         f"{counts['in a file']} left a checkpoint that was not complete\n"
         f"tensors that differ from the undisturbed training: {', '.join(different) or 'none'}\n"
         f"files of killed processes that are left: {', '.join(left) or 'none'}\n"
@@ -241,15 +283,16 @@ def main(arguments: list[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--processes", type=int, default=1, help="that train together")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="keep everything there; must not exist")
     parser.add_argument("changes", nargs=argparse.REMAINDER, metavar="KEY VALUE")
     args = parser.parse_args(arguments)
     if args.folder:
         args.folder.mkdir(parents=True)
-        return compare(args.folder, args.kills, args.seed, args.changes)
+        return compare(args.folder, args.kills, args.processes, args.seed, args.changes)
     with tempfile.TemporaryDirectory() as folder:
-        return compare(Path(folder), args.kills, args.seed, args.changes)
+        return compare(Path(folder), args.kills, args.processes, args.seed, args.changes)
 
 
 if __name__ == "__main__":
