@@ -1,5 +1,7 @@
 """What all pictures have in common."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ def noise(height, width):
     return np.random.RandomState(0).randint(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize(("size", "factor"), [((128, 96), 5), ((242, 320), 2), ((640, 480), 1)])
+@pytest.mark.parametrize(("size", "factor"), [((128, 96), 5), ((242, 300), 3), ((640, 480), 1)])
 def test_small_images_are_enlarged_by_whole_pixels(size, factor):
     image = noise(*size)
     picture = style.enlarge(image)
@@ -29,7 +31,7 @@ def test_contrast_is_that_of_wcag():
 
 def test_text_can_be_read_on_every_colour_of_a_class():
     colors = [style.class_color(label) for label in range(40)]
-    assert len(set(colors)) == len(style.CLASS_COLORS)
+    assert all(first != second for first, second in pairwise(colors))
     for color in colors:
         assert style.contrast(style.text_color(color), color) >= 4.5
 
