@@ -140,3 +140,24 @@ def test_a_training_takes_weights_but_not_their_configuration(trained):
     assert args.opts == ["SEED", "3", "MODEL.WEIGHTS", trained.weights]
     args = run_args("--eval-only", "--config-file", "a.yaml", "--weights", trained.weights)
     assert command_line.run_config(args) == "a.yaml"
+
+
+@pytest.mark.parametrize(
+    ("given", "known", "expected"),
+    [
+        (0.7, [0.4], 0.7),
+        (0.0, [0.4], 0.0),
+        (None, [0.4, 0.5], 0.4),
+        (None, [None, 0.5], 0.5),
+        (None, [None], command_line.DEFAULT_THRESHOLD),
+    ],
+)
+def test_the_threshold_is_that_of_the_command_line_or_of_the_weights(given, known, expected):
+    predictors = [SimpleNamespace(threshold=threshold) for threshold in known]
+    assert command_line.choose_threshold(given, predictors) == expected
+
+
+@pytest.mark.parametrize("given", [-0.1, 30.0])
+def test_a_threshold_that_is_no_score_is_refused(given):
+    with pytest.raises(ValueError, match=r"--confidence-threshold .* is not in \[0, 1\]"):
+        command_line.choose_threshold(given, [])

@@ -9,6 +9,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
+from lite_focus_detr.engine.description import Classes, DetectorRecord
 from lite_focus_detr.tools import compare
 
 
@@ -51,6 +52,23 @@ def test_one_command_writes_the_page_and_says_where(arguments, tmp_path, capsys)
         assert set(model["times"]) == {"backbone", "encoder", "decoder", "rest", "total"}
         assert min(model["times"].values()) >= 0
         assert model["times"]["total"] > 0
+
+
+def test_checkpoints_that_know_what_they_are_of_need_nothing_else(small_config, tmp_path):
+    Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
+    classes = Classes(("RBC", "WBC", "<b>"))
+    record = DetectorRecord(small_config, classes=classes, iteration=lambda: 80)
+    record.note_evaluation({"bbox": {"AP": 31.4, "threshold": 0.37}})
+    weights = tmp_path / "w.pth"
+    model = build_model(small_config).state_dict()
+    torch.save({"model": model, "detector": record.state_dict()}, weights)
+    output = tmp_path / "page.html"
+    options = ["--image", str(tmp_path / "photo.png"), "--weights", str(weights)]
+    compare.main([*options, "--output", str(output)])
+    data = data_of(output)
+    assert [x["name"] for x in data["classes"]] == ["RBC", "WBC", "<b>"]
+    assert data["threshold"] == 0.37
+    assert data["models"][0]["file"] == str(weights)
 
 
 def test_classes_have_the_names_of_the_data_set(arguments, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 from lite_focus_detr.predictor import Predictor
 from lite_focus_detr.tools import page as page_tool
-from lite_focus_detr.tools.compare import Detector
+from lite_focus_detr.tools.compare import ComparisonOptions
 from lite_focus_detr.tools.page import DetectorView
 
 
@@ -20,7 +20,7 @@ def make_view(small_config, tmp_path):
     """Views of small detectors with random weights, by the names of their architectures."""
 
     def make(*architectures):
-        detectors = []
+        predictors = []
         for architecture in architectures:
             cfg = small_config.clone()
             cfg.MODEL.META_ARCHITECTURE = architecture
@@ -31,9 +31,8 @@ def make_view(small_config, tmp_path):
                 if "class_embed" in name:  # Some detections shall be sure.
                     torch.nn.init.normal_(parameter, std=0.2)
             torch.save({"model": model.state_dict()}, cfg.MODEL.WEIGHTS)
-            names = ("rectangle", "ellipse", "triangle")
-            detectors.append(Detector(Predictor(cfg), cfg.MODEL.WEIGHTS, names))
-        return DetectorView(detectors, threshold=0.0, rounds=1)
+            predictors.append(Predictor(cfg))
+        return DetectorView(ComparisonOptions(predictors, threshold=0.0, rounds=1))
 
     return make
 

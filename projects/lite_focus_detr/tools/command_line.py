@@ -18,6 +18,8 @@ from ..data.validation import check_datasets
 from ..engine import describe_checkpoint, find_weights, user_errors
 from ..predictor import Predictor, load_inference_config
 
+#: Least score of what is shown, where the weights do not know a better one.
+DEFAULT_THRESHOLD = 0.3
 #: What the other encoders are compared with: the dense one in the same detector.
 BASELINE = "deformable_detr/dino_r50_36ep"
 _ENCODERS = "*/*dino_*r50_36ep*.yaml"
@@ -100,6 +102,30 @@ def load_predictors(args: argparse.Namespace) -> list[Predictor]:
         Predictor(weights, config=file, **options)
         for weights, file in zip(args.weights, files, strict=True)
     ]
+
+
+def add_threshold_argument(parser: argparse.ArgumentParser) -> None:
+    """Add ``--confidence-threshold``; see :func:`choose_threshold`."""
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        metavar="SCORE",
+        help=f"in [0, 1]; by default that of the weights, or {DEFAULT_THRESHOLD}",
+    )
+
+
+def choose_threshold(given: float | None, predictors: Sequence[Predictor]) -> float:
+    """The least score that is shown: of the command line, else the first that weights know.
+
+    Raises:
+        ValueError: the one of the command line is not in [0, 1].
+    """
+    if given is None:
+        known = (x.threshold for x in predictors if x.threshold is not None)
+        return next(known, DEFAULT_THRESHOLD)
+    if not 0 <= given <= 1:
+        raise ValueError(f"--confidence-threshold {given:g} is not in [0, 1]")
+    return given
 
 
 def add_trust_argument(parser: argparse.ArgumentParser) -> None:

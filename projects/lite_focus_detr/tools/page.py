@@ -21,7 +21,7 @@ from typing import Any
 
 from ..data import read_image
 from ..engine import user_errors
-from .compare import Detector, add_weights_arguments, compare_image, load_detectors
+from .compare import ComparisonOptions, add_comparison_arguments
 
 HOST = "127.0.0.1"
 #: Images with a shorter side have nothing that could be detected.
@@ -54,8 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     with user_errors():
         _import_gradio()
-        options = {"threshold": args.confidence_threshold, "rounds": args.rounds}
-        page = build_page(DetectorView(load_detectors(args), **options))
+        page = build_page(DetectorView(ComparisonOptions.from_arguments(args)))
         address = serve(page, args.port)
     print(f"{address} shows the page, to this machine alone; Ctrl-C ends it", flush=True)
     page.block_thread()
@@ -64,17 +63,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 class DetectorView:
     """What the page shows: the comparison of some detectors with a budget."""
 
-    def __init__(self, detectors: Sequence[Detector], *, threshold: float, rounds: int) -> None:
+    def __init__(self, options: ComparisonOptions) -> None:
         """
         Args:
-            detectors: at least one.
-            threshold: least score of a detection that is shown at first, in [0, 1].
-            rounds: timed runs of each detector.
+            options: what is compared, and how.
         """
-        self.detectors = detectors
-        self.threshold = threshold
-        self.rounds = rounds
-        models = (detector.predictor.model for detector in detectors)
+        self.options = options
+        models = (predictor.model for predictor in options.predictors)
         self.selective = [model for model in models if model.encoder.keep_ratios]
 
     def keep_ratio(self) -> float | None:
@@ -104,8 +99,7 @@ class DetectorView:
             return f"{name} is too small, {width} x {height} pixels: {least}", ""
         for model in self.selective:
             model.set_budget(keep_ratio)
-        page = compare_image(self.detectors, path, threshold=self.threshold, rounds=self.rounds)
-        return "", _FRAME.format(html.escape(page, quote=True))
+        return "", _FRAME.format(html.escape(self.options.compare(path), quote=True))
 
 
 def build_page(view: DetectorView) -> Any:
@@ -214,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--port", type=int, default=7860, help="default %(default)s; 0: any")
-    add_weights_arguments(parser)
+    add_comparison_arguments(parser)
     return parser
 
 

@@ -30,10 +30,14 @@ from ..visualization.detections import (
     side_by_side,
 )
 from ..visualization.style import Caption, Picture
-from .command_line import add_config_arguments, inference_config, load_records, output_errors
-
-#: Where the weights do not know a better one.
-DEFAULT_THRESHOLD = 0.3
+from .command_line import (
+    add_config_arguments,
+    add_threshold_argument,
+    choose_threshold,
+    inference_config,
+    load_records,
+    output_errors,
+)
 
 # Under ``python -m`` the name of this module is not its own.
 logger = logging.getLogger("lite_focus_detr.tools.visualize")
@@ -47,19 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cfg = inference_config(args)
         name, records = load_records(cfg, args.dataset, args.num_images)
         predictor = Predictor(cfg)
-    with output_errors("--output"):
         options = DrawingOptions(
             model=detector_name(predictor.model),
-            threshold=choose_threshold(args.confidence_threshold, predictor),
+            threshold=choose_threshold(args.confidence_threshold, [predictor]),
             top=args.top,
         )
+    with output_errors("--output"):
         draw(predictor, records, Path(args.output), name, options)
-
-
-def choose_threshold(given: float | None, predictor: Predictor) -> float:
-    """The least score of the command line, or of the weights, or ``DEFAULT_THRESHOLD``."""
-    known = predictor.threshold if given is None else given
-    return DEFAULT_THRESHOLD if known is None else known
 
 
 @dataclass(frozen=True)
@@ -126,12 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--dataset", help="by default the first of DATASETS.TEST")
     parser.add_argument("--num-images", type=int, default=16)
-    parser.add_argument(
-        "--confidence-threshold",
-        type=float,
-        metavar="SCORE",
-        help=f"by default that of the weights, or {DEFAULT_THRESHOLD}",
-    )
+    add_threshold_argument(parser)
     parser.add_argument("--top", type=int, metavar="COUNT", help="at most so many predictions")
     add_config_arguments(parser)
     return parser
