@@ -21,6 +21,7 @@ from .config import ConfigFile
 from .data import DetrDatasetMapper, convert_image, register_datasets
 from .engine import DetrCheckpointer, describe_checkpoint, find_weights
 from .engine.description import num_classes
+from .optimization import optimize_as_configured
 
 #: What a detector finds objects in: a path, an array (H, W, 3) uint8 in BGR order, or Pillow's.
 ImageLike = str | os.PathLike[str] | npt.NDArray[np.uint8] | Image.Image
@@ -107,6 +108,7 @@ class Predictor:
         self.cfg = _for_inference(cfg, path, device)
         self.model = build_model(self.cfg).eval()
         DetrCheckpointer(self.model, cfg=self.cfg, for_inference=True).load(path)
+        self.model = optimize_as_configured(self.model, self.cfg)
         self.mapper = DetrDatasetMapper(self.cfg, is_train=False)
         self.class_names = self._class_names()
         self.threshold = self.description.threshold

@@ -8,7 +8,7 @@ from tests.conftest import FAMILIES
 
 import lite_focus_detr
 from lite_focus_detr import model_zoo, optimize_for_inference
-from lite_focus_detr.optimization import detector
+from lite_focus_detr.optimization import detector, optimize_as_configured
 from lite_focus_detr.optimization.detector import fold_batch_norm
 from lite_focus_detr.optimization.packed_layers import PackedConv2d, PackedFeedForward
 
@@ -115,6 +115,23 @@ def test_what_cannot_be_optimised_is_named(tiny_config, monkeypatch):
     monkeypatch.setattr(detector, "has_bfloat16", lambda: False)
     with pytest.raises(ValueError, match="this processor has no instructions for bfloat16"):
         optimize_for_inference(model, torch.bfloat16)
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"),
+    [
+        ("none", None),
+        ("float32", None),
+        pytest.param("bfloat16", torch.bfloat16, marks=needs_bfloat16),
+    ],
+)
+def test_the_configuration_says_whether_and_how(tiny_config, value, dtype):
+    cfg = tiny_config("dino")
+    cfg.TEST.OPTIMIZE = value
+    model = build_model(cfg)
+    found = optimize_as_configured(model, cfg)
+    assert (found is model) == (value == "none")
+    assert found.inference_dtype == dtype
 
 
 def test_it_is_a_name_of_the_package():

@@ -161,3 +161,19 @@ def test_the_threshold_is_that_of_the_command_line_or_of_the_weights(given, know
 def test_a_threshold_that_is_no_score_is_refused(given):
     with pytest.raises(ValueError, match=r"--confidence-threshold .* is not in \[0, 1\]"):
         command_line.choose_threshold(given, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], []),
+        (["--optimize"], ["TEST.OPTIMIZE", "float32"]),
+        (["--optimize", "bfloat16"], ["TEST.OPTIMIZE", "bfloat16"]),
+    ],
+)
+def test_optimize_is_a_key_of_the_configuration(words, expected):
+    parser = argparse.ArgumentParser()
+    command_line.add_optimize_argument(parser)
+    command_line.add_config_arguments(parser)
+    args = parser.parse_args([*words, "--weights", "a.pth"])
+    assert command_line.options_with_weights(args) == ["MODEL.WEIGHTS", "a.pth", *expected]

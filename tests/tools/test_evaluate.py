@@ -10,6 +10,7 @@ from detectron2.modeling import build_model
 from lite_focus_detr.config import load_config
 from lite_focus_detr.tools import evaluate
 
+RESULTS = "inference/coco_instances_results.json"
 TINY = str(Path(__file__).parents[1] / "engine/tiny.yaml")
 
 
@@ -55,3 +56,13 @@ def test_the_split_and_the_place_of_the_results(write_folder, weights, tmp_path)
 def test_missing_weights_are_one_line(tmp_path):
     with pytest.raises(SystemExit, match=r"the checkpoint .*none\.pth does not exist"):
         run(tmp_path / "none.pth")
+
+
+def test_an_optimised_detector_detects_the_same(write_folder, weights, tmp_path):
+    data = str(write_folder("coco"))
+    scores = []
+    for place, options in (("plain", []), ("optimised", ["--optimize"])):
+        run(weights, "--data", data, "--output", str(tmp_path / place), *options)
+        results = json.loads((tmp_path / place / RESULTS).read_text())
+        scores.append([detection["score"] for detection in results])
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5)

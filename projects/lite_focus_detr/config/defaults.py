@@ -178,5 +178,8 @@ def add_data_config(cfg: CN) -> None:
     # Training reads another image in the place of one that is damaged or of another size than its
     # data set says, and counts them; more than 1 % of a data set still end it.
     cfg.INPUT.SKIP_UNREADABLE = False
+    # Evaluation without training, and commands that detect: none, or the precision of
+    # optimize_for_inference, float32 or bfloat16.
+    cfg.TEST.OPTIMIZE = "none"
     # Rounding of the resized long side: nearest (detectron2) or down (original DETR code).
     cfg.INPUT.RESIZE_ROUNDING = "nearest"

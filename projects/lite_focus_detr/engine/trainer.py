@@ -27,6 +27,7 @@ from ..data.epoch_order import build_epoch_order
 from ..data.training_stream import BatchLayout, TrainingStream
 from ..data.validation import check_training_images
 from ..data.worker_watch import dead_workers_named
+from ..optimization import optimize_as_configured
 from . import signals
 from .checkpointer import DetrCheckpointer
 from .description import RECORD, DetectorRecord, classes_of
@@ -300,7 +301,7 @@ class DetrTrainer(DefaultTrainer):
         model: nn.Module = cls.build_model(cfg)
         checkpointer = DetrCheckpointer(model, cfg.OUTPUT_DIR, cfg=cfg, for_inference=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-        return model
+        return optimize_as_configured(model, cfg)
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

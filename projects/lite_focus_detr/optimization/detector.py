@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
@@ -16,7 +17,7 @@ from .packed_layers import PackedConv2d, PackedFeedForward, PackedLinear
 
 
 def optimize_for_inference(
-    model: DetectionTransformer, dtype: torch.dtype | None = None
+    model: nn.Module, dtype: torch.dtype | None = None
 ) -> DetectionTransformer:
     """Return a copy of a detector for inference only, that gives the same detections sooner.
 
@@ -34,8 +35,10 @@ def optimize_for_inference(
         TypeError: ``model`` is no detector of this package.
         ValueError: the dtype is another one, or this processor has no instructions for it.
     """
+    if not isinstance(model, DetectionTransformer):
+        raise TypeError(f"model is a {type(model).__name__}, not a detector of this package")
     dtype = dtype or torch.float32
-    _require_possible(model, dtype)
+    _require_possible(model.device, dtype)
     optimized = copy.deepcopy(model).eval().requires_grad_(False)
     if dtype != torch.float32:
         optimized.inference_dtype = dtype
@@ -48,12 +51,25 @@ def optimize_for_inference(
     return optimized
 
 
-def _require_possible(model: nn.Module, dtype: torch.dtype) -> None:
-    if not isinstance(model, DetectionTransformer):
-        raise TypeError(f"model is a {type(model).__name__}, not a detector of this package")
+def optimize_as_configured(model: nn.Module, cfg: CfgNode) -> nn.Module:
+    """A model for inference as ``TEST.OPTIMIZE`` asks for it.
+
+    Args:
+        model: with its weights.
+        cfg: complete configuration.
+
+    Raises:
+        TypeError, ValueError: see :func:`optimize_for_inference`.
+    """
+    if cfg.TEST.OPTIMIZE == "none":
+        return model
+    return optimize_for_inference(model, getattr(torch, cfg.TEST.OPTIMIZE))
+
+
+def _require_possible(device: torch.device, dtype: torch.dtype) -> None:
     if dtype not in (torch.float32, torch.bfloat16):
         raise ValueError(f"dtype is {dtype}; it must be torch.float32 or torch.bfloat16")
-    if model.device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16():
+    if device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16():
         raise ValueError("this processor has no instructions for bfloat16; take torch.float32")
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..engine import run, user_errors
-from .command_line import add_trust_argument, choose_config
+from .command_line import add_optimize_argument, add_trust_argument, choose_config
 from .run_arguments import (
     add_run_arguments,
     data_options,
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         "--output", metavar="FOLDER", help="for the predictions; by default beside the weights"
     )
     add_trust_argument(parser)
+    add_optimize_argument(parser)
     add_run_arguments(parser, config_help="by default what the weights hold")
     return parser
 

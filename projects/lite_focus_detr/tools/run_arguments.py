@@ -12,7 +12,7 @@ from .. import model_zoo
 from ..config import ConfigFile, load_config
 from ..data.folders import folder_options, read_data_folder
 from ..engine import prepare_run, train_or_evaluate, user_errors
-from .command_line import add_opts_argument
+from .command_line import add_opts_argument, options_with_weights
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, config_help: str) -> None:
@@ -36,8 +36,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, config_help: str) -> N
 
 def run_options(args: argparse.Namespace, output: str | None) -> list[str]:
     """``KEY VALUE ...`` of ``--opts``, ``--weights`` and the output folder, if there is one."""
-    weights = ["MODEL.WEIGHTS", args.weights] if args.weights else []
-    return [*args.opts, *weights, *(["OUTPUT_DIR", output] if output else [])]
+    return [*options_with_weights(args), *(["OUTPUT_DIR", output] if output else [])]
 
 
 def data_options(
