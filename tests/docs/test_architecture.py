@@ -13,7 +13,7 @@ PACKAGE = ROOT / "projects" / "lite_focus_detr"
 
 def rooms():
     folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    return folders | {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"}
+    return folders | {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 
 
 def test_every_room_of_the_package_is_in_the_table_and_in_the_figure():

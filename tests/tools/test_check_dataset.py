@@ -114,6 +114,6 @@ def test_the_screen_stays_short_and_printable():
 
 
 def test_many_classes_are_counted(check, write_folder, monkeypatch):
-    monkeypatch.setattr(check_dataset, "_CLASSES", 1)
+    monkeypatch.setattr(check_dataset, "SHOWN_CLASSES", 1)
     _, printed, _ = check(write_folder("coco"))
     assert "and 1 more classes" in printed

@@ -38,7 +38,7 @@ T = TypeVar("T")
 #: Images of the contact sheet.
 NUM_SAMPLES = 16
 # What is shown on the screen; check.json has all.
-_CLASSES = 8
+SHOWN_CLASSES = 8
 _FINDINGS = 12
 _WIDTH = 120
 _LEAST = 30
@@ -134,11 +134,11 @@ def _summary(data: str, checked: CheckedData) -> Iterator[str]:
     rows += [
         [shorten(name, 40), *counts]
         for name, *counts in zip(names, *(split.counts for split in splits), strict=True)
-    ][:_CLASSES]
+    ][:SHOWN_CLASSES]
     headers = ["", *(split.name for split in splits)]
     yield str(tabulate(rows, headers, tablefmt="plain", disable_numparse=True, stralign="right"))
-    if len(names) > _CLASSES:
-        yield f"and {len(names) - _CLASSES} more classes"
+    if len(names) > SHOWN_CLASSES:
+        yield f"and {len(names) - SHOWN_CLASSES} more classes"
 
 
 def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:

@@ -34,7 +34,7 @@ def test_a_compressed_and_resized_copy_is_found_and_nothing_else():
 
 
 def test_distances_are_those_of_all_pairs(monkeypatch):
-    monkeypatch.setattr(duplicates, "_CHUNK", 3)
+    monkeypatch.setattr(duplicates, "CHUNK", 3)
     random = np.random.default_rng(1)
     first = {str(i): random.uniform(0, 255, 64).astype(np.float32) for i in range(9)}
     second = {

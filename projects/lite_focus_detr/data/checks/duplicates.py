@@ -16,7 +16,7 @@ from .images import Thumbnail
 MAX_DIFFERENCE = 3.0
 MAX_SHARE = 0.25
 # Images whose thumbnails are compared with all others at once.
-_CHUNK = 1000
+CHUNK = 1000
 
 
 def find_near_duplicates(thumbnails: Mapping[str, Mapping[str, Thumbnail]]) -> Iterator[Finding]:
@@ -47,8 +47,8 @@ def near_duplicates(
         return
     names, others = list(first), list(second)
     known, asked = np.stack(list(first.values())), np.stack(list(second.values()))
-    for start in range(0, len(others), _CHUNK):
-        part = asked[start : start + _CHUNK]
+    for start in range(0, len(others), CHUNK):
+        part = asked[start : start + CHUNK]
         # The mean square of the differences, without an array of all of them.
         squares = (known**2).mean(1) + (part**2).mean(1)[:, None]
         squares -= 2 / known.shape[1] * part @ known.T
