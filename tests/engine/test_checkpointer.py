@@ -7,7 +7,9 @@ import torch
 import torchvision
 from detectron2.modeling import build_model
 
+from lite_focus_detr.data import register_datasets
 from lite_focus_detr.engine import DetrCheckpointer, EMAHook
+from lite_focus_detr.engine.description import Classes, DetectorRecord
 
 
 @pytest.fixture(autouse=True)
@@ -583,3 +585,63 @@ def test_a_file_that_cannot_take_metrics_stays_as_it_is(
     assert path.read_bytes() == before
     assert list(tmp_path.glob("*.tmp*")) == []
     assert "The metrics are missing in" in caplog.text
+
+
+def named(cfg, path, names, seed=1):
+    """Save random weights with a record of these classes."""
+    record = DetectorRecord(cfg, classes=Classes(names), iteration=lambda: 1)
+    state = build(cfg, seed).state_dict()
+    torch.save({"model": state, "detector": record.state_dict()}, path)
+    return state
+
+
+@pytest.fixture
+def shapes(make_cfg):
+    """Configurations of data with the classes rectangle, ellipse and triangle."""
+
+    def make(*changes):
+        cfg = make_cfg(*changes)
+        register_datasets(cfg)
+        return cfg
+
+    return make
+
+
+def test_a_training_takes_the_rows_of_classes_by_their_names(shapes, tmp_path, caplog):
+    cfg = shapes()
+    state = named(cfg, tmp_path / "a.pth", ["Triangle", "cell", "rectangle"])
+    model, before = build(cfg), build(cfg)
+    DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "a.pth"))
+    for name, start in before.heads.class_embed[0].named_parameters():
+        ours, theirs = (
+            model.state_dict()[f"heads.class_embed.0.{name}"],
+            state[f"heads.class_embed.0.{name}"],
+        )
+        assert torch.equal(ours[0], theirs[2])
+        assert torch.equal(ours[1], start[1])
+        assert torch.equal(ours[2], theirs[0])
+    assert torch.equal(model.neck.level_embed, state["neck.level_embed"])
+    assert "rectangle, triangle from the file (2 of 3); ellipse start anew" in caplog.text
+    assert any("as many classes" in x.message for x in caplog.records if x.levelname == "WARNING")
+
+
+def test_inference_has_the_classes_of_the_file_and_warns(shapes, tmp_path, caplog):
+    cfg = shapes()
+    state = named(cfg, tmp_path / "a.pth", ["Triangle", "cell", "rectangle"])
+    model = build(cfg)
+    DetrCheckpointer(model, cfg=cfg, for_inference=True).load(str(tmp_path / "a.pth"))
+    assert same_weights(model, Weights(state))
+    assert "has the classes Triangle, cell, rectangle, but shapes_val has rectangle" in caplog.text
+
+
+class Weights:
+    def __init__(self, state):
+        self.state_dict = lambda: state
+
+
+def test_the_same_classes_load_bit_for_bit(shapes, tmp_path):
+    cfg = shapes()
+    state = named(cfg, tmp_path / "a.pth", ["rectangle", "ellipse", "triangle"])
+    model = build(cfg)
+    DetrCheckpointer(model, cfg=cfg).load(str(tmp_path / "a.pth"))
+    assert same_weights(model, Weights(state))

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from torch import nn
 
 from lite_focus_detr.engine.resume import (
@@ -129,6 +130,32 @@ def test_a_checkpoint_of_the_same_model_is_resumed_with_its_seed():
 def test_another_seed_is_refused_with_what_to_set():
     with pytest.raises(ValueError, match=r"a.pth with SEED 5: .* of seed 12; set SEED 12"):
         require_resumable("a.pth", contents(), Model(), config(SEED=5))
+
+
+@pytest.mark.parametrize(
+    ("now", "result"),
+    [
+        (["a", "b", "c"], None),
+        (
+            ["b", "a", "c"],
+            r"cannot resume from a\.pth: .* were a, b, c before, are b, a, c now",
+        ),
+        (["a", "b", "d"], "taken for renamed"),
+    ],
+)
+def test_classes_in_another_order_are_not_resumed(now, result, make_cfg, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("lite_focus_detr"), "propagate", True)
+    name = f"classes_{'_'.join(now)}"
+    MetadataCatalog.get(name).thing_classes = now
+    cfg = make_cfg("DATASETS.TRAIN", (name,))
+    saved = contents(detector={"class_names": ["a", "b", "c"], "config": cfg.dump()})
+    if result and "cannot" in result:
+        with pytest.raises(ValueError, match=result):
+            require_resumable("a.pth", saved, Model(), cfg)
+    else:
+        require_resumable("a.pth", saved, Model(), cfg)
+        assert (result or "") in caplog.text
+        assert ("renamed" in caplog.text) == (result is not None)
 
 
 def test_another_model_is_refused_with_the_keys_that_changed():

@@ -1,5 +1,6 @@
 """Conversion of published checkpoints to the names and shapes of this package."""
 
+from .class_rows import ClassNames
 from .conversion import (
     BACKBONE_FORMATS,
     NATIVE_FORMAT,
@@ -15,6 +16,7 @@ from .report import ConversionReport
 __all__ = [
     "BACKBONE_FORMATS",
     "NATIVE_FORMAT",
+    "ClassNames",
     "Conversion",
     "ConversionReport",
     "convert_state_dict",

@@ -15,7 +15,7 @@ from detectron2.modeling import build_model
 from torch import Tensor
 
 from .checkpoint_format import CheckpointFormat, has_keys
-from .class_rows import CLASS_HEAD, coco_names, fit_class_rows
+from .class_rows import CLASS_HEAD, ClassNames, coco_names, fit_class_rows
 from .formats import PUBLISHED_FORMATS
 from .head_layout import share_heads, split_encoder_heads
 from .renamed_weights import RenamedWeights
@@ -136,6 +136,7 @@ def convert_state_dict(
     cfg: CfgNode,
     expected: Collection[str] | None = None,
     options: Mapping[str, object] | None = None,
+    class_names: ClassNames | None = None,
 ) -> Conversion:
     """Rename, de-duplicate and fit the weights of a published file to a configuration.
 
@@ -144,6 +145,7 @@ def convert_state_dict(
         cfg: configuration of the model that shall take them.
         expected: names of that model's state dict; None builds the model to learn them.
         options: see :func:`training_options`; they decide nothing, only notes.
+        class_names: see :func:`fit_class_rows`.
 
     Returns:
         Tensors under names of the model (a subset of ``expected``; shapes that follow from other
@@ -164,6 +166,7 @@ def convert_state_dict(
         num_classes=detr.NUM_CLASSES,
         agnostic_proposals=detr.CLASS_AGNOSTIC_PROPOSALS,
         unknown_label=detr.DENOISING.TYPE == "plain",
+        names=class_names,
     )
     names = _model_keys(cfg) if expected is None else expected
     unplaced = _drop_what_the_model_lacks(weights, names)
@@ -178,9 +181,8 @@ def convert_state_dict(
     used = weights.used()
     # A source of several names is used as long as one of them is.
     unused = {key: reason for key, reason in weights.unused.items() if key not in used}
-    report = ConversionReport(
-        source.name, used, unused, missing, unplaced, _differences(settings, cfg), notes
-    )
+    differences = weights.warnings + _differences(settings, cfg)
+    report = ConversionReport(source.name, used, unused, missing, unplaced, differences, notes)
     return Conversion(weights.tensors, report)
 
 

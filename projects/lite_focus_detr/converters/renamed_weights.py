@@ -19,12 +19,14 @@ class RenamedWeights:
             has several, one that the file does not need has none.
         unused: key of the file -> reason.
         notes: sentences for the user.
+        warnings: likewise, of what may not be what the user wants.
     """
 
     tensors: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     sources: dict[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     unused: dict[str, str] = dataclasses.field(default_factory=dict)
     notes: list[str] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
     @classmethod
     def from_state_dict(

@@ -19,7 +19,8 @@ class ConversionReport(NamedTuple):
         unused: key of the file -> why nothing takes it.
         missing: names of the model that the file does not fill, in the order of the model.
         unplaced: names of trained tensors for which the configured model has no place.
-        differences: sentences that say which settings contradict the training of the weights.
+        differences: sentences that say which settings or classes are not those of the training of
+            the weights.
         notes: further sentences for the user, such as on class rows.
     """
 

@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from ..converters import (
     BACKBONE_FORMATS,
     NATIVE_FORMAT,
+    ClassNames,
     convert_state_dict,
     training_options,
     unwrap,
 )
+from ..modeling.loaded_weights import examples
 from .checkpoint_checks import (
     FileWeights,
     require_all,
@@ -30,6 +32,7 @@ from .checkpoint_checks import (
     same_shapes,
 )
 from .checkpoint_io import read_checkpoint, write_atomically, write_checkpoint
+from .description import classes_of, description_of
 from .nonfinite import NonFiniteError
 from .resume import require_resumable
 from .weights_file import find_weights
@@ -266,7 +269,9 @@ class DetrCheckpointer(DetectionCheckpointer):
             logger.info("Taking the averaged weights of %s", filename)
             contents["model"] = _without_wrapper(average)
         try:
-            weights = self._convert(filename, unwrap(contents), training_options(contents))
+            names = self._class_names(filename, contents)
+            tensors = unwrap(contents)
+            weights = self._convert(filename, tensors, training_options(contents), names)
         except ValueError as error:
             raise ValueError(f"{filename}: {error}") from error
         require_match(weights, self.model, self.cfg)
@@ -281,14 +286,36 @@ class DetrCheckpointer(DetectionCheckpointer):
         }
         return {**extra, "model": weights.tensors}
 
+    def _class_names(self, filename: str, contents: Mapping[str, Any]) -> ClassNames | None:
+        """What classes are called, where a training begins with weights; inference and resuming
+        have the classes of the file."""
+        if self._resuming:
+            return None
+        in_file = description_of(contents, filename).class_names
+        data = classes_of(self.cfg, split="TEST" if self.for_inference else "TRAIN").names
+        if in_file is None or data is None:
+            return None
+        names = ClassNames(in_file, data, self.model.state_dict())
+        if self.for_inference and names.differ():
+            logger.warning(
+                "%s has the classes %s, but %s has %s: they are compared by number, not by name",
+                *(filename, examples(in_file), self.cfg.DATASETS.TEST[0], examples(data)),
+            )
+        return None if self.for_inference else names
+
     def _convert(
-        self, filename: str, tensors: dict[str, Tensor], options: dict[str, object]
+        self,
+        filename: str,
+        tensors: dict[str, Tensor],
+        options: dict[str, object],
+        names: ClassNames | None,
     ) -> FileWeights:
         expected = self.model.state_dict()
-        if same_shapes(tensors, expected):
+        same_classes = names is None or not names.differ()
+        if same_classes and same_shapes(tensors, expected):
             logger.info("All %d tensors of the model are in the file", len(tensors))
             return FileWeights(filename, tensors, NATIVE_FORMAT)
-        converted, report = convert_state_dict(tensors, self.cfg, expected, options)
+        converted, report = convert_state_dict(tensors, self.cfg, expected, options, names)
         logger.info("%s", report.summary())
         for difference in report.differences:
             logger.warning("%s", difference)

@@ -221,18 +221,20 @@ def saved_config(contents: Mapping[str, Any]) -> str | None:
     return None
 
 
-def classes_of(cfg: CfgNode) -> Classes:
+def classes_of(cfg: CfgNode, *, split: str = "TRAIN") -> Classes:
     """The classes of a detector, of the metadata of its first data set.
 
     Args:
-        cfg: complete configuration, whose training set has been read.
+        cfg: complete configuration, whose data sets have been read.
+        split: ``TRAIN`` or ``TEST``.
 
     Returns:
         as many as the detector tells apart, or none.
     """
-    if not cfg.DATASETS.TRAIN:
+    data_sets = cfg.DATASETS[split]
+    if not data_sets:
         return Classes()
-    metadata = MetadataCatalog.get(cfg.DATASETS.TRAIN[0])
+    metadata = MetadataCatalog.get(data_sets[0])
     names = metadata.get("thing_classes")
     if names is None or len(names) != num_classes(cfg):
         return Classes()

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..config.safe_yaml import parse_yaml
-from .description import saved_config
+from .description import RECORD, classes_of, saved_config
 
 logger = logging.getLogger(__name__)
 
@@ -168,6 +168,7 @@ def require_resumable(
             f"({'; '.join(keys) or 'tensors differ: ' + ', '.join(different[:3])}); set it back, "
             "or train into another OUTPUT_DIR"
         )
+    _require_same_classes(filename, contents.get(RECORD), cfg)
     seed = trainer.get("stream", {}).get("seed")
     if seed is not None and 0 <= cfg.SEED != seed:
         raise ValueError(
@@ -175,6 +176,20 @@ def require_resumable(
             f"randomness of its training are those of seed {seed}; set SEED {seed}"
         )
     report_changes(changes)
+
+
+def _require_same_classes(filename: str, record: object, cfg: CfgNode) -> None:
+    before = record.get("class_names") if isinstance(record, Mapping) else None
+    now = classes_of(cfg).names if before else None
+    if before is None or now is None or list(before) == list(now):
+        return
+    change = f"{', '.join(map(str, before))} before, are {', '.join(now)} now"
+    if sorted(before) == sorted(now):
+        raise ValueError(
+            f"cannot resume from {filename}: the classes of DATASETS.TRAIN were {change}; put the "
+            "categories of the annotation file back in order, or begin anew with MODEL.WEIGHTS"
+        )
+    logger.warning("The classes of DATASETS.TRAIN were %s: they are taken for renamed", change)
 
 
 def _different_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
