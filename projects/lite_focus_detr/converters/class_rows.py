@@ -85,22 +85,28 @@ def fit_class_rows(
     if CLASS_HEAD not in weights.tensors:
         return
     in_file = weights.tensors[CLASS_HEAD].shape[0]
-    rows = _rows(in_file, num_classes)
     heads = [name for name in weights.tensors if "class_embed" in name.split(".")]
     if agnostic_proposals:
         agnostic = [name for name in heads if name.startswith(_PROPOSAL_HEAD)]
         heads = [name for name in heads if name not in agnostic]
         _take_rows(weights, agnostic, torch.arange(num_classes))
-    labels = weights.names(_LABELS)
-    found = None
-    if names is not None and names.differ():
-        found = _match_rows(names, in_file, num_classes)
-    if names is not None and found is not None:
-        _tell_matches(weights, names)
-        no_label = [(num_classes, in_file)] if unknown_label else []
-        _place_rows(weights, heads, found, names.initial)
-        _place_rows(weights, labels, [*found, *no_label] if found else [], names.initial)
+    pairs = _match_rows(names, in_file, num_classes)
+    if names is None or pairs is None:
+        _fit_by_number(weights, heads, num_classes, unknown_label)
         return
+    _tell_matches(weights, names)
+    _place_rows(weights, heads, pairs, names.initial)
+    if pairs and unknown_label:
+        pairs = [*pairs, (num_classes, in_file)]
+    _place_rows(weights, weights.names(_LABELS), pairs, names.initial)
+
+
+def _fit_by_number(
+    weights: RenamedWeights, heads: list[str], num_classes: int, unknown_label: bool
+) -> None:
+    in_file = weights.tensors[CLASS_HEAD].shape[0]
+    rows = _rows(in_file, num_classes)
+    labels = weights.names(_LABELS)
     if rows is None:
         for name in heads + labels:
             weights.drop(name, f"{in_file} classes, MODEL.DETR.NUM_CLASSES is {num_classes}")
@@ -137,9 +143,13 @@ def _places(names: Sequence[str]) -> dict[str, int]:
     return {_key(name): place for place, name in enumerate(names) if counts[_key(name)] == 1}
 
 
-def _match_rows(names: ClassNames, in_file: int, num_classes: int) -> list[tuple[int, int]] | None:
-    """Row of the model and row of the file for the classes that both have; None where it is not
-    known which rows these are."""
+def _match_rows(
+    names: ClassNames | None, in_file: int, num_classes: int
+) -> list[tuple[int, int]] | None:
+    """Row of the model and row of the file for the classes that both have; None where names say
+    nothing: they are unknown or the same, or it is not known which rows are theirs."""
+    if names is None or not names.differ():
+        return None
     to = _rows_of_classes(names.in_model, num_classes)
     source = _rows_of_classes(names.in_file, in_file)
     if to is None or source is None:
