@@ -83,6 +83,44 @@ def test_a_data_set_without_an_annotation_file_is_refused():
         report.evaluate("__unused", [], [])
 
 
+class StandIn:
+    """A detector that finds a cell and a plate everywhere."""
+
+    def __init__(self, class_names):
+        self.class_names = class_names
+
+    def __call__(self, path):
+        return instances([[0, 0, 5, 5], [9, 9, 5, 5]], [0, 1], [0.9, 0.8])
+
+
+def test_classes_of_detections_are_those_of_the_data_with_the_same_names(cells):
+    name, records = cells
+    (first, _) = report.detect(StandIn(["b", "<script>"]), name, records)
+    assert first.pred_classes.tolist() == [1, 0]
+    (first, _) = report.detect(StandIn(None), name, records)
+    assert first.pred_classes.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("detector", "data", "order"),
+    [
+        (["a", "b", "c"], ["a", "b", "c"], None),
+        (["a", "b", "c"], ["c", "a", "b"], [1, 2, 0]),
+        (["a", "a"], ["a", "a"], None),
+        (None, ["a"], None),
+        (["a"], None, None),
+    ],
+)
+def test_classes_are_matched_by_name(detector, data, order):
+    assert report.match_classes(detector, data) == order
+
+
+@pytest.mark.parametrize("data", [["a", "c"], ["a"], ["b", "b"]])
+def test_classes_with_other_names_are_refused(data):
+    with pytest.raises(ValueError, match="the classes of the weights are 'a', 'b', those of the"):
+        report.match_classes(["b", "a"], data)
+
+
 @pytest.fixture
 def run(small_config, tmp_path, capsys):
     """Run the command for a detector with random weights; returns the page and what is printed."""
@@ -90,6 +128,8 @@ def run(small_config, tmp_path, capsys):
     def run(architecture, *arguments):
         small_config.MODEL.META_ARCHITECTURE = architecture
         small_config.MODEL.FOCUS.KEEP_RATIOS = [0.5]
+        if "--data" in arguments:
+            small_config.MODEL.DETR.NUM_CLASSES = 2
         config = tmp_path / "config.yaml"
         config.write_text(small_config.dump())
         weights = tmp_path / "model_final.pth"
@@ -107,7 +147,7 @@ def run(small_config, tmp_path, capsys):
 def test_the_report_of_a_selective_detector_has_its_tokens(run):
     page, printed = run("FocusDETR", "--num-pictures", "1")
     assert re.fullmatch(r"AP [\d.]+, best threshold [\d.-]+\nThe report is in .*\n", printed)
-    assert "FocusDETR, keep ratio 0.5 on shapes_val, 3 images" in page
+    assert "FocusDETR, keep ratio 0.5, on shapes_val: 3 images" in page
     assert "Objects that keep at least one token" in page
     assert "over 3 images" in page
     assert page.count("data:image/jpeg") == 2
@@ -118,6 +158,14 @@ def test_the_report_of_a_dense_detector_says_that_there_are_none(run):
     page, _ = run("DeformableDETR", "--num-pictures", "0")
     assert "scores no tokens" in page
     assert "data:image" not in page
+
+
+@pytest.mark.parametrize("format", ["coco", "yolo", "voc"])
+def test_a_folder_is_evaluated_in_every_format(run, write_folder, format):
+    folder = write_folder(format)
+    page, _ = run("DeformableDETR", "--data", str(folder), "--split", "train")
+    assert f"on {format}_train: 3 images" in page
+    assert 'title="plate"' in page
 
 
 def test_without_the_library_one_line_says_what_to_install(run, monkeypatch):

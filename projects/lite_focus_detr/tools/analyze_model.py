@@ -4,12 +4,17 @@
     python -m lite_focus_detr.tools.analyze_model --plot layouts.png
     python -m lite_focus_detr.tools.analyze_model --pareto budgets.png --weights PATH \
         [--config-file NAME_OR_PATH] [--opts KEY VALUE ...]
+    python -m lite_focus_detr.tools.analyze_model --fit 24GB --config-file NAME_OR_PATH \
+        [--opts KEY VALUE ...]
 
 ``--config-file`` takes a file or a name of the model zoo and may be repeated; without it the tables
 are of the detector of ``--weights``, and the plot shows all encoders on DINO with ResNet-50.
 
 ``--pareto`` takes one trained detector whose encoder selects tokens and evaluates it with several
 budgets on ``DATASETS.TEST``: AP over GFLOPs and over the measured time, as a table and a picture.
+
+``--fit`` says how large a batch of the training fits into a memory, with and without checkpointing
+and half precision: predicted from a few steps with small images on the CPU.
 """
 
 from __future__ import annotations
@@ -38,6 +43,7 @@ from .command_line import (
     output_errors,
     picture_file,
 )
+from .memory_plan import parse_memory, print_plans
 from .pareto import pareto
 
 #: Rows of the table: what users call a part -> modules of the detector.
@@ -66,6 +72,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         picture = picture_file(args.plot) if args.plot else None
     if args.pareto:
         pareto(files[0], options_with_weights(args), args.pareto)
+        return
+    if args.fit:
+        for file in files:
+            print_plans(file, args.opts, args.fit)
         return
     analyses = {}
     for file in files:
@@ -164,6 +174,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--plot", metavar="FILE", help="write GFLOPs as a picture")
     parser.add_argument("--pareto", metavar="FILE", help="picture of AP over the costs of budgets")
+    parser.add_argument(
+        "--fit", type=parse_memory, metavar="24GB", help="which batches can be trained with it"
+    )
     add_weights_arguments(parser)
     parser.add_argument(
         "--image-size",

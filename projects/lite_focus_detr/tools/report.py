@@ -1,8 +1,8 @@
 """Writes a report on a trained detector: one HTML file that needs nothing else.
 
-    python -m lite_focus_detr.tools.report --weights PATH [--config-file NAME_OR_PATH] \
-        [--dataset NAME] [--output report.html] [--num-pictures 8] [--num-token-images 100] \
-        [--opts KEY VALUE ...]
+    lite-focus-detr report --weights PATH [--data FOLDER [--split NAME] | --dataset NAME] \
+        [--output report.html] [--num-pictures 8] [--num-token-images 100] \
+        [--config-file NAME_OR_PATH] [--opts KEY VALUE ...]
 
 It has AP by class and size, precision, recall and F1 with the best threshold, what is taken for
 what, the kinds of errors, the tokens that a selective encoder keeps of objects of each size, the
@@ -16,6 +16,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
@@ -26,14 +28,23 @@ from ..analysis.detection_quality import DetectionQuality, analyze_detections, h
 from ..analysis.inspection import detector_name
 from ..analysis.token_selection import SelectionSummary, trace_selection
 from ..data import read_image
+from ..data.coco_format import shorten
 from ..data.coco_json import read_coco_json
+from ..data.folders.records import SPLITS
 from ..engine import user_errors
 from ..engine.metrics import read_metrics
-from ..predictor import Predictor
+from ..predictor import Predictor, load_inference_config
 from ..visualization.detections import draw_ground_truth, draw_predictions, keep_best
 from ..visualization.report_page import DrawnErrors, Report, Selection, render
 from ..visualization.report_tables import number, percent
-from .command_line import add_config_arguments, inference_config, load_records, output_errors
+from .command_line import (
+    add_config_arguments,
+    config_of,
+    load_records,
+    options_with_weights,
+    output_errors,
+)
+from .run_arguments import data_options
 
 Record = dict[str, Any]
 
@@ -43,17 +54,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     with user_errors():
         hotcoco()  # Before anything takes time.
-        cfg = inference_config(args)
+        cfg = _config(args)
         name, records = load_records(cfg, args.dataset)
         predictor = Predictor(cfg)
-        found = [predictor(record["file_name"]) for record in _progress(records, "detecting")]
+        found = detect(predictor, name, records)
         quality = evaluate(name, records, found)
         selection = trace_tokens(predictor, records[: args.num_token_images])
         pictures = list(draw_worst(quality, name, records, found, args.num_pictures))
     weights = Path(cfg.MODEL.WEIGHTS)
     report = Report(
         title=weights.name,
-        subtitle=f"{detector_name(predictor.model)} on {name}, {len(records)} images",
+        subtitle=_describe(predictor, name, records),
         quality=quality,
         selection=selection,
         history=read_metrics(weights.parent / "metrics.json"),
@@ -66,6 +77,58 @@ def main(arguments: Sequence[str] | None = None) -> None:
         output.write_text(render(report), encoding="utf-8")
     print(f"AP {percent(quality.metrics['AP'])}, best threshold {number(quality.threshold)}")
     print(f"The report is in {output}")
+
+
+def _config(args: argparse.Namespace) -> CfgNode:
+    config, options = config_of(args), options_with_weights(args)
+    if args.data is not None:
+        options = data_options(args.data, config, options, test=args.split)
+    return load_inference_config(config, options)
+
+
+def _describe(predictor: Predictor, name: str, records: Sequence[Record]) -> str:
+    iteration = predictor.description.iteration
+    after = "" if iteration is None else f" after {iteration} iterations"
+    return f"{detector_name(predictor.model)}{after}, on {name}: {len(records)} images"
+
+
+def detect(predictor: Predictor, name: str, records: Sequence[Record]) -> list[Instances]:
+    """Detections in the images of a data set, with the classes of the data set.
+
+    Args:
+        predictor: the detector.
+        name: of the data set, which has been loaded.
+        records: its images.
+
+    Raises:
+        ValueError: the classes of the two have other names.
+    """
+    order = match_classes(predictor.class_names, MetadataCatalog.get(name).get("thing_classes"))
+    found = []
+    for record in _progress(records, "detecting"):
+        instances = predictor(record["file_name"])
+        if order is not None:
+            instances.pred_classes = torch.tensor(order)[instances.pred_classes]
+        found.append(instances)
+    return found
+
+
+def match_classes(detector: Sequence[str] | None, data: Sequence[str] | None) -> list[int] | None:
+    """The class of a data set for each class of a detector; None: they are the same.
+
+    Args:
+        detector: names of its classes, where they are known.
+        data: likewise.
+
+    Raises:
+        ValueError: the names are not the same, in whatever order.
+    """
+    if detector is None or data is None or list(detector) == list(data):
+        return None
+    if sorted(detector) != sorted(data) or len(set(data)) < len(data):
+        shown = (shorten(sorted(names)) for names in (detector, data))
+        raise ValueError("the classes of the weights are {}, those of the data {}".format(*shown))
+    return [list(data).index(name) for name in detector]
 
 
 def _progress(records: Sequence[Record], what: str) -> Iterable[Record]:
@@ -144,11 +207,14 @@ def draw_worst(
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.report",
+        prog="lite-focus-detr report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--dataset", metavar="NAME", help="by default the first of DATASETS.TEST")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--data", metavar="FOLDER", help="in COCO, YOLO or Pascal VOC format")
+    where.add_argument("--dataset", metavar="NAME", help="by default the first of DATASETS.TEST")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="of --data")
     parser.add_argument("--output", default="report.html", metavar="FILE")
     parser.add_argument("--num-pictures", type=int, default=8, metavar="N", help="worst images")
     parser.add_argument(
