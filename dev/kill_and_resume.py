@@ -9,7 +9,8 @@ that is not complete tells. After each kill the training is started with ``--res
 lose a checkpoint that was there, and at the end the weights, their average and the state of the
 optimiser must be those of the undisturbed training, bit for bit. Otherwise the exit status is 1.
 
-With several processes all of them are killed, or one, and then the others must end by themselves.
+With several processes all of them are killed, or one, and then the others must end by themselves,
+but for those that wait for it to start.
 
 Every run is ``train_net.py`` in processes that are forked after the imports. The seed decides what
 is drawn; where in a step a kill then comes depends on the machine.
@@ -51,8 +52,8 @@ OPTIONS = (
 MOMENTS = ("starting", "training", "writing")
 _POLL_SECONDS = 0.0005
 _HANGS_SECONDS = 300.0
-# How long a process waits for one that was killed before they have met.
-_TIMEOUT = "20"
+# Other processes may wait for one that was killed before they have met: a launcher ends them.
+_LAUNCHER_SECONDS = 10.0
 
 
 class Training:
@@ -98,7 +99,7 @@ class Training:
         sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
         sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
         torch.set_num_threads(1)
-        os.environ.update(place, OMP_NUM_THREADS="1", LITE_FOCUS_DETR_TIMEOUT=_TIMEOUT)
+        os.environ.update(place, OMP_NUM_THREADS="1")
         # Half of the time of a start, for the log only.
         defaults.collect_env_info = str
         sys.argv = ["train_net.py", *command]
@@ -158,6 +159,10 @@ class Training:
         victims[0].join(delay)
         for process in victims:
             process.kill()
+        if moment == "starting":
+            for process in processes:
+                process.join(_LAUNCHER_SECONDS)
+                process.kill()
         self._join(processes)
         codes = [process.exitcode for process in victims]
         if not set(codes) <= {0, -9}:

@@ -11,9 +11,9 @@ from lite_focus_detr.engine.output_lock import (
     LOCK_NAME,
     keep_output_for_restart,
     lock_output,
-    process_start,
     release_output,
 )
+from lite_focus_detr.engine.process_info import process_start
 
 
 @pytest.fixture
@@ -110,8 +110,3 @@ def test_without_hard_links_the_lock_works_as_well(tmp_path, monkeypatch, hold, 
     assert is_taken(tmp_path)
     hold(process=other, started=process_start(other))
     assert not is_taken(tmp_path)
-
-
-def test_a_process_is_known_by_its_start():
-    assert process_start(os.getpid()) == process_start(os.getpid()) != process_start(1)
-    assert process_start(2**22 + 1) is None  # beyond the largest id of Linux

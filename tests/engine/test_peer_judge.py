@@ -1,8 +1,13 @@
 import logging
+import os
+import signal
+import socket
+import subprocess
 
 import pytest
 
 from lite_focus_detr.engine.peer_judge import PeerJudge, PeerState
+from lite_focus_detr.engine.process_info import process_start
 
 TIMEOUT = 100.0
 
@@ -10,7 +15,7 @@ TIMEOUT = 100.0
 def state(beats=3, **changes):
     """Of a process in the seventh step, that waits for its fiftieth operation with the others."""
     defaults = {"iteration": 7, "doing": "computing", "steps": 7, "collectives": 50}
-    return PeerState("process 5 on node2", beats=beats, **{**defaults, **changes})
+    return PeerState("node2", 5, "at noon", beats=beats, **{**defaults, **changes})
 
 
 def verdict(seconds, first=None, last=None, mine=None):
@@ -28,8 +33,9 @@ def test_processes_that_answer_are_not_missing():
 
 
 def test_a_silent_process_is_named_with_what_it_was_doing():
-    assert verdict(9.0) == (
-        "rank 1 (process 5 on node2) has not answered for 9 s in iteration 7, computing"
+    assert verdict(29.0) is None
+    assert verdict(31.0) == (
+        "rank 1 (process 5 on node2) has not answered for 31 s in iteration 7, computing"
     )
 
 
@@ -47,6 +53,47 @@ def test_one_that_answers_but_keeps_the_others_waiting_is_named_after_the_timeou
     assert verdict(101.0, state(**behind), state(4, **behind)) == (
         f"rank 1 (process 5 on node2) {text}"
     )
+
+
+@pytest.fixture
+def neighbour():
+    """A process of this machine."""
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def patience_with(process, act=lambda: None):
+    """Seconds that one of this machine may be silent for after something has happened to it."""
+    here = PeerState(socket.gethostname(), process.pid, process_start(process.pid))
+    judge = PeerJudge(TIMEOUT)
+    judge.meet({0: state(), 1: here})
+    act()
+    return judge.patience(1, here)
+
+
+def test_a_process_that_waits_for_the_processor_may_be_silent_but_not_one_that_is_stopped(
+    neighbour,
+):
+    def stop():
+        neighbour.send_signal(signal.SIGSTOP)
+        os.waitpid(neighbour.pid, os.WUNTRACED)
+
+    def kill():
+        neighbour.kill()
+        os.waitid(os.P_PID, neighbour.pid, os.WEXITED | os.WNOWAIT)
+
+    assert patience_with(neighbour) == TIMEOUT
+    assert patience_with(neighbour, stop) < 10
+    assert patience_with(neighbour, kill) < 10
+
+
+def test_a_process_of_another_machine_with_a_number_of_this_one_is_not_known(neighbour):
+    other = PeerState(socket.gethostname(), neighbour.pid, "another start")
+    judge = PeerJudge(TIMEOUT)
+    judge.meet({1: other})
+    assert judge.patience(1, other) == 30
 
 
 def test_one_that_waits_as_well_or_is_paused_keeps_nobody_waiting():

@@ -20,7 +20,10 @@ def seed_generators(*key: int) -> None:
     python, numpy, pytorch = np.random.SeedSequence(key).generate_state(3)
     random.seed(int(python))
     np.random.seed(int(numpy))
-    torch.manual_seed(int(pytorch))
+    if torch.accelerator.is_available():
+        torch.manual_seed(int(pytorch))
+    else:  # that would note a traceback for each kind of device that is not there
+        torch.default_generator.manual_seed(int(pytorch))
 
 
 @contextmanager

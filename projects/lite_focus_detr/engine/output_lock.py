@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from .process_info import process_start
+
 #: Name of the file; a folder with it belongs to a training.
 LOCK_NAME = ".training.lock"
 
@@ -184,25 +186,3 @@ def _holder(path: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return holder if isinstance(holder, dict) else None
-
-
-def process_start(process: int) -> str | None:
-    """What tells a process from a later one with its id; None if there is no such process."""
-    try:
-        status = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-    except OSError:
-        if os.path.isdir("/proc/self"):
-            return None
-        try:  # no Linux: the id alone
-            os.kill(process, 0)
-        except ProcessLookupError:
-            return None
-        except PermissionError:
-            pass
-        return "running"
-    # After the name, which is in parentheses and may hold anything: the 20th field of the rest.
-    fields = status.rpartition(")")[2].split()
-    if fields[0] == "Z":
-        return None
-    return f"{boot} {fields[19]}"

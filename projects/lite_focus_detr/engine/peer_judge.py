@@ -5,13 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
+import socket
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from .process_info import is_stopped, process_start
+
 logger = logging.getLogger(__name__)
 
-# A stopped process or a machine that is gone; a thread of its own answers for one that is busy.
-_SILENT_SECONDS = 6.0
+# A thread of its own answers for a process, also for one that is busy: but on a machine with too
+# little for all that run there it may wait for long.
+_STOPPED_SECONDS = 6.0
+_SILENT_SECONDS = 30.0
 # A process that keeps the others waiting is named in the log, long before it ends the training.
 _SLOW_SECONDS = 10.0
 
@@ -20,8 +26,10 @@ _SLOW_SECONDS = 10.0
 class PeerState:
     """What a process says of itself."""
 
-    process: str
-    """Its id and its machine."""
+    host: str
+    process: int
+    started: str | None
+    """See :func:`process_start`."""
     iteration: int = 0
     doing: str = "starting"
     beats: int = 0
@@ -50,9 +58,24 @@ class PeerState:
         """Read what :meth:`to_json` has written."""
         return cls(**json.loads(text))
 
+    def is_here(self) -> bool:
+        """Whether it is a process of this machine that is running or stopped."""
+        return self.host == socket.gethostname() and self.started == process_start(self.process)
+
+    @classmethod
+    def of_this_process(cls) -> PeerState:
+        """Return that of this one, before it begins."""
+        process = os.getpid()
+        return cls(socket.gethostname(), process, process_start(process))
+
+    @property
+    def name(self) -> str:
+        """Words for the user."""
+        return f"process {self.process} on {self.host}"
+
     def describe(self, rank: int, text: str) -> str:
         """Name the process, what is wrong with it, and what it was doing."""
-        return f"rank {rank} ({self.process}) {text} in iteration {self.iteration}, {self.doing}"
+        return f"rank {rank} ({self.name}) {text} in iteration {self.iteration}, {self.doing}"
 
 
 class Culprit(NamedTuple):
@@ -70,16 +93,31 @@ class PeerJudge:
         """Begin without knowledge.
 
         Args:
-            timeout: seconds that a process may keep the others waiting, and be silent while it is
-                paused.
+            timeout: seconds that a process may keep the others waiting.
         """
         self.timeout = timeout
+        self._seen_here: set[int] = set()
         self._since: dict[tuple[str, int], tuple[Any, float]] = {}
         self._warned: set[tuple[int, tuple[int, int]]] = set()
+
+    def meet(self, states: Mapping[int, PeerState]) -> None:
+        """Find out which processes are on this machine, where what has become of them is known.
+
+        Args:
+            states: what the processes say at the beginning, by rank.
+        """
+        self._seen_here = {rank for rank, state in states.items() if state.is_here()}
 
     def forget(self) -> None:
         """Begin anew, after a time in which this process did not run."""
         self._since.clear()
+
+    def patience(self, rank: int, state: PeerState) -> float:
+        """How many seconds a process may be silent."""
+        here = state.is_here()
+        if rank in self._seen_here and (not here or is_stopped(state.process)):
+            return _STOPPED_SECONDS
+        return self.timeout if here or state.paused else min(self.timeout, _SILENT_SECONDS)
 
     def culprit(self, states: Mapping[int, PeerState], now: float) -> Culprit | None:
         """Find the process because of which this one has to end.
@@ -103,7 +141,7 @@ class PeerJudge:
             # Where the same ends all processes, each says so itself.
             return state.cause if state.cause and left > 0 else None
         silent = self._seconds_since("beat", rank, state.beats, now)
-        if silent > (self.timeout if state.paused else _SILENT_SECONDS):
+        if silent > self.patience(rank, state):
             return state.describe(rank, f"has not answered for {silent:.0f} s")
         return self._slowness(rank, state, waited_for=behind and not state.paused, now=now)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 import threading
 import time
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 TIMEOUT_VARIABLE = "LITE_FOCUS_DETR_TIMEOUT"
 
 _BEAT_SECONDS = 1.0
-_STORE_SECONDS = 6.0
 # How long the process that keeps the store stays for the others to read why it leaves.
 _LEAVE_SECONDS = 3 * _BEAT_SECONDS
 _LONGEST_PAUSE_SECONDS = 1800.0
@@ -78,13 +76,15 @@ class PeerWatch:
         self.report = report
         self.rank, self.world_size = comm.get_rank(), comm.get_world_size()
         self._judge = PeerJudge(peer_timeout().total_seconds())
-        self._state = PeerState(f"process {os.getpid()} on {socket.gethostname()}")
+        self._state = PeerState.of_this_process()
         self._lock = threading.Lock()
         # When the question to the store began that has no answer yet.
         self._asking: float | None = None
         self._stop = threading.Event()
         self._ended = threading.Event()
         self._store: Any = None
+        # What the others have last said.
+        self._states: dict[int, PeerState] = {}
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -99,11 +99,13 @@ class PeerWatch:
         # A connection of its own: the process group's may be busy for long.
         default: Any = distributed_c10d._get_default_store()
         store = default.clone()
-        store.set_timeout(timedelta(seconds=_STORE_SECONDS))
+        store.set_timeout(peer_timeout())
         PeerWatch._count += 1
         self._store = distributed_c10d.PrefixStore(f"lite_focus_detr_{PeerWatch._count}", store)
         self._publish()
         comm.synchronize()
+        self._states = self._read()
+        self._judge.meet(self._states)
         thread = threading.Thread(target=self._watch, name="peers", daemon=True)
         thread.start()
         # A question to a store whose process has stopped never ends, whatever its timeout.
@@ -130,7 +132,7 @@ class PeerWatch:
         elif isinstance(error, Exception):
             first_line = (str(error) or repr(error)).splitlines()[0]
             text = f"has stopped with {type(error).__name__}: {first_line}"
-            cause = f"rank {self.rank} ({self._state.process}) {text}"
+            cause = f"rank {self.rank} ({self._state.name}) {text}"
         self._tell_cause(cause)
 
     def _tell_cause(self, cause: str, missing: int | None = None) -> None:
@@ -212,8 +214,10 @@ class PeerWatch:
         while not self._ended.wait(_BEAT_SECONDS):
             now, asking = time.monotonic(), self._asking
             stopped, last = now - last > 3 * _BEAT_SECONDS, now
-            if asking is not None and now - asking > _STORE_SECONDS and not stopped:
-                self._end("rank 0 does not answer")
+            if asking is None or stopped or self.rank == 0:
+                continue
+            if now - asking > self._judge.patience(0, self._states[0]):
+                self._end(self._states[0].describe(0, "does not answer"))
 
     def _publish(self, *, tolerant: bool = False) -> None:
         if self._store is None:
@@ -244,7 +248,7 @@ class PeerWatch:
                 self._judge.forget()
             try:
                 self._publish()
-                states = self._read()
+                states = self._states = self._read()
             except _STORE_ERRORS:
                 if not self._stop.is_set():
                     self._end("rank 0 does not answer")
