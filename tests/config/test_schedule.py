@@ -2,6 +2,7 @@
 
 import pytest
 
+from lite_focus_detr import model_zoo
 from lite_focus_detr.config import learning_rate_advice, load_config
 
 
@@ -18,6 +19,7 @@ def solver_of(tmp_path):
     return load
 
 
+RECIPE = "deformable_detr/deformable_detr_r50_50ep"
 IN_ITERATIONS = "{MAX_ITER: 90000, STEPS: [82500]}"
 
 
@@ -49,6 +51,30 @@ def test_a_recipe_in_iterations_is_changed_as_in_detectron2(solver_of):
 def test_no_epochs_on_the_command_line_means_iterations(solver_of):
     options = ("SOLVER.EPOCHS", "0", "SOLVER.MAX_ITER", "72", "SOLVER.STEPS", "(5,)")
     assert solver_of(*options) == (0, [], 72, (5,))
+
+
+def test_no_epochs_on_the_command_line_leave_the_steps_their_share(solver_of):
+    assert solver_of("SOLVER.EPOCHS", "0", "SOLVER.MAX_ITER", "72") == (0, [], 72, (60,))
+    # detectron2's 40,000 iterations: 30 / 36 of them.
+    assert solver_of("SOLVER.EPOCHS", "0") == (0, [], 40000, (33333,))
+    given = solver_of("SOLVER.EPOCHS", "0", content=IN_ITERATIONS)
+    assert given == (0, [], 90000, (82500,))
+
+
+def test_steps_in_iterations_survive_in_the_file_that_a_training_writes(tmp_path):
+    options = ["SOLVER.STEPS", "(600,)"]
+    path = tmp_path / "config.yaml"
+    path.write_text(load_config(model_zoo.get_config_file(RECIPE), options).dump())
+    for more in ([], ["SEED", "1"], ["SOLVER.EPOCHS", "12"], ["SOLVER.MAX_ITER", "900"]):
+        solver = load_config(str(path), more).SOLVER
+        assert (list(solver.STEP_EPOCHS), tuple(solver.STEPS)) == ([], (600,))
+    solver = load_config(str(path), ["SOLVER.STEP_EPOCHS", "[40]"]).SOLVER
+    assert list(solver.STEP_EPOCHS) == [40]
+
+
+def test_steps_of_detectron2_are_none_of_a_file_in_epochs(solver_of):
+    assert solver_of(content="{EPOCHS: 36}")[3] == ()
+    assert solver_of(content="{EPOCHS: 36, STEP_EPOCHS: [30], STEPS: [600]}")[3] == ()
 
 
 def test_a_file_may_have_a_fraction_of_an_epoch(solver_of):

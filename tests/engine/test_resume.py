@@ -1,6 +1,8 @@
 import copy
 import logging
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -184,3 +186,18 @@ def test_a_file_without_the_state_of_a_training_is_refused(trainer):
 )
 def test_the_command_to_continue_is_the_one_that_started(started, expected):
     assert continue_command(started.split()) == expected
+
+
+def test_a_module_is_continued_as_a_module(tmp_path):
+    (tmp_path / "own_tools").mkdir()
+    (tmp_path / "own_tools/fit.py").write_text(
+        "import sys\n"
+        "from lite_focus_detr.engine.resume import continue_command\n"
+        "print(continue_command(sys.argv))\n"
+    )
+    for start in (["-m", "own_tools.fit"], ["own_tools/fit.py"]):
+        command = [sys.executable, *start, "--data", "a b"]
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=120
+        )
+        assert done.stdout == f"python {' '.join(start)} --resume --data 'a b'\n"

@@ -66,3 +66,21 @@ def test_an_optimised_detector_detects_the_same(write_folder, weights, tmp_path)
         results = json.loads((tmp_path / place / RESULTS).read_text())
         scores.append([detection["score"] for detection in results])
     assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        ("https://example.org/files/a.pth", "output/evaluation"),
+        ("pip://package==1.0/a.pth#sha256=0", "output/evaluation"),
+        ("detectron2://a.pkl", "output/evaluation"),
+        ("runs/1/model.pth", "runs/1/evaluation"),
+        ("model.pth", "evaluation"),
+    ],
+)
+def test_the_place_without_an_output(weights, expected, monkeypatch):
+    given = []
+    monkeypatch.setattr(evaluate, "run", lambda main, args: given.append(args.opts))
+    evaluate.main(["--weights", weights, "--config-file", TINY])
+    (options,) = given
+    assert options[options.index("OUTPUT_DIR") + 1] == expected

@@ -141,8 +141,8 @@ def add_solver_config(cfg: CN) -> None:
     solver.BACKBONE_MULTIPLIER = 0.1
     # ... and of the layers named sampling_offsets and reference_points.
     solver.SAMPLING_MULTIPLIER = 1.0
-    # > 0: passes over the data, also 1.5. It and STEP_EPOCHS replace MAX_ITER and STEPS, which
-    # count iterations, of files; on the command line those win.
+    # > 0: passes over the data, also 1.5. It replaces MAX_ITER of files, which counts iterations,
+    # and STEP_EPOCHS, where there are any, replace STEPS; on the command line those win.
     solver.EPOCHS = 0
     solver.STEP_EPOCHS = []
     # Batches of IMS_PER_BATCH images whose gradients are summed before an optimiser step.

@@ -6,11 +6,13 @@ import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, get_cfg
 
 # What means the same, in iterations and in epochs.
 _LENGTH = ("MAX_ITER", "EPOCHS")
 _STEPS = ("STEPS", "STEP_EPOCHS")
+#: Of detectron2, which mean nothing in a training that is counted in epochs.
+DEFAULT_STEPS = tuple(get_cfg().SOLVER.STEPS)
 
 
 @contextmanager
@@ -30,21 +32,23 @@ def any_number_of_epochs(cfg: CfgNode) -> Iterator[None]:
 
 
 def forget_steps(solver: CfgNode) -> None:
-    """Clear ``STEPS``, in place, where files count in epochs: these replace them.
+    """Clear ``STEPS``, in place, where files count in epochs: ``STEP_EPOCHS`` replace them.
+
+    Without ``STEP_EPOCHS`` the steps that a file gives stay; those of detectron2 are of no file.
 
     Args:
         solver: after the files, before the command line.
     """
-    if solver.EPOCHS > 0:
+    if solver.EPOCHS > 0 and (solver.STEP_EPOCHS or tuple(solver.STEPS) == DEFAULT_STEPS):
         solver.STEPS = ()
 
 
 def let_options_win(solver: CfgNode, recipe: CfgNode, keys: Collection[str]) -> None:
     """Make what the command line says about the schedule beat what files say, in place.
 
-    ``MAX_ITER`` beats ``EPOCHS``, and ``STEPS`` beat ``STEP_EPOCHS``. Where only the length is
-    given, steps that files count in epochs keep their share of it, as do those in iterations of a
-    training that is now counted in epochs.
+    ``MAX_ITER`` beats ``EPOCHS``, as do ``EPOCHS 0``, and ``STEPS`` beat ``STEP_EPOCHS``. Where
+    only the length is given, steps that files count in epochs keep their share of it, as do those
+    in iterations of a training that is now counted in epochs.
 
     Args:
         solver: of the configuration with the options.
@@ -58,14 +62,19 @@ def let_options_win(solver: CfgNode, recipe: CfgNode, keys: Collection[str]) -> 
     _require_one_unit(solver, given)
     if "STEPS" in given:
         solver.STEP_EPOCHS = []
-    steps_follow = given.isdisjoint(_STEPS)
-    if given & set(_LENGTH) == {"MAX_ITER"} and recipe.EPOCHS > 0:
+    length = given.intersection(_LENGTH)
+    if length == {"MAX_ITER"}:
         solver.EPOCHS = 0
-        if steps_follow:
-            steps = (int(share * solver.MAX_ITER) for share in _shares(recipe))
-            solver.STEPS, solver.STEP_EPOCHS = tuple(filter(None, steps)), []
-    elif "EPOCHS" in given and steps_follow:
+    if length and given.isdisjoint(_STEPS):
+        _keep_shares(solver, recipe)
+
+
+def _keep_shares(solver: CfgNode, recipe: CfgNode) -> None:
+    if solver.EPOCHS > 0:
         solver.STEP_EPOCHS = [share * solver.EPOCHS for share in _shares(recipe)]
+    elif recipe.EPOCHS > 0 and recipe.STEP_EPOCHS:
+        steps = (int(share * solver.MAX_ITER) for share in _shares(recipe))
+        solver.STEPS, solver.STEP_EPOCHS = tuple(filter(None, steps)), []
 
 
 def _require_one_unit(solver: CfgNode, given: Collection[str]) -> None:

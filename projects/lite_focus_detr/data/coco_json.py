@@ -7,13 +7,13 @@ import functools
 import json
 import logging
 import os
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 from detectron2.utils.file_io import PathManager
 
+from .atomic_file import atomic_file
 from .coco_format import check_annotation, check_structure, is_finite, is_number, shorten
 
 logger = logging.getLogger(__name__)
@@ -225,10 +225,7 @@ def _are_lengths(value: Any) -> TypeGuard[list[int]]:
 
 
 def write_json(dataset: Mapping[str, Any], path: str) -> str:
-    """Write atomically: processes that start together write the same content."""
-    folder = os.path.dirname(path)
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=folder, suffix=".json", delete=False) as file:
+    """Write atomically, see :func:`atomic_file`; returns the path."""
+    with atomic_file(path) as file:
         json.dump(dataset, file)
-    os.replace(file.name, path)
     return path

@@ -18,6 +18,7 @@ from .shapes import CLASS_NAMES, SPLITS, ShapesSpec, draw_dataset
 
 Record = dict[str, Any]
 
+_GENERATED = frozenset(f"shapes_{split}" for split in SPLITS)
 # Repaired annotations and predictions are written to files with the name of the data set.
 _FILE_NAME = re.compile(r"(?!\.)[^/\\\x00-\x1f\x7f]{1,200}")
 
@@ -32,7 +33,7 @@ def register_datasets(cfg: CfgNode) -> None:
         ValueError: an entry is malformed, or its name belongs to another entry, to a generated
             data set or to one of detectron2.
     """
-    taken = {f"shapes_{split}" for split in SPLITS}
+    taken = set(_GENERATED)
     entries = cfg.DATASETS.COCO
     if not isinstance(entries, (list, tuple)):
         raise ValueError(
@@ -114,6 +115,16 @@ class ShapesSource:
         draw_dataset(self.root, self.spec)
         image_root = self.spec.image_root(self.root)
         return list(load_coco_json(self.spec.json_file(self.root), image_root, self.name))
+
+
+def is_taken(name: str) -> bool:
+    """Whether a data set that is not of ``DATASETS.COCO`` has a name: generated, or detectron2's.
+
+    Args:
+        name: that an entry would have.
+    """
+    known = DatasetCatalog.data.get(name)
+    return name in _GENERATED or not (known is None or isinstance(known, CocoSource))
 
 
 def _register(name: str, source: Callable[[], list[Record]], **metadata: Any) -> None:

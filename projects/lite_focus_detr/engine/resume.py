@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +28,8 @@ def continue_command(argv: Sequence[str]) -> str:
     """The command line that goes on with what a command line has started.
 
     Args:
-        argv: of ``train_net.py``, or of ``lite-focus-detr`` with its command.
+        argv: of ``train_net.py``, of a module that ``python -m`` runs, or of ``lite-focus-detr``
+            with its command.
     """
     program, *options = argv
     name = os.path.basename(program)
@@ -35,8 +37,15 @@ def continue_command(argv: Sequence[str]) -> str:
         start = [name] if name == "lite-focus-detr" else ["python", "-m", "lite_focus_detr"]
         start, options = [*start, *options[:1]], options[1:]
     else:
-        start = ["python", program]
+        module = _module_name(program)
+        start = ["python", "-m", module] if module else ["python", program]
     return shlex.join([*start, *(["--resume"] if "--resume" not in options else []), *options])
+
+
+def _module_name(program: str) -> str | None:
+    """How ``python -m`` was told to run a program; None if it was started as a file."""
+    spec = sys.modules["__main__"].__spec__
+    return spec.name if spec is not None and spec.origin == program else None
 
 
 def parameter_names(optimizer: torch.optim.Optimizer, model: nn.Module) -> list[str]:

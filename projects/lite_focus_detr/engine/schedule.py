@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import os
 
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 
+from ..config.schedule import DEFAULT_STEPS
 from .checkpoint_io import write_atomically
-
-_DEFAULT_STEPS = tuple(get_cfg().SOLVER.STEPS)
 
 
 def resolve_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
@@ -48,7 +47,7 @@ def resolve_epochs(cfg: CfgNode, num_images: int) -> CfgNode:
     cfg = cfg.clone()
     cfg.defrost()
     cfg.SOLVER.MAX_ITER = iterations(solver.EPOCHS)
-    if solver.STEP_EPOCHS or tuple(solver.STEPS) == _DEFAULT_STEPS:
+    if solver.STEP_EPOCHS or tuple(solver.STEPS) == DEFAULT_STEPS:
         cfg.SOLVER.STEPS = tuple(iterations(step) for step in solver.STEP_EPOCHS)
     cfg.freeze()
     return cfg

@@ -25,13 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if something of the user's is wrong."""
     args = _parser().parse_args(arguments)
     with user_errors():
-        options = run_options(args, args.output or str(Path(args.weights).parent / "evaluation"))
+        options = run_options(args, args.output or _default_output(args.weights))
         config_file = choose_config(args.config_file, options, trust_imports=args.trust_imports)
         if args.data is not None:
             options = data_options(args.data, config_file, options, test=args.split)
         changes = {"eval_only": True, "num_gpus": args.num_gpus}
         run_args = detectron2_arguments(config_file, options, **changes)
     run(run_once, run_args)
+
+
+def _default_output(weights: str) -> str:
+    """Beside a local file; what is downloaded or installed has no folder of the user's."""
+    folder = "output" if "://" in weights else Path(weights).parent
+    return str(Path(folder, "evaluation"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,7 +51,9 @@ def _parser() -> argparse.ArgumentParser:
         "--split", choices=("train", "val", "test"), default="val", help="of --data"
     )
     parser.add_argument(
-        "--output", metavar="FOLDER", help="for the predictions; by default beside the weights"
+        "--output",
+        metavar="FOLDER",
+        help="for the predictions; by default evaluation/ beside local weights, or in output/",
     )
     add_trust_argument(parser)
     add_optimize_argument(parser)

@@ -1,8 +1,10 @@
 """A data folder as configuration."""
 
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from lite_focus_detr.config import load_config
+from lite_focus_detr.data import register_datasets
 from lite_focus_detr.data.folders import AnnotatedImages, DataFolder, folder_options
 
 SPLITS = {name: AnnotatedImages(f"{name}.json", f"my {name}") for name in ("train", "val", "test")}
@@ -28,3 +30,14 @@ def test_another_split_is_evaluated():
     assert cfg.DATASETS.TEST[0].endswith("_test")
     with pytest.raises(ValueError, match="cells has no split val; it has test"):
         folder_options(found, "cells")
+
+
+@pytest.mark.parametrize("folder", ["coco_2017", "voc_2007", "shapes"])
+def test_names_of_known_data_sets_are_left_to_them(folder):
+    cfg = load_config("", folder_options(FOUND, f"/data/{folder}"))
+    assert list(cfg.DATASETS.TRAIN) == [f"{folder}_data_train"]
+    register_datasets(cfg)
+    assert folder_options(FOUND, f"/data/{folder}")[3] == f"('{folder}_data_train',)"
+    for split in SPLITS:
+        DatasetCatalog.remove(f"{folder}_data_{split}")
+        MetadataCatalog.remove(f"{folder}_data_{split}")

@@ -85,3 +85,28 @@ def test_files_without_objects(write_folder):
     folder = write_folder("voc", {"train": ["c.png"]})
     with pytest.raises(ValueError, match=r"XML files of .* hold no object"):
         read(folder)
+
+
+def by_folders(source, folder, splits):
+    """The same data with folders that name the splits in the place of lists."""
+    for split, names in splits.items():
+        (folder / split).mkdir(parents=True)
+        for name in names:
+            shutil.copy(source / f"JPEGImages/{name}.png", folder / split)
+            shutil.copy(source / f"Annotations/{name}.xml", folder / split)
+    return folder
+
+
+def test_two_folders_of_one_split_are_refused(write_folder, tmp_path):
+    splits = {"train": "ab", "val": "d", "valid": "e"}
+    folder = by_folders(write_folder("voc"), tmp_path / "export", splits)
+    message = r"two folders of the split val, \S*/export/val and \S*/export/valid; move one"
+    with pytest.raises(ValueError, match=message):
+        read(folder)
+
+
+def test_a_split_without_objects(write_folder, boxes_of, expected_boxes, tmp_path):
+    splits = {"train": "ab", "val": "c"}
+    found = read(by_folders(write_folder("voc"), tmp_path / "export", splits))
+    assert boxes_of(found.val) == {"c.png": []}
+    assert boxes_of(found.train) == expected_boxes(["a.png", "b.png"])

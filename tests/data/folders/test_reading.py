@@ -1,5 +1,7 @@
 """Recognition of data folders: the three formats of the same data are the same data."""
 
+import os
+
 import pytest
 
 from lite_focus_detr.data.folders import read_data_folder
@@ -39,3 +41,18 @@ def test_a_folder_that_is_not_recognised_says_what_was_looked_for(tmp_path):
         read_data_folder(tmp_path / "none", tmp_path / "cache")
     with pytest.raises(ValueError, match=r"photo\.jpg is a file"):
         read_data_folder(tmp_path / "data/photo.jpg", tmp_path / "cache")
+
+
+@pytest.mark.parametrize("format", NAMES)
+def test_no_other_data_replaces_what_was_written(
+    format, write_folder, boxes_of, expected_boxes, tmp_path, monkeypatch
+):
+    first = write_folder(format, {"train": ["a.png", "b.png"]}).rename(tmp_path / "first")
+    found = read_data_folder(first, tmp_path / "cache")
+    second = write_folder(format, {"train": ["d.png", "e.png"]})
+    read_data_folder(second, tmp_path / "cache")
+    boxes = boxes_of(found.train) | boxes_of(found.val)
+    assert boxes == expected_boxes(["a.png", "b.png"])
+    # The same folder by another path is the same data.
+    monkeypatch.chdir(tmp_path)
+    assert read_data_folder("first", "cache").val.json_file == os.path.relpath(found.val.json_file)

@@ -102,3 +102,34 @@ def test_an_outline_becomes_its_box(write_folder, boxes_of):
         f"1 {10 / 61:.6f} {5 / 47:.6f} {30 / 61:.6f} {5 / 47:.6f} {20 / 61:.6f} {40 / 47:.6f}"
     )
     assert boxes_of(read(folder).val) == {"d.png": [("plate", 10, 5, 30, 40)]}
+
+
+def test_yaml_of_many_aliases_is_refused(write_folder):
+    folder = write_folder("yolo")
+    aliases = ", ".join(["*a"] * 20)
+    (folder / "data.yaml").write_text(f"names: [&a cell, {aliases}]\n")
+    with pytest.raises(ValueError, match=r"data\.yaml is refused: .* more than 16 YAML aliases"):
+        read(folder)
+
+
+def test_the_file_of_names_is_never_half_written(write_folder, tmp_path, monkeypatch):
+    folder = write_folder("yolo")
+    (folder / "data.yaml").unlink()
+    (folder / "classes.txt").write_text("cell\nplate\n")
+    read(folder)
+    (names,) = (tmp_path / "cache").rglob("yolo_names.yaml")
+    before = names.stat().st_ino
+
+    def fail(*args, **kwargs):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("yaml.safe_dump", fail)
+        with pytest.raises(OSError, match="disk full"):
+            read(folder)
+    assert names.read_text().split() == ["names:", "-", "cell", "-", "plate"]
+    # Another process that has opened the file still reads the whole of it.
+    with names.open() as opened:
+        read(folder)
+        assert names.stat().st_ino != before
+        assert opened.read().split() == ["names:", "-", "cell", "-", "plate"]

@@ -31,12 +31,27 @@ class VocPart(NamedTuple):
 
 
 def find_voc(folder: Path) -> list[VocPart]:
-    """The parts of a folder in Pascal VOC format; none if it is of another."""
+    """The parts of a folder in Pascal VOC format; none if it is of another.
+
+    Raises:
+        ValueError: two folders are of one split; names both.
+    """
     whole = _find_part(None, folder)
     if whole is not None:
         return [whole]
-    parts = [_find_part(split, place) for split, place in split_folders(folder)]
-    return [part for part in parts if part is not None]
+    parts: dict[str, VocPart] = {}
+    places: dict[str, Path] = {}
+    for split, place in split_folders(folder):
+        part = _find_part(split, place)
+        if part is None:
+            continue
+        if split in parts:
+            raise ValueError(
+                f"{folder} has two folders of the split {split}, {places[split]} and {place}; "
+                "move one of them away, or put all files into one"
+            )
+        parts[split], places[split] = part, place
+    return list(parts.values())
 
 
 def read_voc_folder(
@@ -61,7 +76,7 @@ def read_voc_folder(
         raise ValueError(f"the XML files of {folder} hold no object")
     splits = {}
     for part, dataset in zip(parts, loaded, strict=True):
-        order = np.array([names.index(name) for name in dataset.classes])
+        order = np.array([names.index(name) for name in dataset.classes], dtype=int)
         for detections in dataset.annotations.values():
             detections.class_id = order[detections.class_id]
         for split, paths in _paths_by_split(folder, part, dataset.annotations).items():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 from pathlib import Path
 
 from . import coco, pascal_voc, yolo
@@ -17,6 +19,8 @@ def read_data_folder(folder: str | Path, cache_dir: str | Path) -> DataFolder:
     COCO files are taken as they are. Those of YOLO and Pascal VOC are converted by the library
     ``supervision`` (extra ``data``); the three formats of the same data give the same boxes.
     Without a validation split 20 % of the training images become it, which a line of the log says.
+    What is written lies in a folder of ``cache_dir`` with a name made of the path of the data, so
+    that no other data ever replaces it.
 
     Args:
         folder: the user's data.
@@ -26,7 +30,8 @@ def read_data_folder(folder: str | Path, cache_dir: str | Path) -> DataFolder:
         ValueError: the folder is not recognised, which names what was looked for, or a file in it
             is malformed.
     """
-    folder, cache = Path(folder), Path(cache_dir)
+    folder = Path(folder)
+    cache = Path(cache_dir, hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16])
     if not folder.is_dir():
         fault = "is a file" if folder.exists() else "does not exist"
         raise ValueError(f"the data folder {folder} {fault}; name a folder of images and labels")

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from ...config.safe_yaml import parse_yaml
+from ..atomic_file import atomic_file
 from .conversion import load, supervision, write_coco
 from .layout import has_files, images_of, split_folders, split_of
 from .records import AnnotatedImages
@@ -33,7 +35,7 @@ def find_yolo(folder: Path) -> YoloFolder | None:
     """What describes a folder in YOLO format, or None if it is of another.
 
     Raises:
-        ValueError: a YAML file is malformed.
+        ValueError: a YAML file is malformed, or refused because of its size or its aliases.
     """
     for path in sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")]):
         content = _read_yaml(path)
@@ -92,8 +94,8 @@ def read_yolo_folder(
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError) as error:
+        return parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         line = str(error).replace("\n", " ")
         raise ValueError(f"{path} is not valid YAML: {line}") from error
 
@@ -108,9 +110,9 @@ def _data_yaml(folder: Path, found: YoloFolder, cache: Path) -> Path:
     if found.content:
         return found.names_file
     names = [line.strip() for line in found.names_file.read_text(encoding="utf-8").splitlines()]
-    cache.mkdir(parents=True, exist_ok=True)
     data_yaml = cache / "yolo_names.yaml"
-    data_yaml.write_text(yaml.safe_dump({"names": [name for name in names if name]}))
+    with atomic_file(data_yaml) as file:
+        yaml.safe_dump({"names": [name for name in names if name]}, file)
     return data_yaml
 
 
