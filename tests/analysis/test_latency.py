@@ -6,7 +6,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import nn
 
-from lite_focus_detr.analysis.latency import fit_budget, median_seconds, part_seconds
+from lite_focus_detr.analysis.latency import PartTimer, fit_budget, median_seconds, part_seconds
 
 
 @pytest.fixture
@@ -84,3 +84,19 @@ def test_parts_are_timed_without_the_first_run(clock):
         "total": 52.5,
     }
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in parts.values())
+
+
+def test_the_time_of_a_part_adds_up_over_its_calls(clock):
+    class Waits(nn.Module):
+        def forward(self, seconds):
+            clock[0] += seconds
+            return seconds
+
+    model = nn.ModuleDict({"encoder": Waits(), "decoder": Waits()})
+    model.device = torch.device("cpu")
+    with PartTimer(model, ["encoder"]) as timer:
+        model["encoder"](2.0)
+        model["decoder"](5.0)
+        model["encoder"](1.5)
+    model["encoder"](7.0)
+    assert timer.seconds == {"encoder": 3.5}

@@ -52,3 +52,10 @@ def test_gather_and_scatter_have_the_gradients_of_a_permutation(selection):
     rows = torch.randn(3, 10, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(selection.gather, (x,))
     assert torch.autograd.gradcheck(selection.scatter, (x, rows))
+
+
+def test_the_tokens_of_an_image_are_those_within_its_budget(selection):
+    for image, budget in enumerate(BUDGETS):
+        assert torch.equal(selection.of_image(image), selection.indices[image, :budget])
+        everything = selection._replace(within_budget=None)
+        assert torch.equal(everything.of_image(image), selection.indices[image])

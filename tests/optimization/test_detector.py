@@ -95,6 +95,22 @@ def test_resnets_convolutions_and_feed_forward_parts_are_packed():
     assert len(parts) == 6 + 3 + 6
 
 
+def test_layers_with_another_activation_keep_it(tiny_config):
+    model = build_model(tiny_config("dino")).eval()
+    for layer in model.encoder.layers:
+        layer.activation = torch.nn.GELU()
+    optimized = optimize_for_inference(model)
+    assert_same_outputs(optimized, model, images_of(model, (64, 96)), rtol=0, atol=1e-5)
+
+
+@needs_bfloat16
+def test_half_precision_is_that_of_the_outputs_too(tiny_config):
+    model = build_model(tiny_config("deformable")).eval()
+    optimized = optimize_for_inference(model, torch.bfloat16)
+    images = images_of(model, (64, 96))
+    assert_same_outputs(optimized, model, images, rtol=0, atol=0.1)
+
+
 @needs_bfloat16
 def test_half_precision_detects_nearly_the_same(tiny_config, make_batch):
     model = build_model(tiny_config("deformable")).eval()

@@ -27,6 +27,7 @@ def test_a_file_for_bytes_is_exported_checked_and_evaluated(
     pixels = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)
     Image.fromarray(pixels).save(photo)
     options = ["--layout", "hwc", "--dtype", "uint8", "--images", str(photo)]
+    options += ["--opts", "TEST.OPTIMIZE", "float32"]  # is for detection in PyTorch
     export_model.main([*weights, "--output", str(output), *options])
     assert f"Wrote {output}" in capsys.readouterr().out
     (images,) = start_session(str(output)).get_inputs()

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from functools import partial
 
 import torch
 
@@ -28,6 +29,41 @@ def median_seconds(run: Callable[[], object], rounds: int = 3) -> float:
     return statistics.median(seconds)
 
 
+class PartTimer:
+    """Measures how long parts of a detector take, between ``with`` and its end.
+
+    Attributes:
+        seconds: by part, of all its calls together.
+    """
+
+    def __init__(self, model: DetectionTransformer, parts: Sequence[str] = PARTS) -> None:
+        """
+        Args:
+            model: to watch.
+            parts: names of its children; a part that was not called takes no time.
+        """
+        self.model = model
+        self.seconds = dict.fromkeys(parts, 0.0)
+        self._hooks = ExitStack()
+
+    def __enter__(self) -> PartTimer:
+        for part in self.seconds:
+            module = getattr(self.model, part)
+            before = module.register_forward_pre_hook(partial(self._add, part, -1.0))
+            self._hooks.callback(before.remove)
+            after = module.register_forward_hook(partial(self._add, part, 1.0))
+            self._hooks.callback(after.remove)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._hooks.close()
+
+    def _add(self, part: str, sign: float, *_: object) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        self.seconds[part] += sign * time.perf_counter()
+
+
 def part_seconds(
     model: DetectionTransformer, run: Callable[[], object], rounds: int = 3
 ) -> dict[str, float]:
@@ -41,31 +77,13 @@ def part_seconds(
     Returns:
         seconds by part, and of the whole run as ``total``.
     """
-    spent: dict[str, list[float]] = {}
-    started: dict[str, float] = {}
-
-    def now() -> float:
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        return time.perf_counter()
-
-    def start(part: str) -> None:
-        started[part] = now()
-
-    def stop(part: str) -> None:
-        spent.setdefault(part, []).append(now() - started[part])
-
-    with ExitStack() as hooks:
-        for part in PARTS:
-            module = getattr(model, part)
-            before = module.register_forward_pre_hook(lambda *_, part=part: start(part))
-            hooks.callback(before.remove)
-            hooks.callback(module.register_forward_hook(lambda *_, part=part: stop(part)).remove)
-        for _ in range(rounds + 1):
-            start("total")
+    runs = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        with PartTimer(model) as timer:
             run()
-            stop("total")
-    return {part: statistics.median(seconds[1:]) for part, seconds in spent.items()}
+        runs.append({**timer.seconds, "total": time.perf_counter() - start})
+    return {part: statistics.median(x[part] for x in runs[1:]) for part in runs[0]}
 
 
 def fit_budget(

@@ -69,7 +69,7 @@ def kept_tokens(trace: SelectionTrace) -> tuple[Tensor, Tensor]:
     kept = torch.zeros(len(trace.kept), trace.foreground.shape[1], dtype=torch.bool)
     objects = torch.zeros_like(kept)
     for layer, selection in enumerate(trace.kept):
-        kept[layer, selection.indices[0].cpu()] = True
+        kept[layer, selection.of_image(0).cpu()] = True
         if trace.objects:
             chosen = selection.indices[0, trace.objects[layer].indices[0]]
             objects[layer, chosen.cpu()] = True

@@ -48,7 +48,13 @@ def add_lite_focus_detr_config(cfg: CfgNode) -> None:
 
 
 # What of the configuration of a training is about its machine, and nothing for another one.
-_OF_THE_MACHINE = ("OUTPUT_DIR", "MODEL.DEVICE", "MODEL.WEIGHTS", "MODEL.TIMM.PRETRAINED")
+_OF_THE_MACHINE = (
+    "OUTPUT_DIR",
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+    "MODEL.TIMM.PRETRAINED",
+    "TEST.OPTIMIZE",
+)
 
 
 @dataclass(frozen=True)

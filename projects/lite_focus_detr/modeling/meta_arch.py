@@ -193,8 +193,7 @@ class DetectionTransformer(nn.Module):
         results: dict[int, dict[str, Instances]] = {}
         for group in group_images(batched_inputs):
             images = self.preprocess_image([batched_inputs[index] for index in group])
-            with autocast(self.device, self.inference_dtype):
-                outputs = self.forward_outputs(images)
+            outputs = self.forward_outputs(images)
             for index, found in zip(group, self.select_detections(outputs, images), strict=True):
                 (height, width), inputs = found.image_size, batched_inputs[index]
                 size = inputs.get("height", height), inputs.get("width", width)
@@ -226,34 +225,37 @@ class DetectionTransformer(nn.Module):
             targets: ground truth, for denoising and the encoder's losses; None: without these.
             return_sampling: say where the decoder samples, also if no loss asks for it.
         """
-        tokens = self.build_tokens(images)
-        encoded = self.encoder(tokens, self.proposal_head)
-        queries = self.query_selector(encoded.memory, tokens, self.proposal_head, proposal_indices)
-        denoising, decoder_queries = None, queries
-        if targets is not None and self.denoising is not None:
-            denoising = self.denoising(targets, queries.content.shape[1])
-            decoder_queries = denoising.prepend_to(queries)
-        learns_from_sampling = targets is not None and self.encoder.needs_sampling
-        arguments = (decoder_queries, encoded.memory, tokens, self.heads)
-        decoded = self.decoder(*arguments, return_sampling or learns_from_sampling)
-        denoising_outputs: list[Prediction] = []
-        if denoising is not None:
-            denoising_outputs, decoded = denoising.split(decoded)
-        *earlier, last = decoded.predictions
-        return DetectorOutputs(
-            pred_logits=last.logits,
-            pred_boxes=last.boxes,
-            aux_outputs=earlier,
-            proposal_outputs=queries.proposals,
-            proposal_indices=queries.indices,
-            memory=encoded.memory,
-            padding_mask=queries.padding_mask,
-            tokens=tokens,
-            encoder=encoded,
-            denoising=denoising,
-            denoising_outputs=denoising_outputs,
-            sampling=decoded.sampling,
-        )
+        with autocast(self.device, self.inference_dtype):
+            tokens = self.build_tokens(images)
+            encoded = self.encoder(tokens, self.proposal_head)
+            queries = self.query_selector(
+                encoded.memory, tokens, self.proposal_head, proposal_indices
+            )
+            denoising, decoder_queries = None, queries
+            if targets is not None and self.denoising is not None:
+                denoising = self.denoising(targets, queries.content.shape[1])
+                decoder_queries = denoising.prepend_to(queries)
+            learns_from_sampling = targets is not None and self.encoder.needs_sampling
+            arguments = (decoder_queries, encoded.memory, tokens, self.heads)
+            decoded = self.decoder(*arguments, return_sampling or learns_from_sampling)
+            denoising_outputs: list[Prediction] = []
+            if denoising is not None:
+                denoising_outputs, decoded = denoising.split(decoded)
+            *earlier, last = decoded.predictions
+            return DetectorOutputs(
+                pred_logits=last.logits,
+                pred_boxes=last.boxes,
+                aux_outputs=earlier,
+                proposal_outputs=queries.proposals,
+                proposal_indices=queries.indices,
+                memory=encoded.memory,
+                padding_mask=queries.padding_mask,
+                tokens=tokens,
+                encoder=encoded,
+                denoising=denoising,
+                denoising_outputs=denoising_outputs,
+                sampling=decoded.sampling,
+            )
 
     def build_tokens(self, images: ImageList) -> FeatureTokens:
         """Backbone and neck."""

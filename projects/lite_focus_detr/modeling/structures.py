@@ -191,6 +191,11 @@ class TokenSelection(NamedTuple):
         )
         return TokenSelection(indices, torch.cat(tuple(masks), 1))
 
+    def of_image(self, image: int) -> Tensor:
+        """Indices (N',) of the tokens of one sequence, without fillers."""
+        indices = self.indices[image]
+        return indices if self.within_budget is None else indices[self.within_budget[image]]
+
     def gather(self, x: Tensor) -> Tensor:
         """The selected rows (B, N, C) of x (B, S, C)."""
         return x.flatten(0, 1).index_select(0, self._flat(x)).view(*self.indices.shape, x.shape[-1])

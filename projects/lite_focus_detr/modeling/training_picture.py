@@ -50,9 +50,8 @@ def count_kept(
         (H, W) on the CPU: the sum over layers and levels.
     """
     counts = torch.zeros(sum(height * width for height, width in shapes))
-    for indices, within_budget in layers:
-        chosen = indices[0] if within_budget is None else indices[0, within_budget[0]]
-        counts[chosen.cpu()] += 1
+    for selection in layers:
+        counts[selection.of_image(0).cpu()] += 1
     levels = torch.split(counts, [height * width for height, width in shapes])
     maps = [level.view(1, 1, *shape) for level, shape in zip(levels, shapes, strict=True)]
     return torch.cat([F.interpolate(x, size) for x in maps]).sum((0, 1))

@@ -33,12 +33,15 @@ class TransformerLayer(nn.Module):
         """The residual branch of the feed-forward part, (..., C) to (..., C)."""
         return self.two_layers(x, self.linear1, self.linear2)
 
-    def two_layers(self, x: Tensor, first: nn.Module, second: nn.Module) -> Tensor:
-        """``second`` of the activated ``first`` of (..., C), with dropout after each."""
+    def two_layers(self, x: Tensor, first: nn.Module, second: nn.Module | None) -> Tensor:
+        """``second`` of the activated ``first`` of (..., C), with dropout after each; without a
+        ``second`` the ``first`` is all of that, for inference."""
         # As a matrix: of three dimensions a linear layer returns a view, and what is done to a
         # view in place copies its gradient.
-        hidden = self.dropout(self.activation(first(x.flatten(0, -2))))
-        return self.dropout(second(hidden)).view(x.shape)
+        hidden = first(x.flatten(0, -2))
+        if second is not None:
+            hidden = self.dropout(second(self.dropout(self.activation(hidden))))
+        return hidden.view(x.shape)
 
 
 def run_layer(gradient_checkpointing: bool, layer: Callable[..., Any], *args: Any) -> Any:

@@ -117,7 +117,6 @@ def pack_transformer(model: nn.Module, dtype: torch.dtype) -> None:
                     setattr(module, name, PackedLinear(layer, dtype))
         if isinstance(module, TransformerLayer):
             for first, second in module.feed_forward_layers:
-                layers = getattr(module, first), getattr(module, second)
+                layers = getattr(module, first), module.activation, getattr(module, second)
                 setattr(module, first, PackedFeedForward(*layers, dtype))
-                setattr(module, second, nn.Identity())
-            module.activation = nn.Identity()
+                setattr(module, second, None)

@@ -50,16 +50,21 @@ class PackedLinear(nn.Module):
 class PackedFeedForward(nn.Module):
     """Both layers of a feed-forward part, for as many tokens at a time as the cache holds."""
 
-    def __init__(self, first: nn.Linear, second: nn.Linear, dtype: torch.dtype) -> None:
+    def __init__(
+        self, first: nn.Linear, activation: nn.Module, second: nn.Linear, dtype: torch.dtype
+    ) -> None:
         """Pack the weights of the layers.
 
         Args:
             first: from C channels to the hidden ones.
+            activation: of these.
             second: back to C.
             dtype: see :class:`PackedLinear`.
         """
         super().__init__()
-        self.first = PackedLinear(first, dtype, relu=True)
+        fused = isinstance(activation, nn.ReLU)
+        self.first = PackedLinear(first, dtype, relu=fused)
+        self.activation = nn.Identity() if fused else activation
         self.second = PackedLinear(second, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -67,7 +72,7 @@ class PackedFeedForward(nn.Module):
         result = x.new_empty(x.shape, dtype=self.second.dtype)
         for start in range(0, len(x), CHUNK):
             part = slice(start, start + CHUNK)
-            result[part] = self.second(self.first(x[part]))
+            result[part] = self.second(self.activation(self.first(x[part])))
         return result
 
 

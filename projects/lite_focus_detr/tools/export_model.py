@@ -30,6 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     with user_errors():
         image_input = ImageInput(args.layout, args.dtype, args.normalized)
+        # Packed weights cannot be exported.
+        args.opts = [*args.opts, "TEST.OPTIMIZE", "none"]
         cfg = inference_config(args)
         images = read_images(cfg, args.images)
         model = Predictor(cfg).model

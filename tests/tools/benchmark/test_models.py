@@ -1,37 +1,10 @@
-import time
-
 import numpy as np
 import pytest
-from torch import nn
 
 from lite_focus_detr import model_zoo
 from lite_focus_detr.tools.benchmark.__main__ import main
 from lite_focus_detr.tools.benchmark.contenders import Contender, detector_workload, make_inputs
-from lite_focus_detr.tools.benchmark.models import PARTS, PartTimer, Runs, run_rounds, table
-
-
-class Waits(nn.Module):
-    """Takes some time."""
-
-    def __init__(self, seconds):
-        super().__init__()
-        self.seconds = seconds
-
-    def forward(self, x):
-        time.sleep(self.seconds)
-        return x
-
-
-def test_the_time_of_each_part_adds_up_over_its_calls():
-    model = nn.ModuleDict({name: Waits(0.02 * (name == "encoder")) for name in PARTS})
-    timer = PartTimer(model)
-    for part in (*model.values(), model["encoder"]):
-        part(0)
-    seconds = timer.close()
-    assert seconds["encoder"] >= 0.04
-    assert max(seconds[name] for name in PARTS if name != "encoder") < 0.02
-    model["encoder"](0)
-    assert timer.close() == seconds
+from lite_focus_detr.tools.benchmark.models import PARTS, Runs, run_rounds, table
 
 
 def test_every_contender_runs_once_more_than_it_is_measured():

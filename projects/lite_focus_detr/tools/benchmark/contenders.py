@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...modeling import DetectionTransformer
 from ...optimization import optimize_for_inference
@@ -31,7 +31,7 @@ class Contender(NamedTuple):
     """A detector that takes part."""
 
     workload: Workload
-    model: nn.Module | None = None  #: whose parts are measured apart
+    model: DetectionTransformer | None = None  #: whose parts are measured apart
 
 
 def make_contenders(

@@ -24,8 +24,8 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +33,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from tabulate import tabulate
-from torch import nn
 
+from ...analysis.latency import PartTimer
 from ...engine import user_errors
 from ...model_zoo import get_config
 from ..command_line import BASELINE
@@ -89,51 +89,17 @@ def make_workloads(*options: Any) -> dict[Name, Workload]:
     return {name: contender.workload for name, contender in make_contenders(*options).items()}
 
 
-class PartTimer:
-    """Measures how long the parts of a detector take whenever it runs."""
-
-    def __init__(self, model: nn.Module) -> None:
-        """Watch the parts.
-
-        Args:
-            model: with the children :data:`PARTS`.
-        """
-        self.seconds = dict.fromkeys(PARTS, 0.0)
-        children = dict(model.named_children())
-        self._handles = []
-        for name in PARTS:
-            part = children[name]
-            self._handles.append(part.register_forward_pre_hook(partial(self._start, name)))
-            self._handles.append(part.register_forward_hook(partial(self._stop, name)))
-
-    def _start(self, name: str, *_: Any) -> None:
-        self.seconds[name] -= time.perf_counter()
-
-    def _stop(self, name: str, *_: Any) -> None:
-        self.seconds[name] += time.perf_counter()
-
-    def close(self) -> dict[str, float]:
-        """Stop watching; return the seconds of each part."""
-        for handle in self._handles:
-            handle.remove()
-        return self.seconds
-
-
 def run_rounds(contenders: Mapping[Name, Contender], rounds: int, device: str) -> dict[Name, Runs]:
-    """Run all in turn, ``rounds`` times and once before.
-
-    Parts are measured on the CPU only, where nothing runs after a call has returned.
-    """
+    """Run all in turn, ``rounds`` times and once before."""
     times: dict[Name, list[tuple[float, float]]] = {name: [] for name in contenders}
     parts: dict[Name, list[dict[str, float]]] = {name: [] for name in contenders}
     for round_number in range(rounds + 1):
         for name, (workload, model) in contenders.items():
-            timer = PartTimer(model) if model is not None and device == "cpu" else None
-            measured = timed(workload, device)
-            found = {} if timer is None else timer.close()
+            with nullcontext() if model is None else PartTimer(model, PARTS) as timer:
+                measured = timed(workload, device)
             if round_number > 0:
                 times[name].append(measured)
-                parts[name].append(found)
+                parts[name].append({} if timer is None else timer.seconds)
     return {
         name: Runs(*np.array(times[name]).T, _medians(parts[name]))  # type: ignore[call-arg]
         for name in contenders
