@@ -93,6 +93,17 @@ def test_faults_in_what_a_checkpoint_holds_are_named_with_its_file(text, message
         load_config(SavedConfig(text, "a.pth"))
 
 
+@pytest.mark.parametrize("name", ["hf-hub:evil/x", "hf_hub:evil/x", "local-dir:/evil"])
+def test_models_of_timm_that_lie_elsewhere_need_trust_but_not_those_of_the_user(name):
+    text = f"MODEL: {{TIMM: {{NAME: {name!r}, PRETRAINED: true}}}}"
+    with pytest.raises(ValueError, match=rf"a\.pth takes the model {name!r} .*--trust-imports"):
+        load_config(SavedConfig(text, "a.pth"))
+    trusted = load_config(SavedConfig(text, "a.pth", trust_imports=True)).MODEL.TIMM
+    assert trusted == {"NAME": name, "PRETRAINED": False}
+    of_the_user = load_config("", ["MODEL.TIMM.NAME", name]).MODEL.TIMM
+    assert of_the_user == {"NAME": name, "PRETRAINED": False}
+
+
 def test_modules_that_a_checkpoint_names_need_trust_but_not_those_of_the_user(
     tmp_path, monkeypatch
 ):

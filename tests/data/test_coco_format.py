@@ -9,7 +9,7 @@ from lite_focus_detr.data.coco_format import (
     check_structure,
     is_finite,
     is_number,
-    shorten,
+    name_first,
 )
 
 VALID = {
@@ -91,4 +91,4 @@ def test_numbers_and_their_ends():
     assert [is_number(x) for x in (1, 1.5, True, "1", None)] == [True, True, False, False, False]
     finite = [is_finite(x) for x in (1, 2.5, float("inf"), float("nan"), HUGE)]
     assert finite == [True, True, False, False, False]
-    assert shorten([1, "b", 3], limit=2) == "1, 'b', ..."
+    assert name_first([1, "b", 3], limit=2) == "1, 'b', ..."

@@ -118,6 +118,19 @@ def test_a_newest_checkpoint_with_code_is_skipped_by_resume(train, tmp_path, tra
     assert (tmp_path / "out/model_final.pth").exists()
 
 
+@pytest.mark.fault(area="security", expected="refused")
+@pytest.mark.parametrize("name", ["hf-hub:evil/x", "local-dir:/evil"])
+def test_a_backbone_elsewhere_that_weights_name_is_refused(tool, coco, tmp_path, name):
+    config = f"MODEL: {{BACKBONE: {{NAME: build_timm_backbone}}, TIMM: {{NAME: {name!r}}}}}"
+    content = {"model": {"w": torch.ones(1)}, "detector": {"config": config}}
+    torch.save(content, tmp_path / "evil.pth")
+    image = next(coco.image_root.iterdir())
+    arguments = ("--image", image, "--output", tmp_path / "page.html")
+    line = tool("compare", "--weights", tmp_path / "evil.pth", *arguments).refusal()
+    assert f"evil.pth takes the model {name!r} (MODEL.TIMM.NAME) from elsewhere" in line
+    assert "--trust-imports" in line
+
+
 TAGS = {
     "apply": "!!python/object/apply:os.system ['touch {}']",
     "apply eval": "!!python/object/apply:eval [\"open('{}', 'w')\"]",

@@ -2,6 +2,7 @@ import json
 import shlex
 import shutil
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -117,3 +118,38 @@ def test_many_classes_are_counted(check, write_folder, monkeypatch):
     monkeypatch.setattr(check_dataset, "SHOWN_CLASSES", 1)
     _, printed, _ = check(write_folder("coco"))
     assert "and 1 more classes" in printed
+
+
+def test_the_samples_are_spread_over_both_halves(check, tmp_path, monkeypatch):
+    sheets = []
+    monkeypatch.setattr(
+        check_dataset,
+        "draw_contact_sheet",
+        lambda *arguments: sheets.append(arguments) or np.zeros((1, 1, 3), np.uint8),
+    )
+    # The last of 16 + 15 images has a plate as well.
+    for split, numbers in (("train", range(16)), ("val", range(16, 31))):
+        images = [
+            {"id": i, "file_name": f"{i}.png", "width": 60, "height": 40 + i} for i in numbers
+        ]
+        objects = [(i, 1) for i in numbers] + [(30, 2)] * (30 in numbers)
+        content = {
+            "images": images,
+            "annotations": [
+                {"id": place, "image_id": image, "category_id": label, "bbox": [2, 3, 20, 10]}
+                for place, (image, label) in enumerate(objects)
+            ],
+            "categories": [{"id": 1, "name": "cell"}, {"id": 2, "name": "plate"}],
+        }
+        path = tmp_path / f"data/annotations/instances_{split}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+        (tmp_path / "data/images").mkdir(exist_ok=True)
+        for image in images:
+            size = (image["width"], image["height"])
+            Image.new("RGB", size).save(tmp_path / "data/images" / image["file_name"])
+    check(tmp_path / "data")
+    ((cells, _, legend),) = sheets
+    names = [f"{'train' if i < 16 else 'val'}: {i}.png" for i in range(0, 31, 2)]
+    assert [name for name, _ in cells] == names
+    assert [text for text, _ in legend] == ["cell 16", "plate 1"]

@@ -177,3 +177,12 @@ def test_optimize_is_a_key_of_the_configuration(words, expected):
     command_line.add_config_arguments(parser)
     args = parser.parse_args([*words, "--weights", "a.pth"])
     assert command_line.options_with_weights(args) == ["MODEL.WEIGHTS", "a.pth", *expected]
+
+
+def test_a_file_to_write_is_left_as_it_was(tmp_path):
+    (tmp_path / "old.html").write_text("old")
+    assert command_line.output_file(str(tmp_path / "old.html")).read_text() == "old"
+    assert not command_line.output_file(str(tmp_path / "new/page.html")).exists()
+    assert (tmp_path / "new").is_dir()
+    with pytest.raises(SystemExit, match=r"--output: cannot write .*Is a directory"):
+        command_line.output_file(str(tmp_path))

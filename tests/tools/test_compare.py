@@ -94,7 +94,10 @@ def test_a_mistake_is_one_line(arguments, tmp_path, change, message, capsys):
     assert not (tmp_path / "page.html").exists()
 
 
-def test_a_place_that_cannot_be_written_is_one_line(arguments, tmp_path):
+def test_a_place_that_cannot_be_written_is_one_line_before_any_work(
+    arguments, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(compare, "load_predictors", None)
     (tmp_path / "file").write_text("")
     with pytest.raises(SystemExit, match="--output: cannot write"):
         compare.main([*arguments, "--output", str(tmp_path / "file" / "page.html")])

@@ -152,3 +152,22 @@ def test_incomplete_file_is_not_written_for_transformers(config_file, tmp_path):
 
     assert "own.pth lacks 1 tensors of the model, encoder.layers.0.norm1.bias" in stopped.value.code
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_average_of_a_training_is_what_is_converted_if_ema_is_enabled(
+    config_file, tmp_path, enabled
+):
+    model, _ = model_of(config_file)
+    average = {name: torch.full_like(x, 7) for name, x in model.state_dict().items()}
+    wrapped = {f"module.{name}": x for name, x in average.items()}
+    content = {"model": model.state_dict(), "ema": {**wrapped, "n_averaged": torch.tensor(3)}}
+    torch.save(content, tmp_path / "own.pth")
+    files = [str(tmp_path / "own.pth"), str(tmp_path / "out.pth")]
+
+    main([*files, "--config-file", config_file, "--opts", "MODEL.EMA.ENABLED", str(enabled)])
+
+    written = torch.load(tmp_path / "out.pth", weights_only=True)["model"]
+    expected = average if enabled else model.state_dict()
+    assert written.keys() == expected.keys()
+    assert all(torch.equal(written[name], x) for name, x in expected.items())

@@ -19,12 +19,12 @@ from lite_focus_detr.tools.page import DetectorView
 def make_view(small_config, tmp_path):
     """Views of small detectors with random weights, by the names of their architectures."""
 
-    def make(*architectures):
+    def make(*architectures, keep_ratios=(0.5, 0.5)):
         predictors = []
-        for architecture in architectures:
+        for architecture, ratio in zip(architectures, keep_ratios, strict=False):
             cfg = small_config.clone()
             cfg.MODEL.META_ARCHITECTURE = architecture
-            cfg.MODEL.FOCUS.KEEP_RATIOS = [0.5]
+            cfg.MODEL.FOCUS.KEEP_RATIOS = [ratio]
             cfg.MODEL.WEIGHTS = str(tmp_path / f"{architecture}.pth")
             model = build_model(cfg)
             for name, parameter in model.named_parameters():
@@ -100,12 +100,24 @@ def test_without_gradio_the_extra_is_named(monkeypatch):
 
 
 @pytest.fixture
-def served(make_view):
-    """The address of the page of a selective and a dense detector."""
+def serve():
+    """Serve the page of a view; returns its address."""
     pytest.importorskip("gradio", reason="gradio is not installed: pip install gradio")
-    blocks = page_tool.build_page(make_view("FocusDETR", "DeformableDETR"))
-    yield page_tool.serve(blocks, 0)
-    blocks.close()
+    pages = []
+
+    def serve(view):
+        pages.append(page_tool.build_page(view))
+        return page_tool.serve(pages[-1], 0)
+
+    yield serve
+    for page in pages:
+        page.close()
+
+
+@pytest.fixture
+def served(serve, make_view):
+    """The address of the page of a selective and a dense detector."""
+    return serve(make_view("FocusDETR", "DeformableDETR"))
 
 
 def test_only_this_machine_can_reach_the_page(served):
@@ -166,6 +178,21 @@ def test_an_image_is_uploaded_and_detected_in(
         expect(page.locator("iframe")).to_have_count(0)
     assert [x for x in requests if not x.startswith(served)] == []
     assert [x for x in complaints if x != "Method not implemented."] == []
+
+
+@pytest.mark.browser
+def test_budgets_are_those_of_the_detectors_until_the_slider_has_moved(
+    serve, make_view, image, open_page
+):
+    expect = pytest.importorskip("playwright.sync_api").expect
+    page, _, _ = open_page(serve(make_view("FocusDETR", "FocusDETR", keep_ratios=(0.1, 0.4))))
+    page.locator("input[type=file]").set_input_files(image)
+    kept = page.frame_locator("iframe").locator("[data-kept]")
+    expect(kept).to_have_text([str(int(0.1 * 65) + 1), str(int(0.4 * 65) + 1)])
+    slider = page.get_by_label("number input for Keep ratio")
+    for ratio in (0.3, 0.4):  # The second is where it was.
+        slider.fill(str(ratio))
+        expect(kept).to_have_text(2 * [str(int(ratio * 65) + 1)])
 
 
 @pytest.mark.browser

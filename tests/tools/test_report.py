@@ -174,7 +174,14 @@ def test_without_the_library_one_line_says_what_to_install(run, monkeypatch):
         run("DeformableDETR")
 
 
-def test_a_page_that_cannot_be_written_is_one_line(run, tmp_path):
+def test_the_report_is_silent_about_tokens_that_were_not_looked_at(run):
+    page, _ = run("FocusDETR", "--num-pictures", "0", "--num-token-images", "0")
+    assert "scores no tokens" not in page
+    assert "Kept tokens" not in page
+
+
+def test_a_page_that_cannot_be_written_is_one_line_before_any_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "Predictor", None)
     (tmp_path / "out").write_text("a file")
     with pytest.raises(SystemExit, match="--output: cannot write"):
         run("DeformableDETR")

@@ -277,3 +277,22 @@ def test_names_are_text_whatever_they_are(open_page, tmp_path):
     assert page.locator("img").count() == 0
     assert requests == [path.as_uri()]
     assert complaints == []
+
+
+@pytest.mark.browser
+def test_a_layer_that_a_detector_does_not_have_is_not_drawn(open_page, tmp_path):
+    path = tmp_path / "page.html"
+    long = inspection()
+    short = inspection(layers=long.layers[:1])
+    path.write_text(make_page(ComparedModel(long, "a.pth"), ComparedModel(short, "b.pth")))
+    page, _, complaints = open_page(path.as_uri())
+    for layer, drawn, told in (
+        ("0", [2, 2], ["", ""]),
+        ("1", [2, 0], ["", "No layer 2: this encoder has 1"]),
+        ("", [0, 0], ["", ""]),
+    ):
+        page.get_by_label("Kept tokens").select_option(layer)
+        panels = page.locator("article").all()
+        assert [x.locator("image.tokens").count() for x in panels] == drawn
+        assert [x.locator(".missing").text_content() for x in panels] == told
+    assert complaints == []

@@ -66,7 +66,7 @@ def test_what_finds_no_room_in_a_legend_is_counted(monkeypatch):
 @pytest.mark.parametrize("text", ["", "short", "a longer text that is cut"])
 def test_a_shortened_text_fits(text):
     font = style.font(13)
-    short = style.shorten(text, 80, font)
+    short = style.fit_text(text, 80, font)
     assert font.getlength(short) <= 80
     assert short == text or short.endswith("…")
     assert text.startswith(short.rstrip("…"))

@@ -67,7 +67,8 @@ class SavedConfig:
     Attributes:
         text: YAML, as ``cfg.dump()`` gives it.
         file: the checkpoint, for messages.
-        trust_imports: import the modules that its ``IMPORTS`` name.
+        trust_imports: import the modules that its ``IMPORTS`` name, and let timm take the model
+            that its ``MODEL.TIMM.NAME`` names from elsewhere.
     """
 
     text: str
@@ -258,7 +259,19 @@ def _saved_content(config: SavedConfig) -> dict[str, Any]:
         for parent in parents:
             node = node.get(parent, {})
         node.pop(name, None)
+    if not config.trust_imports:
+        _refuse_elsewhere(content, config.file)
     return content
+
+
+def _refuse_elsewhere(content: Mapping[str, Any], file: str) -> None:
+    """Refuse ``hf-hub:`` and ``local-dir:``, which make timm fetch or read files."""
+    name = str(content.get("MODEL", {}).get("TIMM", {}).get("NAME", ""))
+    if ":" in name:
+        raise ValueError(
+            f"{file} takes the model {name!r} (MODEL.TIMM.NAME) from elsewhere: give "
+            "--trust-imports if you trust it"
+        )
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -59,7 +59,7 @@ def check_annotation(annotation: Mapping[str, Any], categories: set[int], json_f
     if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(is_number, bbox)):
         raise ValueError(f"{place} has the bbox {bbox!r}; it must be four numbers x, y, w, h")
     if type(category) is not int or category not in categories:
-        known = shorten(sorted(categories))
+        known = name_first(sorted(categories))
         raise ValueError(f"{place} has the category_id {category!r}; 'categories' has {known}")
     if annotation.get("ignore"):
         raise ValueError(f"{place} has 'ignore'; mark what is not to be found by 'iscrowd': 1")
@@ -78,7 +78,7 @@ def is_finite(value: float) -> bool:
         return False
 
 
-def shorten(values: Sequence[Any], limit: int = 5) -> str:
+def name_first(values: Sequence[Any], limit: int = 5) -> str:
     """The first values for a message."""
     more = ", ..." if len(values) > limit else ""
     return ", ".join(map(repr, values[:limit])) + more

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeGuard
 from detectron2.utils.file_io import PathManager
 
 from .atomic_file import atomic_file
-from .coco_format import check_annotation, check_structure, is_finite, is_number, shorten
+from .coco_format import check_annotation, check_structure, is_finite, is_number, name_first
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +64,12 @@ def prepare_coco_json(name: str, json_file: str, cache_dir: str) -> str:
     for reason, ids in cleaned.dropped.items():
         logger.warning(
             "%s: %d annotations of %s are ignored: %s (annotation ids %s)",
-            *(name, len(ids), json_file, reason, shorten(ids)),
+            *(name, len(ids), json_file, reason, name_first(ids)),
         )
     for key, ids in cleaned.filled.items():
         logger.warning(
             "%s: %d annotations of %s have no valid '%s'; using %s (annotation ids %s)",
-            *(name, len(ids), json_file, key, FILLED[key], shorten(ids)),
+            *(name, len(ids), json_file, key, FILLED[key], name_first(ids)),
         )
     if not cleaned.dropped and not cleaned.filled and not _has_byte_order_mark(json_file):
         return json_file

@@ -258,16 +258,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         contents = read_checkpoint(filename)
         if self._resuming:
             require_resumable(filename, contents, self.model, self.cfg)
-        average = contents.get("ema")
-        if average and not self.cfg.MODEL.EMA.ENABLED:
-            logger.warning(
-                "%s also holds averaged weights, which are not used; MODEL.EMA.ENABLED True "
-                "takes them",
-                filename,
-            )
-        elif average and "ema" not in self.checkpointables:
-            logger.info("Taking the averaged weights of %s", filename)
-            contents["model"] = _without_wrapper(average)
+        if "ema" not in self.checkpointables:
+            take_average(filename, contents, self.cfg)
         try:
             names = self._class_names(filename, contents)
             tensors = unwrap(contents)
@@ -349,7 +341,23 @@ def _time_of_change(path: str) -> int:
         return 0
 
 
-def _without_wrapper(average: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of the model inside an ``AveragedModel``'s state."""
-    prefix = "module."
-    return {k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)}
+def take_average(filename: str, contents: dict[str, Any], cfg: CfgNode) -> None:
+    """Make averaged weights, where a file holds some, those of its model, in place.
+
+    Args:
+        filename: for messages.
+        contents: of the file.
+        cfg: without ``MODEL.EMA.ENABLED`` the weights stay, with a warning.
+    """
+    average = contents.get("ema")
+    if average and not cfg.MODEL.EMA.ENABLED:
+        logger.warning(
+            "%s also holds averaged weights, which are not used; MODEL.EMA.ENABLED True takes them",
+            filename,
+        )
+    elif average:
+        logger.info("Taking the averaged weights of %s", filename)
+        prefix = "module."  # of the model inside an AveragedModel
+        contents["model"] = {
+            k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)
+        }

@@ -333,6 +333,11 @@ def _format_classes(names: tuple[str, ...]) -> str:
 
 
 def _format_name(name: str) -> str:
-    """In quotes where it has spaces; a name from a file never controls a terminal."""
-    name = name if name.isprintable() else ascii(name)[1:-1]
+    """In quotes where it has spaces."""
+    name = printable(name)
     return f"'{name}'" if " " in name else name
+
+
+def printable(text: str) -> str:
+    """Text that does nothing to a terminal, whatever file it is from."""
+    return text if text.isprintable() else ascii(text)[1:-1]

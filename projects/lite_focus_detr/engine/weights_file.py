@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from http.client import HTTPException
+from urllib.parse import urlsplit
 
 from detectron2.checkpoint.catalog import ModelCatalog
 from detectron2.utils.file_io import PathManager
@@ -19,18 +20,26 @@ def find_weights(name: str) -> str:
     """Path of a local file of weights, which is downloaded when needed.
 
     Args:
-        name: file, address, or ``detectron2://``, ``catalog://`` or ``pip://`` and a name.
+        name: file, address, or ``detectron2://``, ``catalog://`` or ``pip://`` and a name. An
+            address may have a query, and end with ``#sha256=`` and the hash of the file.
+            detectron2's query ``matching_heuristics`` is ignored.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be downloaded, or what the server sends is no checkpoint.
     """
-    local = name.split("?")[0]
     if "://" in name:
-        return _fetch(local)
+        return _fetch(_without_heuristics(name))
+    local = name.split("?")[0]
     if not os.path.isfile(local):
         raise FileNotFoundError(f"the checkpoint {local} does not exist; check MODEL.WEIGHTS")
     return local
+
+
+def _without_heuristics(url: str) -> str:
+    parts = urlsplit(url)
+    kept = [x for x in parts.query.split("&") if not x.startswith("matching_heuristics=")]
+    return parts._replace(query="&".join(kept)).geturl()
 
 
 def _fetch(url: str) -> str:

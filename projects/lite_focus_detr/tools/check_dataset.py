@@ -19,6 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from detectron2.structures import BoxMode
 from PIL import Image
 from tabulate import tabulate
@@ -28,6 +29,7 @@ from .. import model_zoo
 from ..data import UnreadableImage, read_image
 from ..data.checks import CheckedData, Finding, Level, check_data, read_data, worst_level
 from ..data.checks import Split as CheckedSplit
+from ..engine.description import printable
 from ..visualization.contact_sheet import draw_contact_sheet
 from ..visualization.detections import class_legend, draw_ground_truth
 from ..visualization.style import Caption, Picture
@@ -132,7 +134,7 @@ def _summary(data: str, checked: CheckedData) -> Iterator[str]:
     )
     rows = [["images", *(len(split.objects) for split in splits)]]
     rows += [
-        [shorten(name, 40), *counts]
+        [cut(name, 40), *counts]
         for name, *counts in zip(names, *(split.counts for split in splits), strict=True)
     ][:SHOWN_CLASSES]
     headers = ["", *(split.name for split in splits)]
@@ -147,7 +149,7 @@ def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
         line = f"{finding.level.name.lower():8} {printable(finding.text)}"
         if finding.examples:
             examples = f": {finding.count} ({'; '.join(finding.examples)})"
-            line += shorten(examples, max(_WIDTH - len(line), _LEAST))
+            line += cut(examples, max(_WIDTH - len(line), _LEAST))
         yield line
     if len(findings) > _FINDINGS:
         yield f"and {len(findings) - _FINDINGS} more kinds of findings"
@@ -155,15 +157,10 @@ def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
         yield "nothing to mend"
 
 
-def shorten(text: str, width: int) -> str:
+def cut(text: str, width: int) -> str:
     """Printable text of at most ``width`` characters."""
     text = printable(text)
     return text if len(text) <= width else f"{text[: width - 3]}..."
-
-
-def printable(text: str) -> str:
-    """Text that does nothing to a terminal."""
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def _advice(checked: CheckedData, command: str) -> Iterator[str]:
@@ -191,8 +188,8 @@ def draw_samples(data: str, checked: CheckedData) -> Picture:
     metadata = {"thing_classes": checked.class_names}
     images = [(split, image) for split in checked.splits for image in split.dataset["images"]]
     cells, classes = [], Counter[int]()
-    for place in range(0, len(images), max(1, len(images) // NUM_SAMPLES)):
-        split, image = images[place]
+    places = np.linspace(0, len(images) - 1, min(NUM_SAMPLES, len(images)), dtype=int)
+    for split, image in (images[place] for place in places):
         record = _record(split, image["id"])
         try:
             pixels = read_image(split.path(image), "RGB")
@@ -206,7 +203,7 @@ def draw_samples(data: str, checked: CheckedData) -> Picture:
         )
         classes.update(x["category_id"] for x in record["annotations"])
     legend = class_legend(list(classes.elements()), metadata)
-    return draw_contact_sheet(cells[:NUM_SAMPLES], Caption("annotations", data), legend)
+    return draw_contact_sheet(cells, Caption("annotations", data), legend)
 
 
 def _record(split: CheckedSplit, image_id: Any) -> dict[str, Any]:

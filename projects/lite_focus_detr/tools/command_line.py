@@ -254,6 +254,21 @@ def output_errors(option: str) -> Iterator[None]:
             ) from error
 
 
+def output_file(path: str) -> Path:
+    """The path of a file to write for ``--output``, in a folder that is created when needed.
+
+    Where it cannot be written, the command ends as in :func:`output_errors`, before its work.
+    """
+    output = Path(path)
+    with output_errors("--output"):
+        output.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not output.exists()
+        output.open("ab").close()
+        if is_new:
+            output.unlink()
+    return output
+
+
 def picture_file(path: str) -> Path:
     """The path of a picture to write, in a folder that is created when needed.
 

@@ -28,6 +28,7 @@ from .command_line import (
     choose_threshold,
     load_predictors,
     output_errors,
+    output_file,
 )
 
 
@@ -36,11 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     with user_errors():
         read_image(args.image, "RGB")
+        output = output_file(args.output)
         options = ComparisonOptions.from_arguments(args)
     page = options.compare(args.image)
     with output_errors("--output"):
-        output = Path(args.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(page, encoding="utf-8")
     print(output)
 

@@ -27,6 +27,7 @@ from ..converters import Conversion, convert_state_dict, training_options, unwra
 from ..converters.to_hugging_face import to_hugging_face
 from ..engine import describe_checkpoint, user_errors
 from ..engine.checkpoint_io import read_checkpoint, write_atomically, write_checkpoint
+from ..engine.checkpointer import take_average
 from ..engine.description import RECORD
 from .command_line import (
     add_config_argument,
@@ -110,6 +111,7 @@ def _read(source: str, cfg: CfgNode) -> Conversion:
     """Convert a file, print where every tensor went, and check that it fits."""
     expected = build_model(cfg).state_dict()
     contents = read_checkpoint(source)
+    take_average(source, contents, cfg)
     options = training_options(contents)
     conversion = convert_state_dict(unwrap(contents), cfg, expected, options)
     print(conversion.report.table())

@@ -82,7 +82,7 @@ class DetectorView:
 
         Args:
             path: of an image file; None: nothing has been uploaded.
-            keep_ratio: for all detectors that have a budget; None: as configured.
+            keep_ratio: for all detectors that have a budget; None: each as configured.
 
         Returns:
             a message, empty where all went well, and the HTML of the comparison.
@@ -107,13 +107,15 @@ def build_page(view: DetectorView) -> Any:
     gradio = _import_gradio()
     keep_ratio = view.keep_ratio()
 
-    def show(path: str | None, ratio: float) -> tuple[str, str]:
-        message, comparison = view.show(path, None if keep_ratio is None else ratio)
+    def show(path: str | None, chosen: float | None) -> tuple[str, str]:
+        message, comparison = view.show(path, chosen)
         return _message(message), comparison
 
     options = {"analytics_enabled": False, "delete_cache": (_KEEP_SECONDS, _KEEP_SECONDS)}
     with gradio.Blocks(title="Detectors", fill_width=True, **options) as page:
         gradio.Markdown("# Detectors")
+        # None until the slider has moved: detectors may be configured with different budgets.
+        chosen = gradio.State(None)
         with gradio.Row():
             upload = gradio.File(label="Image", height=130)
             slider = gradio.Slider(
@@ -127,10 +129,13 @@ def build_page(view: DetectorView) -> Any:
             )
         message = gradio.HTML(_message(_HINT), js_on_load=None)
         comparison = gradio.HTML(js_on_load=None)
+        slider.input(
+            lambda ratio: ratio, slider, chosen, show_progress="hidden", api_visibility="private"
+        )
         gradio.on(
-            [upload.change, slider.change],
+            [upload.change, chosen.change],
             show,
-            [upload, slider],
+            [upload, chosen],
             [message, comparison],
             # While one image is detected in, the slider may move on: its last place counts.
             trigger_mode="always_last",

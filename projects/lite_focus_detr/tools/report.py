@@ -28,7 +28,7 @@ from ..analysis.detection_quality import DetectionQuality, analyze_detections, h
 from ..analysis.inspection import detector_name
 from ..analysis.token_selection import SelectionSummary, trace_selection
 from ..data import read_image
-from ..data.coco_format import shorten
+from ..data.coco_format import name_first
 from ..data.coco_json import read_coco_json
 from ..data.folders.records import SPLITS
 from ..engine import user_errors
@@ -43,6 +43,7 @@ from .command_line import (
     load_records,
     options_with_weights,
     output_errors,
+    output_file,
 )
 from .run_arguments import data_options
 
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(arguments)
     with user_errors():
         hotcoco()  # Before anything takes time.
+        output = output_file(args.output)
         cfg = _config(args)
         name, records = load_records(cfg, args.dataset)
         predictor = Predictor(cfg)
@@ -72,8 +74,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         footer=f"lite-focus-detr {__version__}. {weights}",
     )
     with output_errors("--output"):
-        output = Path(args.output)
-        output.parent.mkdir(parents=True, exist_ok=True)
         output.write_text(render(report), encoding="utf-8")
     print(f"AP {percent(quality.metrics['AP'])}, best threshold {number(quality.threshold)}")
     print(f"The report is in {output}")
@@ -126,7 +126,7 @@ def match_classes(detector: Sequence[str] | None, data: Sequence[str] | None) ->
     if detector is None or data is None or list(detector) == list(data):
         return None
     if sorted(detector) != sorted(data) or len(set(data)) < len(data):
-        shown = (shorten(sorted(names)) for names in (detector, data))
+        shown = (name_first(sorted(names)) for names in (detector, data))
         raise ValueError("the classes of the weights are {}, those of the data {}".format(*shown))
     return [list(data).index(name) for name in detector]
 
@@ -164,8 +164,10 @@ def evaluate(name: str, records: Sequence[Record], found: Sequence[Instances]) -
 
 def trace_tokens(predictor: Predictor, records: Sequence[Record]) -> Selection | None:
     """What a selective encoder keeps of the objects in some images; None for other encoders."""
-    if not predictor.model.encoder.keep_ratios or not records:
+    if not predictor.model.encoder.keep_ratios:
         return None
+    if not records:
+        return Selection(0, (), ())
     summary = SelectionSummary()
     for record in _progress(records, "tracing tokens"):
         inputs = predictor.mapper(record)

@@ -45,12 +45,13 @@ function buildPanel(model, index) {
   parts.tokens.setAttribute("aria-hidden", "true");
   const found = html(article, "p", undefined, { class: "found", "aria-live": "polite" });
   const note = html(article, "p", "", { class: "note" });
+  const missing = html(article, "p", "", { class: "missing", role: "status" });
   addTimes(article, model);
   addLayers(article, model);
   drawBoxes(parts, model);
   picture.addEventListener("click", (event) => choose(pixelAt(picture, event)));
   picture.addEventListener("keydown", moveByKeys);
-  return { model, picture, parts, found, note };
+  return { model, picture, parts, found, note, missing };
 }
 
 function drawBoxes(parts, model) {
@@ -151,10 +152,15 @@ function showLegend() {
 
 function showTokens() {
   showLegend();
-  for (const { model, parts } of panels) {
+  for (const { model, parts, missing } of panels) {
     parts.tokens.replaceChildren();
-    const layer = model.layers[Math.min(layerMenu.value, model.layers.length - 1)];
-    if (layerMenu.value === "" || !layer) continue;
+    missing.textContent = "";
+    if (layerMenu.value === "") continue;
+    const layer = model.layers[layerMenu.value], count = model.layers.length;
+    if (!layer) {
+      missing.textContent = `No layer ${Number(layerMenu.value) + 1}: this encoder has ${count}`;
+      continue;
+    }
     const states = bytes(layer.states);
     let start = 0;
     model.levels.forEach((level, index) => {
@@ -228,7 +234,7 @@ function showSamples() {
       drawSamples(parts.samples, model, samples, query);
       const [x, y] = samples.points[query].map(Math.round);
       const kind = attentionMenu.value === "encoder" ? "token" : "query";
-      note.textContent = `Nearest ${kind} at ${x}, ${y}${samples.names ? `: ${samples.names[query]}` : ""}`;
+      note.textContent = `Nearest ${kind} at ${x}, ${y}`;
     }
     drawCross(parts.samples, state.x, state.y);
   }

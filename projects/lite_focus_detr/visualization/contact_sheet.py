@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .style import GAP, INK, PAPER, Caption, Color, Picture, add_header, font, shorten
+from .style import GAP, INK, PAPER, Caption, Color, Picture, add_header, fit_text, font
 
 #: Pixels of a cell.
 CELL = (400, 300)
@@ -39,5 +39,5 @@ def draw_contact_sheet(
         image = Image.fromarray(picture)
         image.thumbnail(CELL, Image.Resampling.LANCZOS)
         sheet.paste(image, (x + (width - image.width) // 2, y + (height - image.height) // 2))
-        draw.text((x, y + height + 3), shorten(name, width, plain), fill=INK, font=plain)
+        draw.text((x, y + height + 3), fit_text(name, width, plain), fill=INK, font=plain)
     return add_header(np.asarray(sheet), caption, legend)

@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 
-from .style import FONT, INK, MUTED, PAPER, Caption, font, shorten
+from .style import FONT, INK, MUTED, PAPER, Caption, fit_text, font
 
 # Inches of a figure.
 _CAPTION_HEIGHT = 0.36
@@ -35,7 +35,7 @@ def new_captioned_figure(
     figure.set_layout_engine("constrained", **layout)
     bold, plain = font(15, bold=True), font(13)
     start = 10 + bold.getlength(caption.title) + 15
-    details = shorten(caption.details, 100 * width - start - 10, plain)
+    details = fit_text(caption.details, 100 * width - start - 10, plain)
     y = 1 - 0.5 * _CAPTION_HEIGHT / height
     figure.text(0.1 / width, y, caption.title, **_text(15, bold=True))
     figure.text(start / (100 * width), y, details, **_text(13, color=MUTED))

@@ -54,7 +54,7 @@ class DrawnErrors:
 class Selection:
     """Which tokens the encoder has kept, one entry per layer; see ``SelectionSummary``."""
 
-    num_images: int
+    num_images: int  #: 0: it was not looked at, and the report does not speak of it
     coverage: Sequence[Mapping[str, float]]
     placement: Sequence[Placement]
 
@@ -150,6 +150,8 @@ def _kept_tokens(selection: Selection | None) -> str:
     title = "Kept tokens"
     if selection is None:
         return _section(title, "The encoder of this detector scores no tokens: it drops none.", "")
+    if not selection.num_images:
+        return ""
     placed = [placement.recall for placement in selection.placement]
     tables = selection_table(
         "Objects that keep at least one token", selection.coverage

@@ -126,7 +126,7 @@ def add_header(
     bold, plain = font(size, bold=True), font(size)
     draw.text((margin, margin), caption.title, fill=INK, font=bold)
     start = margin + draw.textlength(caption.title, font=bold) + size
-    details = shorten(caption.details, width - margin - start, plain)
+    details = fit_text(caption.details, width - margin - start, plain)
     draw.text((start, margin), details, fill=MUTED, font=plain)
     _draw_legend(draw, (margin, margin + line), width - margin, legend, plain)
     return np.concatenate([np.asarray(strip), picture])
@@ -154,7 +154,7 @@ def _draw_legend(
         x += needed
 
 
-def shorten(text: str, width: float, plain: ImageFont.FreeTypeFont) -> str:
+def fit_text(text: str, width: float, plain: ImageFont.FreeTypeFont) -> str:
     """A text that fits into ``width`` pixels; the end of a longer one is left out."""
     if plain.getlength(text) <= width:
         return text
