@@ -157,6 +157,12 @@ def test_the_worst_image_is_first_and_images_without_errors_are_left_out(known):
     assert image.f1 == pytest.approx(2 / 5)
 
 
+def test_of_equally_bad_images_the_one_with_more_errors_is_first():
+    truth = dataset([(1, 1, BOXES[0]), *((2, 1, box) for box in BOXES[:3]), (3, 1, BOXES[0])], 3)
+    quality = analyze_detections(truth, found((3, 1, BOXES[0], 0.9)))
+    assert [(x.image_id, x.missed, x.f1) for x in quality.images] == [(2, 3, 0), (1, 1, 0)]
+
+
 def test_ids_of_images_may_be_text():
     truth = dataset([(1, 1, BOXES[0]), (2, 1, BOXES[0])])
     for image in truth["images"]:

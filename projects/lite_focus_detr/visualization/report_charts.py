@@ -30,7 +30,10 @@ _GRID = "#d0d7de"
 _VARIABLES = {INK: "ink", MUTED: "muted", _GRID: "line"} | {
     color: f"class-{index}" for index, color in enumerate(CLASS_COLORS)
 }
-_SIZE = (4.6, 3.1)  # Inches: on a phone the text of the chart is hardly reduced.
+_SIZE = (4.6, 2.9)  # Inches: on a phone the text of the chart is hardly reduced.
+_ROW = 0.2  # of a row of the legend
+# Letters of a name in the legend, and of a row of it.
+_NAME, _LINE = 22, 70
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "font.family": FONT,
@@ -65,10 +68,22 @@ def draw_chart(name: str, draw: Callable[[Axes], None]) -> str:
         # Browsers have the glyphs that matplotlib's font lacks.
         warnings.filterwarnings("ignore", "Glyph")
         figure = Figure(figsize=_SIZE, layout="constrained")
-        draw(figure.add_subplot())
+        axes = figure.add_subplot()
+        draw(axes)
+        _add_legend(figure, axes)
         file = io.StringIO()
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return _for_page(file.getvalue(), name)
+
+
+def _add_legend(figure: Figure, axes: Axes) -> None:
+    """Name the lines below the chart, where they cover nothing."""
+    handles, names = axes.get_legend_handles_labels()
+    labels = [name if len(name) <= _NAME else f"{name[: _NAME - 1]}…" for name in names]
+    columns = max(1, min(len(labels), _LINE // (max(map(len, labels)) + 6)))
+    width, height = _SIZE
+    figure.set_size_inches(width, height + _ROW * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
 
 
 def _for_page(svg: str, name: str) -> str:
@@ -90,7 +105,6 @@ def draw_precision(quality: DetectionQuality) -> str:
             recall = np.linspace(0, 1, len(precision))
             axes.plot(recall, precision, color=CLASS_COLORS[index], label=f"IoU {iou}")
         axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
-        axes.legend(loc="best")
 
     return draw_chart("Precision over recall", draw)
 
@@ -116,7 +130,6 @@ def draw_f1(quality: DetectionQuality) -> str:
                 va="top",
             )
         axes.set(xlabel="score threshold", ylabel="F1", xlim=(0, 1), ylim=(0, 1.02))
-        axes.legend(loc="best")
 
     return draw_chart("F1 over the score threshold", draw)
 
@@ -152,6 +165,5 @@ def draw_history(rows: Sequence[Mapping[str, float]], name: str, keys: Mapping[s
             color = CLASS_COLORS[index % len(CLASS_COLORS)]
             axes.plot(*points.T, color=color, label=label, marker=marker, ms=3)
         axes.set(xlabel="iteration", ylabel=name, xlim=(0, None))
-        axes.legend(loc="best")
 
     return draw_chart(f"{name} over the iterations", draw)
