@@ -10,15 +10,19 @@
 # make wheel-cuda  dist/cuda/: the same with the kernels for the CUDA of this PyTorch
 # make wheel-test  the operators of dist/ under every PyTorch that pip finds: some GB of downloads
 # Every target sets up what it needs, once. Another interpreter: make env PYTHON=python3.12
+# A machine without a GPU: make env TORCH_INDEX=https://download.pytorch.org/whl/cpu
 
 SHELL := bash
 .SHELLFLAGS := -o pipefail -c
 PYTHON ?= python3
 VENV ?= .venv
+# Where torch and torchvision come from; empty: from PyPI, on Linux with CUDA.
+TORCH_INDEX ?=
 DEMO_CONFIG ?= configs/quick_schedules/dino_shapes.yaml
 DEMO_OUTPUT ?= output/demo
 
 PY := $(VENV)/bin/python
+TORCH := $(shell grep -E '^torch(vision)?==' requirements.txt)
 KERNELS := $(shell find kernels -name '*.cpp' -o -name '*.cu' -o -name '*.cuh' -o -name '*.h')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -83,7 +87,9 @@ $(VENV)/.created:
 	@rm -f $(VENV).incomplete
 
 $(VENV)/.requirements: requirements.txt | $(VENV)/.created
+	@dev/announce_setup.sh "$(TORCH_INDEX)"
 	$(PY) dev/mend_environment.py
+	$(if $(TORCH_INDEX),$(PY) -m pip install --no-deps --index-url $(TORCH_INDEX) $(TORCH))
 	$(PY) -m pip install -r requirements.txt
 	@touch $@
 

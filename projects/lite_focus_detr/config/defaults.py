@@ -155,6 +155,10 @@ def add_solver_config(cfg: CN) -> None:
     # > 0: of the checkpoints of SOLVER.CHECKPOINT_PERIOD and of interruptions only so many newest
     # are kept; model_best.pth and model_final.pth always are. 0 keeps all.
     solver.CHECKPOINT_KEEP = 0
+    # The metric, such as bbox/AP, whose best evaluation model_best.pth is of; empty: no such file.
+    solver.BEST_METRIC = ""
+    # > 0: so many evaluations without a better one, by default of bbox/AP, end the training.
+    solver.PATIENCE = 0
     # Exponential moving average of the weights; evaluation uses it, checkpoints contain it.
     cfg.MODEL.EMA = CN({"ENABLED": False, "DECAY": 0.9997})
     # Services that metrics are sent to as well, where they are installed: "wandb", "mlflow".

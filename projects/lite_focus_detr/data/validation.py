@@ -13,6 +13,7 @@ from detectron2.data import DatasetCatalog, Metadata, MetadataCatalog
 
 from ..config.suggestions import did_you_mean
 from ..modeling.postprocess import COCO_IDS
+from ..screen import screen
 from .dataset_mapper import MAX_UNREADABLE
 from .errors import UnreadableImage
 from .image_file import size_fault
@@ -72,6 +73,7 @@ def check_training_images(cfg: CfgNode, records: Sequence[Record]) -> None:
     """
     name = ", ".join(cfg.DATASETS.TRAIN)
     check_images(name, records, may_skip=cfg.INPUT.SKIP_UNREADABLE)
+    _show_size("Training data", name, records)
     _check_crowds(name, records, "MODEL.DETR.NUM_QUERIES", cfg.MODEL.DETR.NUM_QUERIES)
 
 
@@ -175,6 +177,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 def _check_test_set(cfg: CfgNode, name: str) -> None:
     records = DatasetCatalog.get(name)
     check_images(name, records)
+    _show_size("Evaluation data", name, records)
     if not any(record.get("annotations") for record in records):
         logger.warning("Data set %s has no objects to find: its AP will be nan", name)
     for key, limit in (
@@ -182,6 +185,11 @@ def _check_test_set(cfg: CfgNode, name: str) -> None:
         ("TEST.DETECTIONS_PER_IMAGE", cfg.TEST.DETECTIONS_PER_IMAGE),
     ):
         _check_crowds(name, records, key, limit)
+
+
+def _show_size(what: str, name: str, records: Sequence[Record]) -> None:
+    objects = sum(len(record.get("annotations", ())) for record in records)
+    screen.info("%s: %s, %d images, %d objects", what, name, len(records), objects)
 
 
 def _check_crowds(name: str, records: Sequence[Record], key: str, limit: int) -> None:

@@ -39,6 +39,8 @@ from .weights_file import find_weights
 
 logger = logging.getLogger(__name__)
 
+#: Name of the checkpoint of the best evaluation.
+BEST = "model_best"
 _RESUME = "earlier checkpoints are intact: free some space and continue with --resume"
 # Of the periods and of interruptions: the iteration in seven digits.
 _REGULAR = re.compile(r"model_\d{7}\.pth$")
@@ -125,6 +127,8 @@ class DetrCheckpointer(DetectionCheckpointer):
     def save(self, name: str, **kwargs: Any) -> None:
         """Write ``name.pth``: the model, the checkpointables and ``kwargs``.
 
+        A training is resumed from it, unless it is called ``BEST``.
+
         Raises:
             OSError: it could not be written. No partial file is left, earlier ones are intact.
             NonFiniteError: a tensor is not finite. Nothing is written.
@@ -142,8 +146,9 @@ class DetrCheckpointer(DetectionCheckpointer):
         logger.info("Saving checkpoint to %s", path)
         with self.while_saving():
             write_checkpoint(path, contents, remedy=_RESUME)
-            self.tag_last_checkpoint(f"{name}.pth")
-            self._remove_old(path)
+            if name != BEST:
+                self.tag_last_checkpoint(f"{name}.pth")
+                self._remove_old(path)
 
     def add_to_saved(self, key: str, values: Mapping[str, Any], *, iteration: int) -> None:
         """Put into the newest files what has become known after they were written.

@@ -113,7 +113,7 @@ class CheckpointDescription:
     def __str__(self) -> str:
         parts = [self.architecture or "a checkpoint without a record of its training"]
         if self.class_names is not None:
-            parts.append(_format_classes(self.class_names))
+            parts.append(format_classes(self.class_names))
         if self.iteration is not None:
             parts.append(f"iteration {self.iteration}")
         if self.ap is not None and not math.isnan(self.ap):
@@ -325,7 +325,12 @@ def _plain(value: Any) -> Any:
     return float(value)
 
 
-def _format_classes(names: tuple[str, ...]) -> str:
+def format_classes(names: Sequence[str]) -> str:
+    """How many classes there are, and the names of the first.
+
+    Args:
+        names: of all classes.
+    """
     shown = [_format_name(name) for name in names]
     if len(shown) > _SHOWN_NAMES:
         shown = [*shown[:_FIRST_NAMES], "...", shown[-1]]

@@ -6,10 +6,14 @@ import argparse
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
+from ..screen import screen
+from .results_table import format_results
 from .setup import RUN_ERRORS, user_errors
+from .summary import show_model
 from .trainer import DetrTrainer
 
 
@@ -23,16 +27,32 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] 
     Returns:
         the metrics of the last evaluation.
     """
+    return _evaluate(cfg, args) if args.eval_only else _train(cfg, args)
+
+
+def _train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
     with user_errors():
-        if args.eval_only:
-            model = DetrTrainer.load_model(cfg, resume=args.resume)
-        else:
-            trainer = DetrTrainer(cfg)
-            trainer.resume_or_load(resume=args.resume)
+        trainer = DetrTrainer(cfg)
+        trainer.resume_or_load(resume=args.resume)
+        loaded = cfg.MODEL.WEIGHTS or "random"
+        weights = f"those of iteration {trainer.start_iter}" if trainer.start_iter else loaded
+        names = trainer.classes.names
+        show_model(cfg, trainer.checkpointer.model, class_names=names, weights=weights)
     with user_errors(*RUN_ERRORS):
-        results: dict[str, Any] | None = (
-            DetrTrainer.test(cfg, model) if args.eval_only else trainer.train()
-        )
-    if args.eval_only and comm.is_main_process():
+        results: dict[str, Any] | None = trainer.train()
+    if comm.is_main_process():
+        screen.info("Weights, metrics and log are in %s", cfg.OUTPUT_DIR)
+    return results
+
+
+def _evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
+    with user_errors():
+        model = DetrTrainer.load_model(cfg, resume=args.resume)
+        names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes")
+        show_model(cfg, model, class_names=names, weights=cfg.MODEL.WEIGHTS or "random")
+    with user_errors(*RUN_ERRORS):
+        results: dict[str, Any] = DetrTrainer.test(cfg, model)
+    if comm.is_main_process():
+        screen.info("%s", format_results(results, cfg.DATASETS.TEST[0]))
         verify_results(cfg, results)
     return results

@@ -20,10 +20,12 @@ from detectron2.utils.logger import setup_logger
 from ..config import learning_rate_advice, load_config, require_registered
 from ..data import DataError, register_datasets
 from ..data.validation import check_datasets
+from ..screen import set_up_screen
 from .checkpoint_io import WriteError, remove_partial_files
 from .log_writers import keep_logging
 from .nonfinite import NonFiniteError
 from .output_lock import lock_output
+from .summary import show_device
 
 logger = logging.getLogger(__name__)
 
@@ -67,15 +69,15 @@ def prepare_run(cfg: CfgNode, args: argparse.Namespace) -> None:
         for name in loggers:
             options = {} if name == "detectron2" else {"name": name}
             setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), **options)
+        set_up_screen(loggers)
         keep_logging(loggers)
         default_setup(cfg, _for_log(args))
     except OSError as error:
         raise ValueError(f"cannot write to OUTPUT_DIR {cfg.OUTPUT_DIR}: {error}") from error
     logging.getLogger("detectron2.engine.train_loop").addFilter(_without_traceback)
-    if no_gpu:
-        logger.warning("There is no GPU: running on the CPU (MODEL.DEVICE cpu)")
     if cfg.MODEL.DEVICE == "cpu" and "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(compute_threads(os.cpu_count() or 1))
+    show_device(cfg, no_gpu=no_gpu)
     register_datasets(cfg)
     check_datasets(cfg, eval_only=args.eval_only)
     _advise_learning_rate(cfg, args)

@@ -5,31 +5,28 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import time
 import weakref
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import (
-    build_detection_test_loader,
-    build_detection_train_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader, build_detection_train_loader
 from detectron2.engine import DefaultTrainer, HookBase, TrainerBase, hooks
 from detectron2.engine.defaults import create_ddp_model
-from detectron2.evaluation import COCOEvaluator
+from detectron2.evaluation import COCOEvaluator, verify_results
 from detectron2.utils import comm
 from detectron2.utils.events import CommonMetricPrinter, EventWriter
 from torch import nn
 
 from ..data import DetrDatasetMapper
-from ..data.epoch_order import build_epoch_order
-from ..data.training_stream import BatchLayout, TrainingStream
-from ..data.validation import check_training_images
+from ..data.training_stream import TrainingStream
 from ..data.worker_watch import dead_workers_named
 from ..optimization import optimize_as_configured
+from ..screen import prints_in_log, screen
 from . import signals
-from .checkpointer import DetrCheckpointer
+from .best_result import BestResult, NoImprovement, StopEarly
+from .checkpointer import BEST, DetrCheckpointer
 from .description import RECORD, DetectorRecord, classes_of
 from .evaluator import ThresholdEvaluator
 from .experiment_writers import build_experiment_writers, check_loggers
@@ -46,9 +43,12 @@ from .metrics import MetricHistory, MetricsFile
 from .optimizer import build_optimizer
 from .output_lock import keep_output_for_restart, release_output
 from .peers import PeerLostError, PeerWatch
+from .progress import LoaderWithBar, ProgressLines
+from .results_table import show_results
 from .resume import continue_command, restart_scheduler
 from .schedule import describe_schedule, resolve_epochs, update_saved_config
 from .setup import report, report_once
+from .train_data import build_train_stream, training_images
 from .train_step import build_train_step
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,8 @@ class DetrTrainer(DefaultTrainer):
     without a GPU, and in that a resumed training ends with what it would have ended with anyway.
     """
 
+    iter: int
+
     def __init__(self, cfg: CfgNode) -> None:
         """Build data, model, optimiser and hooks.
 
@@ -72,14 +74,16 @@ class DetrTrainer(DefaultTrainer):
         TrainerBase.__init__(self)
         check_loggers(cfg.LOGGERS)
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        images = _training_images(cfg)
+        images = training_images(cfg)
         cfg = resolve_epochs(cfg, len(images))
-        logger.info("Schedule: %s", describe_schedule(cfg, len(images)))
+        screen.info("Schedule: %s", describe_schedule(cfg, len(images)))
         if comm.is_main_process():
             update_saved_config(cfg)
 
         model = self.build_model(cfg)
         optimizer = self.build_optimizer(cfg, model)
+        self.num_images = len(images)
+        self.classes = classes_of(cfg)
         self.stream = self.build_train_stream(cfg, images)
         data_loader = self.build_train_loader(cfg, self.stream)
         device_ids = [comm.get_local_rank()] if next(model.parameters()).is_cuda else None
@@ -91,7 +95,7 @@ class DetrTrainer(DefaultTrainer):
         self.ema: EMAHook | None = None
         this = weakref.proxy(self)
         self.record = DetectorRecord(
-            cfg, classes=classes_of(cfg), iteration=lambda: this.iterations_made
+            cfg, classes=self.classes, iteration=lambda: this.iterations_made
         )
         checkpointables: dict[str, Any] = {"trainer": this, RECORD: self.record}
         if cfg.MODEL.EMA.ENABLED:
@@ -122,7 +126,7 @@ class DetrTrainer(DefaultTrainer):
         Raises:
             DataError: as :meth:`run_step`.
         """
-        with dead_workers_named():
+        with dead_workers_named(), prints_in_log(logger):
             return super().test(cfg, model, evaluators)
 
     def build_hooks(self) -> list[HookBase]:
@@ -134,7 +138,17 @@ class DetrTrainer(DefaultTrainer):
         self._stop_on_signal = StopOnSignal()
         self.evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
         default: list[HookBase] = super().build_hooks()
-        found = [self.evaluation if isinstance(h, hooks.EvalHook) else h for h in default]
+        solver = self.cfg.SOLVER
+        self.best = BestResult(
+            metric=solver.BEST_METRIC,
+            patience=solver.PATIENCE,
+            evaluation=self.evaluation,
+            save=lambda: self._save(BEST),
+        )
+        found: list[HookBase] = []
+        for hook in default:
+            evaluates = isinstance(hook, hooks.EvalHook)
+            found += [self.evaluation, self.best] if evaluates else [hook]
         finite = RequireFinite(
             period=self.cfg.SOLVER.CHECKPOINT_PERIOD, check=self._trainer.require_finite_state
         )
@@ -143,8 +157,27 @@ class DetrTrainer(DefaultTrainer):
             smallest, largest = self.cfg.SOLVER.KEEP_RATIO_RANGE
             model = self.checkpointer.model
             ours.append(BudgetHook(model=model, smallest=smallest, largest=largest))
+        self.progress = ProgressLines(
+            images_per_epoch=self.num_images,
+            images_per_iteration=solver.IMS_PER_BATCH * solver.ACCUMULATION_STEPS,
+            evaluation_period=self.cfg.TEST.EVAL_PERIOD,
+            best=self.best,
+        )
         # The average first, so that what is saved after a step includes it.
-        return [*ours, *([self.ema] if self.ema else []), *found, self._stop_on_signal]
+        first = [*ours, *([self.ema] if self.ema else [])]
+        last = [self.progress] if comm.is_main_process() else []
+        self._stop_early = StopEarly(self.best, lambda: self._save("model_final"))
+        return [*first, *found, *last, self._stop_early, self._stop_on_signal]
+
+    def _save(self, name: str) -> None:
+        """Write a checkpoint besides the regular ones, after a look at what all processes have."""
+        self._trainer.require_finite_state()
+        if comm.is_main_process():
+            # At the end the loop has counted on.
+            counted: int = self.iter
+            self.iter = self.iterations_made - 1
+            self.checkpointer.save(name, iteration=self.iter)
+            self.iter = counted
 
     def build_writers(self) -> list[EventWriter]:
         """Return the writers of the log, ``metrics.json``, TensorBoard's file and ``LOGGERS``."""
@@ -161,9 +194,12 @@ class DetrTrainer(DefaultTrainer):
         """Evaluate, and remember the metrics for ``TEST.EXPECTED_RESULTS``."""
         model = self.model if self.ema is None else self.ema.average.module
         self._stop_on_signal.after_step()
+        start = time.perf_counter()
         with signals.immediate(), self.peers.paused("evaluating"):
             self._last_eval_results: dict[str, Any] = self.test(self.cfg, model)
+        self.progress.evaluation_seconds = time.perf_counter() - start
         if self._last_eval_results:
+            show_results(self.cfg, self._last_eval_results, iterations=self.iterations_made)
             self.record.note_evaluation(self._last_eval_results)
             evaluation, last = self.record.evaluation(), self.iterations_made - 1
             self.checkpointer.add_to_saved(RECORD, evaluation, iteration=last)
@@ -189,6 +225,10 @@ class DetrTrainer(DefaultTrainer):
         try:
             with signals.handled(), signals.deferred(), self.peers.running():
                 results = super().train()
+        except NoImprovement:
+            results = getattr(self, "_last_eval_results", None)
+            if self.cfg.TEST.EXPECTED_RESULTS and results:
+                verify_results(self.cfg, results)
         except signals.Interrupted as interrupted:
             keep_output_for_restart(self.cfg.OUTPUT_DIR)
             self._tell_how_to_continue(interrupted)
@@ -234,14 +274,17 @@ class DetrTrainer(DefaultTrainer):
             self.evaluation.last = last
         if self.evaluation.is_due(last):
             self.evaluation.after_step()
+        self.best.after_step()
         for hook in self._hooks:
             if isinstance(hook, hooks.PeriodicWriter):
                 hook.after_step()
+        self._stop_early.after_step()
         self.iter = self.start_iter
 
     def after_train(self) -> None:
         """Call the hooks, or only write a checkpoint after a signal."""
         if isinstance(sys.exc_info()[1], signals.Interrupted):
+            self.progress.after_train()
             self._save_before_leaving()
             return
         # When nothing was left to train the loop has counted one too many.
@@ -321,25 +364,7 @@ class DetrTrainer(DefaultTrainer):
         Raises:
             ValueError: the data sets have no image to train with, or the batch size does not fit.
         """
-        if dataset is None:
-            dataset = _training_images(cfg)
-        mapper = DetrDatasetMapper(cfg, is_train=True)
-        if cfg.INPUT.SKIP_UNREADABLE:
-            mapper.skip_unreadable(len(dataset))
-        world_size, total = comm.get_world_size(), cfg.SOLVER.IMS_PER_BATCH
-        if total % world_size:
-            raise ValueError(
-                f"SOLVER.IMS_PER_BATCH {total} cannot be divided among {world_size} processes"
-            )
-        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        grouped = cfg.DATALOADER.ASPECT_RATIO_GROUPING
-        return TrainingStream(
-            dataset,
-            mapper,
-            order=build_epoch_order(cfg, dataset, seed=seed),
-            layout=BatchLayout(total // world_size, world_size, grouped),
-            rank=comm.get_rank(),
-        )
+        return build_train_stream(cfg, training_images(cfg) if dataset is None else dataset)
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, stream: TrainingStream | None = None) -> Any:
@@ -364,24 +389,10 @@ class DetrTrainer(DefaultTrainer):
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
         """Return detectron2's loader of a data set, without augmentation."""
         mapper = DetrDatasetMapper(cfg, is_train=False)
-        return build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+        return LoaderWithBar(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> COCOEvaluator:
         """Return the COCO evaluator; predictions go to ``OUTPUT_DIR/inference``."""
         folder = os.path.join(cfg.OUTPUT_DIR, "inference")
         return ThresholdEvaluator(dataset_name, output_dir=folder)
-
-
-def _training_images(cfg: CfgNode) -> list[dict[str, Any]]:
-    filter_empty = cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    try:
-        images: list[dict[str, Any]] = get_detection_dataset_dicts(
-            cfg.DATASETS.TRAIN, filter_empty=filter_empty
-        )
-    except AssertionError as error:  # detectron2 asserts what the user gives
-        remedy = "; set DATALOADER.FILTER_EMPTY_ANNOTATIONS False to keep images without objects"
-        text = str(error).rstrip(".") + (remedy if filter_empty else "")
-        raise ValueError(f"DATASETS.TRAIN {cfg.DATASETS.TRAIN}: {text}") from error
-    check_training_images(cfg, images)
-    return images

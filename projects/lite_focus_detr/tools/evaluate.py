@@ -1,16 +1,18 @@
 """Evaluates a trained detector: AP on the test sets of its configuration or on a data folder.
 
 lite-focus-detr eval --weights PATH [--data FOLDER [--split NAME]]
-    [--config-file NAME_OR_PATH] [--output FOLDER] [--num-gpus N] [--opts KEY VALUE ...]
+    [--config-file NAME_OR_PATH] [--output FOLDER] [--num-gpus N] [--verbose] [--opts KEY VALUE ...]
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..engine import run, user_errors
+from ..engine import describe_checkpoint, find_weights, run, user_errors
+from ..screen import VERBOSE
 from .command_line import add_optimize_argument, add_trust_argument, choose_config
 from .run_arguments import (
     add_run_arguments,
@@ -24,11 +26,16 @@ from .run_arguments import (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if something of the user's is wrong."""
     args = _parser().parse_args(arguments)
+    if args.verbose:
+        os.environ[VERBOSE] = "1"
     with user_errors():
         options = run_options(args, args.output or _default_output(args.weights))
         config_file = choose_config(args.config_file, options, trust_imports=args.trust_imports)
         if args.data is not None:
-            options = data_options(args.data, config_file, options, test=args.split)
+            names = describe_checkpoint(find_weights(args.weights)).class_names
+            options = data_options(
+                args.data, config_file, options, test=args.split, class_names=names
+            )
         changes = {"eval_only": True, "num_gpus": args.num_gpus}
         run_args = detectron2_arguments(config_file, options, **changes)
     run(run_once, run_args)

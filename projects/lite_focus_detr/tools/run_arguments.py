@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from detectron2.engine import default_argument_parser
 
 from .. import model_zoo
 from ..config import ConfigFile, load_config
-from ..data.folders import folder_options, read_data_folder
+from ..data.folders import folder_options, read_data_folder, with_class_order
 from ..engine import prepare_run, train_or_evaluate, user_errors
 from .command_line import add_opts_argument, options_with_weights
 
@@ -31,6 +32,7 @@ def add_run_arguments(parser: argparse.ArgumentParser, *, config_help: str) -> N
         help=f"configuration: a file, or its name in the model zoo; {config_help}",
     )
     parser.add_argument("--num-gpus", type=int, default=1, help="or processes without a GPU")
+    parser.add_argument("--verbose", action="store_true", help="show all lines of detectron2")
     add_opts_argument(parser)
 
 
@@ -40,22 +42,34 @@ def run_options(args: argparse.Namespace, output: str | None) -> list[str]:
 
 
 def data_options(
-    folder: str, config_file: ConfigFile, options: list[str], *, test: str = "val"
+    folder: str,
+    config_file: ConfigFile,
+    options: list[str],
+    *,
+    test: str = "val",
+    class_names: Sequence[str] | None = None,
 ) -> list[str]:
     """``KEY VALUE ...`` of a data folder, which ``options`` come behind and may change.
+
+    The best weights are kept, of the evaluation with the greatest AP.
 
     Args:
         folder: in a format that is recognised; what is converted goes below ``OUTPUT_DIR``.
         config_file: configuration that says where this is.
         options: its changes.
         test: split to evaluate on.
+        class_names: of a trained detector, whose order they have; None takes those of the folder.
 
     Raises:
         ValueError: something in the folder or the configuration is wrong.
     """
     cfg = load_config(config_file, options)
-    found = read_data_folder(folder, Path(cfg.OUTPUT_DIR, "datasets"))
-    return [*folder_options(found, folder, test=test), *options]
+    cache = Path(cfg.OUTPUT_DIR, "datasets")
+    found = read_data_folder(folder, cache)
+    if class_names is not None:
+        found = with_class_order(found, class_names, cache)
+    best = ("SOLVER.BEST_METRIC", "bbox/AP")
+    return [*folder_options(found, folder, test=test), *best, *options]
 
 
 def detectron2_arguments(

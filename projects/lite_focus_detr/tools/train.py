@@ -1,7 +1,7 @@
 """Trains a detector, on a folder of one's own images or on the data of a configuration.
 
     lite-focus-detr train --data FOLDER [--config-file NAME_OR_PATH] [--output FOLDER]
-        [--weights PATH] [--resume] [--num-gpus N] [--opts KEY VALUE ...]
+        [--weights PATH] [--resume] [--num-gpus N] [--verbose] [--opts KEY VALUE ...]
 
 The folder is in COCO, YOLO or Pascal VOC format, which is recognised; data sets, classes and a
 validation split follow from it. ``train_net.py`` has all options of detectron2.
@@ -10,10 +10,12 @@ validation split follow from it. ``train_net.py`` has all options of detectron2.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from .. import model_zoo
 from ..engine import run, user_errors
+from ..screen import VERBOSE
 from .run_arguments import (
     add_run_arguments,
     data_options,
@@ -29,6 +31,8 @@ DEFAULT_CONFIG = "lite_dino_small"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if something of the user's is wrong."""
     args = _parser().parse_args(arguments)
+    if args.verbose:
+        os.environ[VERBOSE] = "1"
     with user_errors():
         if args.config_file is None and args.data is None:
             raise ValueError("give --data FOLDER, or --config-file with data sets, or both")
