@@ -113,7 +113,7 @@ def test_the_time_that_is_left_has_that_of_evaluations(hook, done, seconds):
     lines.clear()
     hook.trainer.start_iter = 0
     hook.trainer.storage.put_scalar("time", 1.0)
-    assert hook._remaining(done) == pytest.approx(seconds)
+    assert hook.seconds_left(done) == pytest.approx(seconds)
 
 
 def test_a_bar_is_for_terminals_only(hook, capsys):
@@ -125,7 +125,7 @@ def test_a_bar_is_for_terminals_only(hook, capsys):
 
 @pytest.mark.parametrize("is_seen", [True, False])
 def test_a_loader_with_a_bar_is_the_loader(monkeypatch, capsys, is_seen):
-    monkeypatch.setattr(progress, "_has_viewer", lambda: is_seen)
+    monkeypatch.setattr(progress, "has_viewer", lambda: is_seen)
     loader = LoaderWithBar(DataLoader([1, 2, 3], batch_size=2))
     assert [batch.tolist() for batch in loader] == [[1, 2], [3]]
     assert len(loader) == 2

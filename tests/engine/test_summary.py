@@ -43,7 +43,7 @@ def test_the_model_has_classes_parameters_and_a_cost(make_cfg, lines):
 
 
 def test_a_large_model_is_not_measured(make_cfg, lines, monkeypatch):
-    monkeypatch.setattr(summary, "_MAX_COUNTED", 10)
+    monkeypatch.setattr(summary, "MAX_COUNTED", 10)
     show_model(make_cfg(), build_model(make_cfg()), class_names=None, weights="a.pth")
     assert lines[0] == "Model: DeformableDETR, 3 classes"
     assert lines[1].endswith("M parameters")

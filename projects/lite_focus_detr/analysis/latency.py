@@ -44,19 +44,19 @@ class PartTimer:
         """
         self.model = model
         self.seconds = dict.fromkeys(parts, 0.0)
-        self._hooks = ExitStack()
+        self._handles = ExitStack()
 
     def __enter__(self) -> PartTimer:
         for part in self.seconds:
             module = getattr(self.model, part)
             before = module.register_forward_pre_hook(partial(self._add, part, -1.0))
-            self._hooks.callback(before.remove)
+            self._handles.callback(before.remove)
             after = module.register_forward_hook(partial(self._add, part, 1.0))
-            self._hooks.callback(after.remove)
+            self._handles.callback(after.remove)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._hooks.close()
+        self._handles.close()
 
     def _add(self, part: str, sign: float, *_: object) -> None:
         if self.model.device.type == "cuda":

@@ -88,14 +88,14 @@ class BestResult(HookBase):
             }
         metrics = comm.all_gather(metrics)[0]
         if self.metric in metrics:
-            self._note(metrics[self.metric])
+            self._keep_if_best(metrics[self.metric])
         elif self._save is not None or self.patience:
             raise ValueError(
                 f"SOLVER.BEST_METRIC {self.metric} is none of the metrics of the evaluation: "
                 f"{', '.join(sorted(metrics)) or 'there are none'}"
             )
 
-    def _note(self, value: float) -> None:
+    def _keep_if_best(self, value: float) -> None:
         # At the end the loop has counted on.
         iterations = min(self.trainer.iter + 1, self.trainer.max_iter)
         if iterations <= self.evaluated:  # a resumed training has looked at it before

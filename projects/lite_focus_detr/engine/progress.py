@@ -57,7 +57,7 @@ class ProgressLines(HookBase):
             initial=self.trainer.start_iter,
             unit="it",
             leave=False,
-            disable=not _has_viewer(),
+            disable=not has_viewer(),
         )
 
     def after_step(self) -> None:
@@ -77,7 +77,7 @@ class ProgressLines(HookBase):
             self.bar.close()
 
     def _show_end(self, done: int) -> None:
-        remaining = self._remaining(done)
+        remaining = self.seconds_left(done)
         if remaining:
             end = time.strftime("%H:%M", time.localtime(time.time() + remaining))
             unknown = "" if self.evaluation_seconds else ", without evaluations"
@@ -95,7 +95,7 @@ class ProgressLines(HookBase):
             epoch=(math.ceil(done / self.iterations_per_epoch), self._epochs()),
             iterations=done,
             seconds=storage.history("time").avg(PERIOD) if "time" in storage.histories() else None,
-            remaining=self._remaining(done),
+            remaining=self.seconds_left(done),
             best=self._best(),
         )
 
@@ -107,7 +107,7 @@ class ProgressLines(HookBase):
             return None
         return self.best.value, math.ceil(self.best.iterations / self.iterations_per_epoch)
 
-    def _remaining(self, done: int) -> float | None:
+    def seconds_left(self, done: int) -> float | None:
         """Seconds until the end, evaluations included; None before the first iteration."""
         histories = self.trainer.storage.histories()
         if "time" not in histories:
@@ -136,13 +136,13 @@ class LoaderWithBar:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[Any]:
-        yield from tqdm(self._loader, "evaluating", leave=False, disable=not _has_viewer())
+        yield from tqdm(self._loader, "evaluating", leave=False, disable=not has_viewer())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
 
-def _has_viewer() -> bool:
+def has_viewer() -> bool:
     """Whether somebody can see a bar, and no line of detectron2 would tear it apart."""
     return sys.stderr.isatty() and not is_verbose()
 

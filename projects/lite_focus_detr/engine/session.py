@@ -10,6 +10,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
+from ..optimization import optimize_as_configured
 from ..screen import screen
 from .results_table import format_results
 from .setup import RUN_ERRORS, user_errors
@@ -27,10 +28,11 @@ def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] 
     Returns:
         the metrics of the last evaluation.
     """
-    return _evaluate(cfg, args) if args.eval_only else _train(cfg, args)
+    return evaluate(cfg, args) if args.eval_only else train(cfg, args)
 
 
-def _train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
+def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
+    """Train; see :func:`train_or_evaluate`."""
     with user_errors():
         trainer = DetrTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
@@ -45,11 +47,13 @@ def _train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
     return results
 
 
-def _evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
+def evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
+    """Evaluate; see :func:`train_or_evaluate`."""
     with user_errors():
         model = DetrTrainer.load_model(cfg, resume=args.resume)
         names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes")
         show_model(cfg, model, class_names=names, weights=cfg.MODEL.WEIGHTS or "random")
+        model = optimize_as_configured(model, cfg)
     with user_errors(*RUN_ERRORS):
         results: dict[str, Any] = DetrTrainer.test(cfg, model)
     if comm.is_main_process():

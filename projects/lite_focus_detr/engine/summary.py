@@ -18,7 +18,7 @@ from ..screen import screen
 from .description import format_classes
 
 # Larger models take seconds to count.
-_MAX_COUNTED = 10_000_000
+MAX_COUNTED = 10_000_000
 _OPERATORS = {
     "cuda": "compiled, CUDA",
     "cpu": "compiled, CPU",
@@ -63,7 +63,7 @@ def show_model(
     screen.info("Model: %s, %s", cfg.MODEL.META_ARCHITECTURE, classes)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     height = int(cfg.INPUT.MIN_SIZE_TEST)
-    is_small = isinstance(model, DetectionTransformer) and parameters <= _MAX_COUNTED
+    is_small = isinstance(model, DetectionTransformer) and parameters <= MAX_COUNTED
     cost = _cost(model, height, height * 4 // 3) if is_small and height else ""
     screen.info("Cost: %.2g M parameters%s", parameters / 1e6, cost)
     screen.info("Weights: %s", weights)

@@ -22,7 +22,6 @@ from torch import nn
 from ..data import DetrDatasetMapper
 from ..data.training_stream import TrainingStream
 from ..data.worker_watch import dead_workers_named
-from ..optimization import optimize_as_configured
 from ..screen import prints_in_log, screen
 from . import signals
 from .best_result import BestResult, NoImprovement, StopEarly
@@ -344,7 +343,7 @@ class DetrTrainer(DefaultTrainer):
         model: nn.Module = cls.build_model(cfg)
         checkpointer = DetrCheckpointer(model, cfg.OUTPUT_DIR, cfg=cfg, for_inference=True)
         checkpointer.resume_or_load(cfg.MODEL.WEIGHTS, resume=resume)
-        return optimize_as_configured(model, cfg)
+        return model
 
     @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
