@@ -2,11 +2,10 @@
 
 import pytest
 
-from lite_focus_detr.tools import demo, visualize
+from lite_focus_detr.tools import visualize
 
 
 @pytest.fixture(autouse=True)
 def _keep_logging_as_it_is(monkeypatch):
     # Its handlers would outlive the captured streams of a test.
-    for module in (demo, visualize):
-        monkeypatch.setattr(module, "setup_logger", lambda **_: None)
+    monkeypatch.setattr(visualize, "setup_logger", lambda **_: None)

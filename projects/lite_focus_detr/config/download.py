@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 import urllib.request
 from collections.abc import Callable
@@ -79,10 +78,22 @@ def download(url: str, check: Callable[[str], object] | None = None) -> str:
     return path
 
 
-def fetch(url: str, path: str) -> None:
-    """Download to a file; an OSError says if less arrived than was announced."""
+def fetch(url: str, path: str, max_bytes: int | None = None) -> None:
+    """Download to a file.
+
+    Args:
+        url: of the file.
+        path: to write to.
+        max_bytes: no more is read.
+
+    Raises:
+        OSError: the server cannot be reached, sent less than it has announced, or too much.
+    """
     with urllib.request.urlopen(url, timeout=_TIMEOUT) as response, open(path, "wb") as file:
-        shutil.copyfileobj(response, file, _BLOCK)
+        while block := response.read(_BLOCK):
+            file.write(block)
+            if max_bytes is not None and file.tell() > max_bytes:
+                raise OSError(f"it is larger than {max_bytes >> 20} MiB")
         announced = response.headers.get("Content-Length")
     size = os.path.getsize(path)
     if not size or (announced is not None and size != int(announced)):

@@ -1,112 +1,245 @@
-"""Detects objects in images of one's own; writes pictures and ``predictions.json``.
+"""Detects objects in images and videos of one's own; writes pictures and ``predictions.json``.
 
-    python -m lite_focus_detr.tools.demo --config-file NAME_OR_PATH --weights PATH \
-        --input IMAGE_OR_FOLDER ... --output FOLDER [--latency 300ms] [--opts KEY VALUE ...]
+    lite-focus-detr demo --weights PATH --input IMAGE_FOLDER_VIDEO_ADDRESS_OR_WEBCAM ... \
+        --output FOLDER [--confidence-threshold 0.3] [--top 20] [--save json csv coco] \
+        [--config-file NAME_OR_PATH] [--latency 300ms] [--opts KEY VALUE ...]
 
-``--latency`` is for encoders that select tokens: their budget is the largest with which detection
-in the first image takes at most so long on this machine.
+Drawn and saved is what has at least the score that was best on the evaluation set, which weights
+of this project hold, or else the 20 best of each image. Videos and webcams (``--input 0``, until
+Ctrl-C) become videos. ``--latency`` is for encoders that select tokens: their budget is the largest
+with which detection in the first image takes at most so long on this machine.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import re
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
-from detectron2.utils.logger import setup_logger
 from PIL import Image
+from tqdm import tqdm
 
+from ..analysis.inspection import detector_name
 from ..analysis.latency import fit_budget
-from ..data import read_image
+from ..data import UnreadableImage, read_image
+from ..data.video import VideoReader, VideoWriter, import_av
 from ..engine import user_errors
-from ..predictor import Predictor, load_inference_config, load_metadata
-from ..visualization.detections import draw_predictions
-from .command_line import add_config_arguments, options_with_weights, output_errors
+from ..predictor import Predictor
+from ..visualization.detections import describe_detections, draw_predictions, keep_best
+from ..visualization.style import Caption
+from .command_line import add_config_arguments, inference_config, output_errors
+from .demo_inputs import Source, find_sources, local_file
+from .detection_files import FILES, DetectionFiles
+from .output_folder import OutputFolder, unique_names
 
-# Under ``python -m`` the name of this module is not its own.
-logger = logging.getLogger("lite_focus_detr.tools.demo")
+#: Of an image, where the weights know no threshold.
+BEST = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code, 1 if an image could not be read."""
+    """Run the command; returns its exit code, 1 if an image or a video could not be read."""
     args = _parser().parse_args(arguments)
-    setup_logger(name="lite_focus_detr")
     with user_errors():
-        cfg = load_inference_config(args.config_file, options_with_weights(args))
-        metadata = load_metadata(cfg)
-        paths = find_images(args.input)
+        cfg = inference_config(args)
+        sources = find_sources(args.input)
+        if any(source.is_video for source in sources):
+            import_av()
+        suffixes = [".mp4" if source.is_video else ".png" for source in sources]
+        names = unique_names((source.stem for source in sources), suffixes)
+        folder = OutputFolder(args.output)
+        folder.require_free([*names, *(FILES[kind] for kind in args.save)])
         predictor = Predictor(cfg)
         if args.latency is not None:
-            keep_within(predictor, str(paths[0]), args.latency)
+            keep_within(predictor, sources[0], args.latency)
+        selection = Selection.of(args.confidence_threshold, args.top, predictor.threshold)
+    print(predictor.description)
     with output_errors("--output"):
-        unreadable = detect(
-            predictor, paths, Path(args.output), metadata, args.confidence_threshold
-        )
+        folder.path.mkdir(parents=True, exist_ok=True)
+        detection = Demo(predictor, folder, selection)
+        unreadable = detection.run(sources, names)
+        detection.finish(args.save)
     return int(unreadable > 0)
 
 
-def detect(
-    predictor: Predictor, paths: Sequence[Path], output: Path, metadata: Any, threshold: float
-) -> int:
-    """Write a picture per image and ``predictions.json`` to the folder ``output``.
+@dataclass(frozen=True)
+class Selection:
+    """Which detections count.
+
+    Args:
+        threshold: least score, in [0, 1].
+        top: at most so many of an image, the best; None: all.
+    """
+
+    threshold: float = 0.0
+    top: int | None = None
+
+    @classmethod
+    def of(cls, threshold: float | None, top: int | None, known: float | None) -> Selection:
+        """What the command line says, or else the threshold that is known, or else the best.
+
+        Raises:
+            ValueError: the threshold is none.
+        """
+        if threshold is not None and not 0 <= threshold <= 1:
+            raise ValueError(f"--confidence-threshold {threshold:g} is not in [0, 1]")
+        if top is not None and top < 1:
+            raise ValueError(f"--top {top}: give at least 1")
+        if threshold is None and top is None:
+            return cls(top=BEST) if known is None else cls(known)
+        return cls(threshold or 0.0, top)
+
+    def choose(self, instances: Instances) -> Instances:
+        """The detections that count, the best first."""
+        return keep_best(instances, self.threshold, self.top)
+
+    def describe(self, instances: Instances) -> str:
+        """How many of all detections count, and what the best has where none does."""
+        if self.top is None:
+            return describe_detections(instances, self.threshold)
+        scores = self.choose(instances).scores
+        if not len(scores):
+            return describe_detections(instances, self.threshold)
+        return f"the best {len(scores)}, {scores.max():.0%} to {scores.min():.0%}"
+
+
+@dataclass
+class Demo:
+    """Detects in images and videos, and counts.
 
     Args:
         predictor: the detector.
-        paths: image files.
-        output: created when needed.
-        metadata: names of the classes.
-        threshold: least score of a detection, in [0, 1].
-
-    Returns:
-        the number of images that could not be read; they are logged.
+        folder: for the pictures; exists.
+        selection: which detections are drawn and saved.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    predictions: list[dict[str, Any]] = []
-    unreadable = 0
-    for number, path in enumerate(paths):
-        try:
-            image = read_image(str(path), "RGB")
-        except RuntimeError as error:
-            logger.error("%s", error)
-            unreadable += 1
-            continue
-        instances = predictor(str(path))
-        instances = instances[instances.scores >= threshold]
-        predictions += _as_json(instances, path, metadata)
-        # Numbered, because images from different folders may have the same name.
-        picture = draw_predictions(image, instances, metadata)
-        Image.fromarray(picture).save(output / f"{number:04d}_{path.stem}.png")
-        logger.info("%s: %d objects", path, len(instances))
-    (output / "predictions.json").write_text(json.dumps(predictions, indent=1))
-    logger.info("Pictures and predictions.json are in %s", output)
-    return unreadable
+
+    predictor: Predictor
+    folder: OutputFolder
+    selection: Selection
+    images: int = 0
+    objects: int = 0
+    seconds: float = 0.0  #: of detection alone
+    start: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.files = DetectionFiles(
+            self.predictor.class_names, self.predictor.description.category_ids
+        )
+
+    def run(self, sources: Sequence[Source], names: Sequence[str]) -> int:
+        """Write a picture or a video for each source; a name that cannot be read is told.
+
+        Args:
+            sources: what to detect in.
+            names: of the files to write.
+
+        Returns:
+            the number of sources that could not be read.
+        """
+        unreadable = 0
+        for source, name in zip(sources, names, strict=True):
+            try:
+                (self._video if source.is_video else self._image)(source, name)
+            except UnreadableImage as error:
+                print(error, file=sys.stderr)
+                unreadable += 1
+            except KeyboardInterrupt:
+                print("stopped", file=sys.stderr)
+                self.folder.note([name])
+                break
+            self.folder.note([name])
+        return unreadable
+
+    def finish(self, kinds: Sequence[str]) -> None:
+        """Write what was found, and say how long it took."""
+        saved = self.files.write(self.folder.path, kinds)
+        self.folder.note(saved)
+        if self.images:
+            total = self.images / (time.perf_counter() - self.start)
+            print(
+                f"{_count(self.images, 'image')}, {_count(self.objects, 'object')}, {total:.3g} "
+                f"images per second; detection alone {self.images / self.seconds:.3g}"
+            )
+        print(f"{', '.join(['pictures', *saved])} in {self.folder.path}")
+
+    def _image(self, source: Source, name: str) -> None:
+        with local_file(source) as path:
+            image = read_image(path, "RGB")
+            instances = self._detect(path)
+        chosen = self._count_and_save(instances, source.place)
+        found = self.selection.describe(instances)
+        details = f"{detector_name(self.predictor.model)} · {Path(source.place).name} · {found}"
+        caption = Caption("detections", details)
+        picture = draw_predictions(image, chosen, self.predictor.metadata, caption)
+        path_of_picture = self.folder.path / name
+        Image.fromarray(picture).save(path_of_picture)
+        print(f"{path_of_picture}: {found}")
+
+    def _video(self, source: Source, name: str) -> None:
+        path, frames, found, start = self.folder.path / name, 0, 0, time.perf_counter()
+        with VideoReader(source.place) as video, VideoWriter(str(path), video.rate) as writer:
+            try:
+                for frame in tqdm(video, name, video.count or None, disable=None, leave=False):
+                    instances = self._detect(frame.image)
+                    place = {"frame": frame.number, "seconds": round(frame.seconds, 3)}
+                    chosen = self._count_and_save(instances, source.place, **place)
+                    image = frame.image[..., ::-1].copy()
+                    writer.write(draw_predictions(image, chosen, self.predictor.metadata))
+                    frames, found = frames + 1, found + len(chosen)
+            finally:
+                rate = frames / (time.perf_counter() - start)
+                counts = f"{_count(frames, 'frame')}, {_count(found, 'object')}"
+                print(f"{path}: {counts}, {rate:.3g} frames per second")
+
+    def _detect(self, image: Any) -> Instances:
+        start = time.perf_counter()
+        instances = self.predictor(image)
+        self.seconds += time.perf_counter() - start
+        return instances
+
+    def _count_and_save(self, instances: Instances, place: str, **frame: float) -> Instances:
+        chosen = self.selection.choose(instances)
+        self.files.add(chosen, place, **frame)
+        self.images += 1
+        self.objects += len(chosen)
+        return chosen
 
 
-def keep_within(predictor: Predictor, path: str, limit: float) -> None:
+def keep_within(predictor: Predictor, source: Source, limit: float) -> None:
     """Choose the budget with which detection in an image takes at most ``limit`` seconds.
 
     Raises:
         ValueError: the encoder updates all tokens, or the image cannot be read.
     """
     try:
-        measured = fit_budget(predictor.model, lambda: predictor(path), limit)
+        with _first_image(source) as image:
+            measured = fit_budget(predictor.model, lambda: predictor(image), limit)
     except RuntimeError as error:
         raise ValueError(f"--latency: {error}") from error
     for keep_ratio, seconds in measured.items():
-        logger.info("Keep ratio %g takes %.0f ms", keep_ratio, 1e3 * seconds)
+        print(f"Keep ratio {keep_ratio:g} takes {1e3 * seconds:.0f} ms")
     keep_ratio, seconds = list(measured.items())[-1]
     if seconds > limit:
-        logger.warning(
-            "No keep ratio takes at most %.0f ms: going on with the smallest, %g",
-            1e3 * limit,
-            keep_ratio,
+        print(
+            f"No keep ratio takes at most {1e3 * limit:.0f} ms: going on with the smallest, "
+            f"{keep_ratio:g}"
         )
+
+
+@contextmanager
+def _first_image(source: Source) -> Iterator[Any]:
+    if not source.is_video:
+        with local_file(source) as path:
+            yield path
+        return
+    with VideoReader(source.place) as video:
+        yield next(iter(video)).image
 
 
 def parse_latency(text: str) -> float:
@@ -121,43 +254,34 @@ def parse_latency(text: str) -> float:
     return float(match[1]) / (1e3 if match[2] == "ms" else 1)
 
 
-def find_images(inputs: Sequence[str]) -> list[Path]:
-    """Image files among the given files and, sorted, in the given folders.
-
-    Raises:
-        ValueError: a path does not exist, or there is no image.
-    """
-    suffixes = set(Image.registered_extensions())
-    paths: list[Path] = []
-    for path in map(Path, inputs):
-        if path.is_dir():
-            paths += sorted(file for file in path.iterdir() if file.suffix.lower() in suffixes)
-        elif path.is_file():
-            paths.append(path)
-        else:
-            raise ValueError(f"input {path} does not exist")
-    if not paths:
-        raise ValueError(f"no images in {', '.join(inputs)}")
-    return paths
-
-
-def _as_json(instances: Instances, path: Path, metadata: Any) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = instances_to_coco_json(instances, str(path))
-    names = metadata.get("thing_classes")
-    for result in results:
-        result["file_name"] = result.pop("image_id")
-        if names is not None:
-            result["category"] = names[result["category_id"]]
-    return results
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.demo", description=__doc__
+        prog="lite-focus-detr demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--input", nargs="+", required=True, help="images or folders of images")
-    parser.add_argument("--output", required=True, help="folder for pictures and predictions.json")
-    parser.add_argument("--confidence-threshold", type=float, default=0.5)
+    parser.add_argument(
+        "--input",
+        nargs="+",
+        required=True,
+        metavar="INPUT",
+        help="images, folders of images, addresses of images, videos, or the number of a webcam",
+    )
+    parser.add_argument("--output", required=True, help="folder for pictures and predictions")
+    parser.add_argument(
+        "--confidence-threshold",
+        type=float,
+        metavar="SCORE",
+        help=f"by default that of the weights, or else --top {BEST}",
+    )
+    parser.add_argument("--top", type=int, metavar="COUNT", help="at most so many in an image")
+    parser.add_argument(
+        "--save", nargs="+", choices=FILES, default=["json"], help="files of the detections"
+    )
     parser.add_argument(
         "--latency", type=parse_latency, metavar="300ms", help="choose the budget by the time"
     )
