@@ -44,7 +44,7 @@ class _Training:
         self.optimizer.zero_grad()
 
     def state_dict(self) -> dict[str, object]:
-        return {"optimizer": self.optimizer.state_dict()}
+        return {"_trainer": {"optimizer": self.optimizer.state_dict()}}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         pass
@@ -65,6 +65,7 @@ def without_checks(load: Callable[[], object]) -> Callable[[], object]:
     def call() -> object:
         with (
             mock.patch.object(checkpoint_io, "require_intact", return_value=None),
+            mock.patch.object(checkpoint_io, "require_plain", return_value=None),
             mock.patch.object(checkpoint_checks, "is_finite", every_element),
         ):
             return load()

@@ -52,6 +52,7 @@ OPTIONS = (
 MOMENTS = ("starting", "training", "writing")
 _POLL_SECONDS = 0.0005
 _HANGS_SECONDS = 300.0
+_WHOLE_SECONDS = 3600.0
 # Other processes may wait for one that was killed before they have met: a launcher ends them.
 _LAUNCHER_SECONDS = 10.0
 
@@ -122,7 +123,7 @@ class Training:
         Raises:
             SystemExit: a process has failed.
         """
-        self._join(processes)
+        self._join(processes, _WHOLE_SECONDS)
         for process in processes:
             if process.exitcode != 0:
                 raise SystemExit(f"exit code {process.exitcode}, not 0: {self._end_of_log()}")

@@ -57,6 +57,27 @@ def test_flips_are_found_in_files_of_any_size(tmp_path, size):
 
 
 @pytest.mark.fault(area="checkpoints", expected="refused")
+@pytest.mark.parametrize("ours", [True, False], ids=["of ours", "published"])
+def test_flips_in_large_files_are_found_while_they_are_read(tmp_path, ours):
+    path = tmp_path / "model.pth"
+    random = torch.Generator().manual_seed(0)
+    contents = {"model": {str(n): torch.randn(1 << 18, generator=random) for n in range(6)}}
+    if ours:
+        write_checkpoint(str(path), contents)
+    else:
+        torch.save(contents, path)
+    size = 8 * path.stat().st_size
+    assert torch.equal(read_checkpoint(str(path))["model"]["5"], contents["model"]["5"])
+    # Tensors; and of ours what says where they lie, which is read before damage is known.
+    bits = [*torch.randint(size // 50, size - size // 50, (10,), generator=random).tolist()]
+    if ours:
+        bits += [*range(0, 8000, 501), *range(size - 8000, size, 501)]
+    for bit in bits:
+        with flipped(path, bit), pytest.raises(ValueError, match=r"model\.pth .*is damaged"):
+            read_checkpoint(str(path))
+
+
+@pytest.mark.fault(area="checkpoints", expected="refused")
 @pytest.mark.parametrize(
     "distance", [8, 4096, 1 << 20], ids=["swapped words", "swapped rows", "swapped blocks"]
 )
@@ -129,13 +150,18 @@ def repacked(path, compression):
 
 
 @pytest.mark.fault(area="security", expected="refused")
+@pytest.mark.parametrize("ours", [False, True], ids=["", "with a digest"])
 @pytest.mark.parametrize(
     "compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2], ids=["deflated", "bzip2"]
 )
-def test_compressed_members_are_refused_before_they_are_inflated(tmp_path, compression):
+def test_compressed_members_are_refused_before_they_are_inflated(tmp_path, compression, ours):
     path = str(tmp_path / "bomb.pth")
     torch.save({"w": torch.zeros(1 << 20)}, path)
     repacked(path, compression)
+    if ours:
+        with open(path, "r+b") as file:
+            file.seek(0, os.SEEK_END)
+            append_digest(file)
     assert os.path.getsize(path) < 100_000
     with pytest.raises(ValueError, match=r"bomb\.pth is refused: it has compressed"):
         read_checkpoint(path)

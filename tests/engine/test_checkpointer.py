@@ -8,7 +8,7 @@ import torchvision
 from detectron2.modeling import build_model
 
 from lite_focus_detr.data import register_datasets
-from lite_focus_detr.engine import DetrCheckpointer, EMAHook
+from lite_focus_detr.engine import DetrCheckpointer, EMAHook, checkpointer, read_checkpoint
 from lite_focus_detr.engine.description import Classes, DetectorRecord
 
 
@@ -31,9 +31,9 @@ def same_weights(a, b):
 def saved(cfg, tmp_path, names, seed=0):
     """A model, with checkpoints of these names in this order of age."""
     model = build(cfg, seed)
-    checkpointer = DetrCheckpointer(model, str(tmp_path), cfg=cfg)
+    saver = DetrCheckpointer(model, str(tmp_path), cfg=cfg)
     for age, name in enumerate(names):
-        checkpointer.save(name, iteration=age)
+        saver.save(name, iteration=age)
         os.utime(tmp_path / f"{name}.pth", (1000 + age, 1000 + age))
     return model
 
@@ -227,6 +227,20 @@ def test_large_finite_values_are_saved(make_cfg, tmp_path):
     model.neck.level_embed.data.fill_(3e38)  # their sum is infinite
     DetrCheckpointer(model, str(tmp_path), cfg=cfg).save("model_1", iteration=1)
     assert torch.load(tmp_path / "model_1.pth", weights_only=True)["iteration"] == 1
+
+
+def test_resuming_reads_a_file_once(make_cfg, tmp_path, monkeypatch):
+    cfg = make_cfg()
+    model = saved(cfg, tmp_path, ["model_0000009", "model_0000019"])
+    read = []
+
+    def read_and_note(path):
+        read.append(os.path.basename(path))
+        return read_checkpoint(path)
+
+    monkeypatch.setattr(checkpointer, "read_checkpoint", read_and_note)
+    assert same_weights(model, resume(cfg, tmp_path)[0])
+    assert read == ["model_0000019.pth"]
 
 
 def test_resume_with_nothing_to_resume_warns_and_loads_the_weights(make_cfg, tmp_path, caplog):

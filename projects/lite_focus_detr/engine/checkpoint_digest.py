@@ -10,8 +10,7 @@ import hashlib
 import os
 import struct
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import zlib
 from typing import IO
 
 import numpy as np
@@ -25,11 +24,12 @@ _COMMENT_SIZE = len(_MARK) + _HEX_DIGITS
 _END_RECORD = struct.Struct("<4s4H2LH")
 _END_SIGNATURE = b"PK\x05\x06"
 _ZIP_SIGNATURE = b"PK\x03\x04"
+# What lies before the name of a member, of which its length and that of the extra field matter.
+_LOCAL_HEADER = struct.Struct("<4s22x2H")
 
 _BLOCK = 1 << 20
 _ROW = 512  # words of 8 bytes
-# More threads than this wait for the memory.
-_THREADS = min(4, os.cpu_count() or 1)
+_PIECE = 8 * _BLOCK
 
 
 class DamagedFileError(ValueError):
@@ -53,17 +53,33 @@ def append_digest(file: IO[bytes]) -> None:
     file.write(_digest(file.fileno(), file.tell()))
 
 
-def require_intact(path: str) -> None:
-    """Check the digest of a file of this project, or what a zip archive says of its members.
+def require_plain(path: str) -> None:
+    """Check that reading a file takes no more memory than it is large, by the list of its members.
 
-    Other formats, those of old PyTorch and of pickles, have nothing that could be checked.
+    Args:
+        path: of a file that can be read; other formats than zip archives pass.
+
+    Raises:
+        DamagedFileError: members are compressed or overlap.
+        zipfile.BadZipFile: it begins like an archive, but is none.
+    """
+    with open(path, "rb") as file:
+        if file.read(len(_ZIP_SIGNATURE)) == _ZIP_SIGNATURE:
+            with zipfile.ZipFile(file) as archive:
+                _require_plain(archive, os.fstat(file.fileno()).st_size)
+
+
+def require_intact(path: str) -> None:
+    """Check the digest of a file of this project, or the checksums of another zip archive.
+
+    It spends its time outside of Python, so that another thread may read the file meanwhile. Other
+    formats, those of old PyTorch and of pickles, have nothing that could be checked.
 
     Args:
         path: of a file that can be read.
 
     Raises:
-        DamagedFileError: some bit of the file has changed, or its members are compressed or
-            overlap: an archive like that may become many times larger when it is read.
+        DamagedFileError: some bit of the file has changed.
         zipfile.BadZipFile: it begins like an archive, but is none.
     """
     with open(path, "rb") as file:
@@ -72,13 +88,49 @@ def require_intact(path: str) -> None:
         file.seek(max(0, size - _COMMENT_SIZE))
         comment = file.read()
         if comment.startswith(_MARK):
-            digest = _digest(file.fileno(), size - _HEX_DIGITS)
-            if digest != comment[len(_MARK) :]:
+            if _digest(file.fileno(), size - _HEX_DIGITS) != comment[len(_MARK) :]:
                 raise DamagedFileError("is damaged: its content does not fit its digest")
         elif head == _ZIP_SIGNATURE:
             with zipfile.ZipFile(file) as archive:
+                if archive.comment:
+                    raise DamagedFileError("is damaged in its last bytes")
                 _require_plain(archive, size)
-                _require_checksums(archive)
+                _require_checksums(file.fileno(), archive.infolist())
+
+
+class _Pieces:
+    """A file in pieces of several MB.
+
+    Each call of the system hands Python over to the thread that reads the file, and takes it back:
+    many small ones would keep that thread waiting.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        size = min(_PIECE, os.fstat(descriptor).st_size)
+        self._buffer = memoryview(bytearray(size))
+        self._start = self._end = 0
+
+    def get(self, start: int, end: int, least: int = 1) -> memoryview:
+        """Bytes from ``start`` on, up to ``end`` or as many as a piece has, valid until the next.
+
+        Raises:
+            DamagedFileError: the file ends before there are ``least`` of them.
+        """
+        if not self._start <= start <= self._end - least:
+            self._fill(start)
+        if self._end - start < least:
+            raise DamagedFileError("is truncated")
+        return self._buffer[start - self._start : min(end, self._end) - self._start]
+
+    def _fill(self, start: int) -> None:
+        self._start = self._end = start
+        while rest := len(self._buffer) - (self._end - start):
+            target = self._buffer[len(self._buffer) - rest :]
+            count = os.preadv(self._descriptor, [target], self._end)
+            if count == 0:
+                return
+            self._end += count
 
 
 def _digest(descriptor: int, size: int) -> bytes:
@@ -90,27 +142,27 @@ def _digest(descriptor: int, size: int) -> bytes:
     every row and in every column.
     """
     digest = hashlib.sha256(size.to_bytes(8, "little"))
-    sums = partial(_sums_of_block, descriptor, size)
-    offsets = range(0, size, _BLOCK)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for rows, columns in (pool.map if len(offsets) > 1 else map)(sums, offsets):
-            digest.update(rows)
-            digest.update(columns)
+    pieces = _Pieces(descriptor)
+    for offset in range(0, size, _PIECE):
+        end = min(offset + _PIECE, size)
+        piece = pieces.get(offset, end, end - offset)
+        whole = len(piece) // _BLOCK * _BLOCK
+        digest.update(_sums(piece[:whole], _BLOCK))
+        if whole < len(piece):
+            rest = bytes(piece[whole:]) + bytes(-len(piece) % (8 * _ROW))
+            digest.update(_sums(rest, len(rest)))
     return digest.hexdigest().encode()
 
 
-def _sums_of_block(descriptor: int, size: int, offset: int) -> tuple[bytes, bytes]:
-    block = os.pread(descriptor, min(_BLOCK, size - offset), offset)
-    block += bytes(-len(block) % (8 * _ROW))
-    words = np.frombuffer(block, "<u8").reshape(-1, _ROW)
-    return words.sum(1).tobytes(), words.sum(0).tobytes()
+def _sums(content: bytes | memoryview, block: int) -> bytes:
+    """Of each block the sums of its rows and of its columns."""
+    words = np.frombuffer(content, "<u8").reshape(-1, block // (8 * _ROW), _ROW)
+    return np.concatenate((words.sum(2), words.sum(1)), axis=1).tobytes()
 
 
 def _require_plain(archive: zipfile.ZipFile, size: int) -> None:
     """Check that the members are stored as they are, which is how ``torch.save`` writes them."""
     members = archive.infolist()
-    if archive.comment:
-        raise DamagedFileError("is damaged in its last bytes")
     if any(x.compress_type != zipfile.ZIP_STORED or x.flag_bits & 1 for x in members):
         raise DamagedFileError(
             "is refused: it has compressed or encrypted members, which torch.save never writes"
@@ -119,20 +171,25 @@ def _require_plain(archive: zipfile.ZipFile, size: int) -> None:
         raise DamagedFileError("is refused: it has members that are larger than the file")
 
 
-def _require_checksums(archive: zipfile.ZipFile) -> None:
+def _require_checksums(descriptor: int, members: list[zipfile.ZipInfo]) -> None:
     # All are zero with torch.serialization.set_crc32_options(False): there are none.
-    if not any(member.CRC for member in archive.infolist()):
+    if not any(member.CRC for member in members):
         return
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for _ in pool.map(partial(_read_member, archive), archive.infolist()):
-            pass
+    pieces = _Pieces(descriptor)
+    for member in sorted(members, key=lambda member: member.header_offset):
+        _require_checksum(pieces, member)
 
 
-def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Read a member to its end, where its checksum is compared."""
-    try:
-        with archive.open(member) as content:
-            while content.read(_BLOCK):
-                pass
-    except zipfile.BadZipFile as error:
-        raise DamagedFileError(f"is damaged: {error}") from error
+def _require_checksum(pieces: _Pieces, member: zipfile.ZipInfo) -> None:
+    """Compare the checksum of a stored member."""
+    start = member.header_offset + _LOCAL_HEADER.size
+    header = pieces.get(member.header_offset, start, _LOCAL_HEADER.size)
+    signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
+    start += name_length + extra_length
+    end, checksum = start + member.file_size, 0
+    while start < end:
+        content = pieces.get(start, end)
+        checksum = zlib.crc32(content, checksum)
+        start += len(content)
+    if signature != _ZIP_SIGNATURE or checksum != member.CRC:
+        raise DamagedFileError(f"is damaged: Bad CRC-32 for file {member.filename!r}")

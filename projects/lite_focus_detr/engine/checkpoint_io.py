@@ -8,6 +8,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
 import torch
@@ -15,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .checkpoint_digest import DamagedFileError, append_digest, require_intact
+from .checkpoint_digest import DamagedFileError, append_digest, require_intact, require_plain
 from .restricted_pickle import TORCH_GLOBALS, ArrayUnpickler
 
 _UNREADABLE = (
@@ -34,6 +35,8 @@ _UNREADABLE = (
     MemoryError,
     SafetensorError,
 )
+# From this size on a file is compared with its digest or checksums while it is read.
+_LARGE = 1 << 22
 
 
 class WriteError(OSError):
@@ -46,8 +49,9 @@ TRY_AGAIN = "earlier files are intact: free some space and try again"
 def read_checkpoint(path: str, *, mmap: bool = False) -> dict[str, Any]:
     """Read a file of tensors, arrays and plain containers onto the CPU.
 
-    Files of this project carry a digest, those of ``torch.save`` a checksum for each tensor. Both
-    are compared before anything of the file is looked at.
+    Files of this project carry a digest, those of ``torch.save`` a checksum for each tensor. They
+    are compared, by other threads while a large file is read, and nothing of a file that is damaged
+    is returned.
 
     Args:
         path: local file; ``.pkl`` is read as a pickle of NumPy arrays, ``.safetensors`` by that
@@ -66,15 +70,7 @@ def read_checkpoint(path: str, *, mmap: bool = False) -> dict[str, Any]:
         raise ValueError(f"{path} is a folder or a device, not a file")
     with open(path, "rb") as file:
         try:
-            if not mmap:
-                require_intact(path)
-            if path.endswith(".pkl"):
-                data = ArrayUnpickler(file, encoding="latin1").load()
-            elif path.endswith(".safetensors"):
-                data = load_file(path)  # numbers alone, the format knows nothing else
-            else:
-                with torch.serialization.safe_globals(TORCH_GLOBALS):
-                    data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+            data = _read(file, path, mmap=True) if mmap else _read_checked(file, path)
         except _UNREADABLE as error:
             raise ValueError(_explain(path, error)) from error
     if not isinstance(data, dict):
@@ -88,6 +84,31 @@ def read_checkpoint(path: str, *, mmap: bool = False) -> dict[str, Any]:
                 f"{path} is refused: {name} of shape {tuple(tensor.shape)} is larger than the file"
             )
     return data
+
+
+def _read(file: IO[bytes], path: str, *, mmap: bool) -> Any:
+    """The content of a file, whatever its format."""
+    if path.endswith(".pkl"):
+        return ArrayUnpickler(file, encoding="latin1").load()
+    if path.endswith(".safetensors"):
+        return load_file(path)  # numbers alone, the format knows nothing else
+    with torch.serialization.safe_globals(TORCH_GLOBALS):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+
+
+def _read_checked(file: IO[bytes], path: str) -> Any:
+    """The same, of a file that is not damaged."""
+    if os.path.getsize(path) < _LARGE:
+        require_intact(path)
+        require_plain(path)
+        return _read(file, path, mmap=False)
+    with ThreadPoolExecutor(1) as beside:
+        intact = beside.submit(require_intact, path)
+        try:
+            require_plain(path)
+            return _read(file, path, mmap=False)
+        finally:
+            intact.result()  # damage explains whatever else was found
 
 
 def named_tensors(contents: Mapping[str, Any]) -> Iterator[tuple[str, Tensor]]:

@@ -81,6 +81,8 @@ class DetrCheckpointer(DetectionCheckpointer):
         """
         super().__init__(model, save_dir, save_to_disk=save_to_disk, **checkpointables)
         self._resuming = False
+        # What was read to find the file to resume from, its name and its time.
+        self._read: tuple[str, int, dict[str, Any]] | None = None
         #: Entered while a checkpoint is written.
         self.while_saving: Callable[[], AbstractContextManager[None]] = nullcontext
         self.cfg = cfg
@@ -121,7 +123,10 @@ class DetrCheckpointer(DetectionCheckpointer):
                 self.save_dir,
                 path,
             )
-        extra: dict[str, Any] = super().resume_or_load(path, resume=resume)
+        try:
+            extra: dict[str, Any] = super().resume_or_load(path, resume=resume)
+        finally:
+            self._read = None
         return extra
 
     def save(self, name: str, **kwargs: Any) -> None:
@@ -249,6 +254,7 @@ class DetrCheckpointer(DetectionCheckpointer):
             return f"{path} holds weights only"
         if "trainer" in self.checkpointables and "trainer" not in contents:
             return f"{path} has an iteration, but no state of a training"
+        self._read = path, _time_of_change(path), contents
         return None
 
     def _saved(self, prefix: str = "") -> list[str]:
@@ -260,7 +266,10 @@ class DetrCheckpointer(DetectionCheckpointer):
         return sorted(paths, key=lambda path: (_time_of_change(path), path), reverse=True)
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        contents = read_checkpoint(filename)
+        *found, contents = self._read or ("", 0, {})
+        if found != [filename, _time_of_change(filename)]:
+            contents = read_checkpoint(filename)
+        self._read = None
         if self._resuming:
             require_resumable(filename, contents, self.model, self.cfg)
         if "ema" not in self.checkpointables:
