@@ -143,7 +143,6 @@ def measure(
         raise SystemExit(f"the training ended with {training.returncode} and showed no loss")
     image = next(path for path in sorted(data.rglob("*")) if path.suffix in (".jpg", ".png"))
     demo = [*command, "demo", "--weights", str(output / "model_best.pth"), "--input", str(image)]
-    demo += ["--config-file", str(output / "config.yaml")]
     subprocess.run([*demo, "--output", str(pictures)], env=environment, check=True)
     if not list(pictures.glob("*.png")):
         raise SystemExit("the demo wrote no picture")

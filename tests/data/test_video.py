@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lite_focus_detr.data import UnreadableImage
-from lite_focus_detr.data.video import VideoReader, VideoWriter, turn_upright, is_webcam
+from lite_focus_detr.data.video import VideoReader, VideoWriter, is_webcam, turn_upright
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from lite_focus_detr import add_lite_focus_detr_config, model_zoo
+from lite_focus_detr.__main__ import COMMANDS
 from lite_focus_detr.engine.description import Classes, DetectorRecord
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,8 @@ def test_commands_name_existing_files_modules_and_targets(document):
             assert (ROOT / config).is_file(), config
         for module in re.findall(r"-m (lite_focus_detr\S+)", block):
             assert importlib.util.find_spec(module), module
+        for command in re.findall(r"^lite-focus-detr (\w+)", block, flags=re.MULTILINE):
+            assert command in COMMANDS, command
         for target in re.findall(r"^make (\w+)", block, flags=re.MULTILINE):
             assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 

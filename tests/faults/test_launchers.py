@@ -91,7 +91,9 @@ def test_torchrun_restarts_a_training_that_goes_on_from_its_last_checkpoint(
     before = (*TORCHRUN, "2", "--max-restarts", "1", "--master-port", str(free_port()))
     errors = require_success(popen(before, *undisturbed.changes, "IMPORTS", "['killed']"))
     assert "Signal 9 (SIGKILL) received" in errors or "exitcode: -9" in errors, errors
-    assert f"Loading from {tmp_path}/out/model_0000003.pth" in (tmp_path / "stdout.txt").read_text()
+    assert (
+        f"Loading from {tmp_path}/out/model_0000003.pth" in (tmp_path / "out/log.txt").read_text()
+    )
     require_same_training(undisturbed.output, tmp_path / "out")
 
 

@@ -1,6 +1,7 @@
 """``eval``: AP on the data of a configuration and on folders."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 
 from lite_focus_detr.config import load_config
-from lite_focus_detr.tools import evaluate
+from lite_focus_detr.tools import evaluate, train
 
 RESULTS = "inference/coco_instances_results.json"
 TINY = str(Path(__file__).parents[1] / "engine/tiny.yaml")
@@ -36,6 +37,28 @@ def test_every_format_gives_the_same_detections(format, write_folder, weights):
     # The only image of the validation split.
     assert len({detection["image_id"] for detection in detections}) == 1
     assert len(detections) > 0
+
+
+def test_every_format_and_order_of_classes_gives_the_same_ap(write_folder, tmp_path, monkeypatch):
+    folders = {name: write_folder(name) for name in ("coco", "yolo", "voc")}
+    output = str(tmp_path / "run")
+    command = ["--data", str(folders["coco"]), "--config-file", TINY, "--output", output]
+    options = ("SEED", "1", "SOLVER.MAX_ITER", "40", "SOLVER.BASE_LR", "0.01")
+    train.main([*command, "--opts", *options, "MODEL.DETR.NUM_QUERIES", "60"])
+    # The same labels, with the classes in the other order.
+    other = shutil.copytree(folders["yolo"], tmp_path / "other")
+    yaml = (other / "data.yaml").read_text()
+    (other / "data.yaml").write_text(yaml.replace("['cell', 'plate']", "['plate', 'cell']"))
+    for path in other.rglob("*.txt"):
+        lines = path.read_text().splitlines()
+        path.write_text("\n".join(f"{1 - int(line[0])}{line[1:]}" for line in lines))
+    results = []
+    monkeypatch.setattr(evaluate, "run", lambda main, args: results.append(main(args)["bbox"]))
+    for folder in (*folders.values(), other):
+        evaluate.main(["--weights", f"{output}/model_final.pth", "--data", str(folder)])
+    assert results[0]["AP-cell"] != results[0]["AP-plate"]
+    for found in results[1:]:
+        assert found == pytest.approx(results[0], nan_ok=True)
 
 
 def test_the_split_and_the_place_of_the_results(write_folder, weights, tmp_path):

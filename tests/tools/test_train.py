@@ -43,6 +43,19 @@ def test_options_of_the_user_beat_those_of_the_folder(write_folder, tmp_path):
     assert cfg["MODEL"]["DETR"]["NUM_CLASSES"] == 2
 
 
+def test_weights_of_this_project_bring_their_configuration(write_folder, tmp_path, monkeypatch):
+    folder = write_folder("coco")
+    run(folder, tmp_path / "first")
+    monkeypatch.chdir(tmp_path)
+    before = (tmp_path / "first/model_final.pth").read_bytes()
+    weights = str(tmp_path / "first/model_final.pth")
+    train.main(["--data", str(folder), "--weights", weights, "--opts", "SOLVER.MAX_ITER", "1"])
+    cfg = yaml.safe_load((tmp_path / "output/config.yaml").read_text())
+    assert cfg["MODEL"]["DETR"]["NUM_QUERIES"] == 9
+    assert cfg["MODEL"]["WEIGHTS"] == weights
+    assert (tmp_path / "first/model_final.pth").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -166,13 +166,9 @@ def format_line(
         remaining: seconds until the end.
         best: best AP in percent, and its epoch.
     """
-    details = [
-        f"{short} {_number(values[name])}" for short, name in _LOSSES.items() if name in values
-    ]
     parts = {
         "place": f"epoch {epoch[0]}/{epoch[1]}  it {iterations}",
-        "loss": f"loss {_number(values['total_loss'])}" if "total_loss" in values else "",
-        "details": f"({' '.join(details)})" if details else "",
+        **_loss_parts(values),
         "rate": f"lr {_exponent(values['lr'])}" if "lr" in values else "",
         "speed": "" if seconds is None else f"{seconds:.2g} s/it",
         "end": "" if remaining is None else f"ETA {format_seconds(remaining)}",
@@ -186,6 +182,13 @@ def format_line(
         if len(line) <= WIDTH:
             break
     return line
+
+
+def _loss_parts(values: Mapping[str, float]) -> dict[str, str]:
+    names = {short: name for short, name in _LOSSES.items() if name in values}
+    details = " ".join(f"{short} {_number(values[name])}" for short, name in names.items())
+    total = f"loss {_number(values['total_loss'])}" if "total_loss" in values else ""
+    return {"loss": total, "details": f"({details})" if details else ""}
 
 
 def _exponent(value: float) -> str:

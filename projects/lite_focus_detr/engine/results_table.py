@@ -73,15 +73,18 @@ def _format_table(box: Mapping[str, float], name: str) -> str:
         lines.append(
             f"F1 is greatest, {_percent(box['F1'])}, at the confidence {box['threshold']:.2f}"
         )
-    classes = {
-        key.removeprefix("AP-"): value for key, value in box.items() if key.startswith("AP-")
-    }
-    if 1 < len(classes) <= MAX_CLASSES:
-        entries = [f"{key} {_percent(value)}" for key, value in classes.items()]
-        for start in range(0, len(entries), _CLASSES_PER_LINE):
-            label = "AP by class: " if start == 0 else " " * len("AP by class: ")
-            lines.append(label + "  ".join(entries[start : start + _CLASSES_PER_LINE]))
-    return "\n".join(lines)
+    return "\n".join([*lines, *_class_lines(box)])
+
+
+def _class_lines(box: Mapping[str, float]) -> Iterator[str]:
+    prefix, label = "AP-", "AP by class: "
+    classes = {key.removeprefix(prefix): box[key] for key in box if key.startswith(prefix)}
+    if not 1 < len(classes) <= MAX_CLASSES:
+        return
+    entries = [f"{key} {_percent(value)}" for key, value in classes.items()]
+    for start in range(0, len(entries), _CLASSES_PER_LINE):
+        begin = " " * len(label) if start else label
+        yield begin + "  ".join(entries[start : start + _CLASSES_PER_LINE])
 
 
 def _percent(value: float) -> str:

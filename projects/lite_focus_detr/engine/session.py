@@ -37,7 +37,8 @@ def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
         trainer = DetrTrainer(cfg)
         trainer.resume_or_load(resume=args.resume)
         loaded = cfg.MODEL.WEIGHTS or "random"
-        weights = f"those of iteration {trainer.start_iter}" if trainer.start_iter else loaded
+        reached = f"of {cfg.OUTPUT_DIR}, after {trainer.start_iter} iterations"
+        weights = reached if trainer.start_iter else loaded
         names = trainer.classes.names
         show_model(cfg, trainer.checkpointer.model, class_names=names, weights=weights)
     with user_errors(*RUN_ERRORS):

@@ -1,10 +1,10 @@
 """Parameters, GFLOPs and activation memory of detectors by part, as tables and as a plot.
 
-    python -m lite_focus_detr.tools.analyze_model --config-file NAME_OR_PATH [--opts KEY VALUE ...]
-    python -m lite_focus_detr.tools.analyze_model --plot layouts.png
-    python -m lite_focus_detr.tools.analyze_model --pareto budgets.png --weights PATH \
+    lite-focus-detr analyze --config-file NAME_OR_PATH [--opts KEY VALUE ...]
+    lite-focus-detr analyze --plot layouts.png
+    lite-focus-detr analyze --pareto budgets.png --weights PATH \
         [--config-file NAME_OR_PATH] [--opts KEY VALUE ...]
-    python -m lite_focus_detr.tools.analyze_model --fit 24GB --config-file NAME_OR_PATH \
+    lite-focus-detr analyze --fit 24GB --config-file NAME_OR_PATH \
         [--opts KEY VALUE ...]
 
 ``--config-file`` takes a file or a name of the model zoo and may be repeated; without it the tables
@@ -165,7 +165,7 @@ def plot(flops: Mapping[str, Mapping[str, float]]) -> Figure:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.analyze_model",
+        prog="lite-focus-detr analyze",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

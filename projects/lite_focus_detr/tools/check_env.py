@@ -1,6 +1,6 @@
 """Says what is installed, which path the attention operators take, and how to fix it.
 
-    python -m lite_focus_detr.tools.check_env
+    lite-focus-detr env
     python projects/lite_focus_detr/tools/check_env.py    where the package does not even import
 
 The exit code is 1 if something is missing without which the package cannot work.
@@ -47,7 +47,9 @@ class Finding(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the report; returns the exit code."""
     argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="lite-focus-detr env",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     ).parse_args(arguments)
     # The report has its own lines for what these would say.
     logging.getLogger("lite_focus_detr").setLevel(logging.ERROR)

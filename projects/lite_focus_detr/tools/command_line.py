@@ -10,7 +10,6 @@ from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from matplotlib.backend_bases import FigureCanvasBase
 
 from .. import model_zoo
 from ..config import ConfigFile
@@ -276,6 +275,8 @@ def picture_file(path: str) -> Path:
         OSError: the folder cannot be created.
         ValueError: the suffix is not that of a format that can be written.
     """
+    from matplotlib.backend_bases import FigureCanvasBase
+
     known = FigureCanvasBase.get_supported_filetypes()
     suffix = Path(path).suffix.lstrip(".").lower()
     if suffix not in known:

@@ -1,6 +1,6 @@
 """Compares what detectors do with one image, in one page of HTML that needs no server.
 
-    python -m lite_focus_detr.tools.compare --image IMAGE --weights PATH [PATH ...] \
+    lite-focus-detr compare --image IMAGE --weights PATH [PATH ...] \
         --output page.html [--confidence-threshold 0.3] [--rounds 3] \
         [--config-file NAME_OR_PATH ...] [--opts KEY VALUE ...]
 
@@ -97,7 +97,7 @@ def add_comparison_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.compare",
+        prog="lite-focus-detr compare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

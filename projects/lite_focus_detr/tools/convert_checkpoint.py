@@ -1,6 +1,6 @@
 """Convert a published checkpoint to the names and shapes of a configured model.
 
-    python -m lite_focus_detr.tools.convert_checkpoint IN OUT [--config-file NAME_OR_PATH] \
+    lite-focus-detr convert IN OUT [--config-file NAME_OR_PATH] \
         [--to {detectron2,hf}] [--opts KEY VALUE ...]
 
 ``MODEL.WEIGHTS`` takes published files as they are; this writes the result down for other programs,
@@ -39,7 +39,9 @@ from .command_line import (
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command. Exits with one line on stderr if a file or the configuration is wrong."""
-    parser = argparse.ArgumentParser(description="Convert a published checkpoint.")
+    parser = argparse.ArgumentParser(
+        prog="lite-focus-detr convert", description="Convert a published checkpoint."
+    )
     parser.add_argument("input", metavar="IN", help="published .pth, .pkl or .safetensors file")
     parser.add_argument("output", metavar="OUT", help="detectron2 .pth file, or folder, to write")
     parser.add_argument(

@@ -1,6 +1,6 @@
 """Export a trained detector as an ONNX file that is checked before it is written.
 
-    python -m lite_focus_detr.tools.export_model --weights PATH [--config-file NAME_OR_PATH] \
+    lite-focus-detr export --weights PATH [--config-file NAME_OR_PATH] \
         --output model.onnx [--dialect standard|gather|native] [--images IMAGE ...] \
         [--layout hwc] [--dtype uint8] [--normalized] [--opts KEY VALUE ...]
 
@@ -54,7 +54,9 @@ def read_images(cfg: CfgNode, paths: Sequence[str]) -> list[Tensor] | None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Export a detector as a checked ONNX file.")
+    parser = argparse.ArgumentParser(
+        prog="lite-focus-detr export", description="Export a detector as a checked ONNX file."
+    )
     parser.add_argument("--output", required=True, metavar="FILE", help="the file to write")
     parser.add_argument(
         "--dialect",

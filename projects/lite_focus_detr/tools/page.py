@@ -1,6 +1,6 @@
 """Serves a page on this machine to try detectors on images of one's own.
 
-    python -m lite_focus_detr.tools.page --weights PATH [PATH ...] \
+    lite-focus-detr page --weights PATH [PATH ...] \
         [--config-file NAME_OR_PATH ...] [--port 7860] [--opts KEY VALUE ...]
 
 Upload an image: every detector shows its boxes, the tokens that its encoder updates, where its
@@ -208,7 +208,7 @@ def _import_gradio() -> Any:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.page",
+        prog="lite-focus-detr page",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

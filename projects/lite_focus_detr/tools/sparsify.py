@@ -1,6 +1,6 @@
 """From a trained dense detector to one with a sparse encoder, in minutes.
 
-    python -m lite_focus_detr.tools.sparsify --weights dense.pth [--config-file NAME_OR_PATH] \
+    lite-focus-detr sparsify --weights dense.pth [--config-file NAME_OR_PATH] \
         --encoder focus|sparse|lite|lite_focus --output FOLDER [--keep-ratio 0.3] \
         [--iterations 300] [--fine-tune 0] [--without-labels] [--opts KEY VALUE ...]
 
@@ -191,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.sparsify",
+        prog="lite-focus-detr sparsify",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
 """Writes pictures of a data set: ground truth on the left, predictions on the right.
 
-    python -m lite_focus_detr.tools.visualize --weights PATH [--config-file NAME_OR_PATH] \
+    lite-focus-detr visualize --weights PATH [--config-file NAME_OR_PATH] \
         --output FOLDER [--dataset NAME] [--num-images 16] [--confidence-threshold 0.3] [--top 20] \
         [--opts KEY VALUE ...]
 """
@@ -118,9 +118,7 @@ def _picture(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.visualize", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="lite-focus-detr visualize", description=__doc__)
     parser.add_argument("--output", required=True, help="folder for the pictures")
     parser.add_argument("--dataset", help="by default the first of DATASETS.TEST")
     parser.add_argument("--num-images", type=int, default=16)

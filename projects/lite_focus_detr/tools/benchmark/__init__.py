@@ -1,1 +1,1 @@
-"""Measurements of speed and memory; run ``python -m lite_focus_detr.tools.benchmark``."""
+"""Measurements of speed and memory; run ``lite-focus-detr benchmark``."""

@@ -1,10 +1,10 @@
 """Measurements of speed and memory.
 
-python -m lite_focus_detr.tools.benchmark op          the attention operators and their peers
-python -m lite_focus_detr.tools.benchmark encoder     the encoders
-python -m lite_focus_detr.tools.benchmark layer       an encoder layer
-python -m lite_focus_detr.tools.benchmark model       whole detectors, optimised ones and others'
-python -m lite_focus_detr.tools.benchmark accelerate  models of transformers
+lite-focus-detr benchmark op          the attention operators and their peers
+lite-focus-detr benchmark encoder     the encoders
+lite-focus-detr benchmark layer       an encoder layer
+lite-focus-detr benchmark model       whole detectors, optimised ones and others'
+lite-focus-detr benchmark accelerate  models of transformers
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _COMMANDS = {
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command that ``arguments``, or the command line, name."""
     parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.benchmark",
+        prog="lite-focus-detr benchmark",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

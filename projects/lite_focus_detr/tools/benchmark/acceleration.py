@@ -1,6 +1,6 @@
 """Models of transformers as they are and with the operators in place of their attention.
 
-    python -m lite_focus_detr.tools.benchmark accelerate [--model NAME ...] [--rounds 3]
+    lite-focus-detr benchmark accelerate [--model NAME ...] [--rounds 3]
 
 The models have the sizes of their default configurations, which are those of published
 checkpoints, random weights, and one image of noise of the size that is usual for each. "encoder" is

@@ -1,6 +1,6 @@
 """Time and memory of the encoders against the dense one, with native operators and without.
 
-    python -m lite_focus_detr.tools.benchmark encoder [--train] [--native-only] [--rounds 3] \
+    lite-focus-detr benchmark encoder [--train] [--native-only] [--rounds 3] \
         [--config-file NAME_OR_PATH ...] [--opts KEY VALUE ...]
 
 Without --config-file: all encoders on DINO with ResNet-50, the dense one first. Of each only the

@@ -1,6 +1,6 @@
 """An encoder layer with native operators and with the reference.
 
-    python -m lite_focus_detr.tools.benchmark layer [--config-file NAME_OR_PATH] \
+    lite-focus-detr benchmark layer [--config-file NAME_OR_PATH] \
         [--image-size 480 800] [--opts KEY VALUE ...]
 
 The layer is the dense one of the configuration's sizes and attention, on random feature maps of

@@ -1,6 +1,6 @@
 """Whole detectors: seconds per image and by part, as they are, optimised and of other libraries.
 
-    python -m lite_focus_detr.tools.benchmark model [--config-file NAME_OR_PATH ...] \
+    lite-focus-detr benchmark model [--config-file NAME_OR_PATH ...] \
         [--image-size 480 800] [--onnx FILE ...] [--training] [--markdown] [--opts KEY VALUE ...]
 
 Detectors have random weights and see one image of noise. Of each configuration run

@@ -1,6 +1,6 @@
 """Speed and memory of the operators against the formulations that others use.
 
-    python -m lite_focus_detr.tools.benchmark op [--size encoder] [--rounds 5]
+    lite-focus-detr benchmark op [--size encoder] [--rounds 5]
 
 Levels of an image of 800x1333 pixels, queries of the encoder (all tokens), of Lite DETR's high
 levels and of the decoder. The formulations are those of grid_sample and, where they are installed,

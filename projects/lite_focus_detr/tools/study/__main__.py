@@ -1,6 +1,6 @@
 """Compares all encoders on equal terms: one decoder, the same iterations, seeds.
 
-    python -m lite_focus_detr.tools.study --suite small [--output runs/study] \
+    lite-focus-detr study --suite small [--output runs/study] \
         [--coco NAME TRAIN_JSON VAL_JSON IMAGE_ROOT] [--document docs/comparison.md]
 
 Trains small detectors on the generated shapes and, with --coco, on a data set of one's own, one
@@ -107,7 +107,7 @@ def _run_in_process(cell: Cell, arguments: Sequence[str] | None) -> bool:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.study",
+        prog="lite-focus-detr study",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
