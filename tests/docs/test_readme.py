@@ -68,7 +68,7 @@ def test_every_leaf_of_the_readme_table_exists():
 def test_the_python_lines_of_the_readme_run(tmp_path, monkeypatch):
     cfg = model_zoo.get_config("dino_shapes")
     cfg.MODEL.DEVICE = "cpu"
-    weights = tmp_path / "output" / "demo" / "model_final.pth"
+    weights = tmp_path / "runs" / "cells" / "model_best.pth"
     weights.parent.mkdir(parents=True)
     classes = Classes(("rectangle", "ellipse", "triangle"))
     record = DetectorRecord(cfg, classes=classes, iteration=lambda: 1000).state_dict()
