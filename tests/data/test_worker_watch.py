@@ -4,6 +4,7 @@ import os
 import signal
 
 import pytest
+import torch
 from torch.utils.data import DataLoader
 
 from lite_focus_detr.data import DataError
@@ -38,3 +39,22 @@ def test_other_errors_are_left_alone(error):
     with pytest.raises(type(error)) as raised, dead_workers_named():
         raise error
     assert raised.value is error
+
+
+def test_a_connection_that_a_dying_worker_has_lost_is_explained_by_its_death(monkeypatch):
+    answers = [None, RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")]
+
+    def fail_if_dead():
+        if answer := answers.pop(0):
+            raise answer
+
+    monkeypatch.setattr(torch._C, "_error_if_any_worker_fails", fail_if_dead)
+    died = r"a process that loads data died \(process 7 is killed"
+    with pytest.raises(DataError, match=died), dead_workers_named():
+        raise ConnectionResetError
+    assert answers == []
+
+
+def test_a_connection_that_no_worker_has_lost_stays_an_error():
+    with pytest.raises(ConnectionResetError), dead_workers_named():
+        raise ConnectionResetError

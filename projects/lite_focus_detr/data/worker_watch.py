@@ -5,14 +5,17 @@ from __future__ import annotations
 import mmap
 import os
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch.utils.data import get_worker_info
 
 from .errors import DataError
 
 _LENGTH, _SLOTS = 1024, 256
+_TRIES, _PAUSE = 20, 0.05  # seconds
 # Shared with the workers, which are forked from this process. Where they are started anew each has
 # one of its own, and the image is not known.
 _NOTES = mmap.mmap(-1, _LENGTH * _SLOTS)
@@ -31,7 +34,8 @@ def note_image(path: str) -> None:
 def dead_workers_named() -> Iterator[None]:
     """Around what takes data from a loader: a worker that dies is a :class:`DataError`."""
     try:
-        yield
+        with _lost_connections_explained():
+            yield
     except RuntimeError as error:
         death = re.search(r"DataLoader worker \(pid(?:\(s\))?:? ([\d, ]+)\) (.*)", str(error))
         if death is None:
@@ -44,6 +48,19 @@ def dead_workers_named() -> Iterator[None]:
             f"{death[2].strip().rstrip('.')}); if the memory is full, lower DATALOADER.NUM_WORKERS "
             "or enlarge /dev/shm, else look at the image"
         ) from error
+
+
+@contextmanager
+def _lost_connections_explained() -> Iterator[None]:
+    """A worker that dies before its last batch was fetched ends the connection to it: PyTorch's
+    ``RuntimeError`` about its death takes the place of that error."""
+    try:
+        yield
+    except (ConnectionError, EOFError):
+        for _ in range(_TRIES):
+            torch._C._error_if_any_worker_fails()
+            time.sleep(_PAUSE)  # its files are closed a moment before it is known to be dead
+        raise
 
 
 def _noted_image(process: int) -> str:
