@@ -11,7 +11,7 @@ from lite_focus_detr import Predictor
 from lite_focus_detr.data import DetrDatasetMapper, read_image, register_datasets
 from lite_focus_detr.engine import DetrTrainer
 from lite_focus_detr.engine.checkpoint_io import read_checkpoint, write_checkpoint
-from lite_focus_detr.engine.description import Classes, DetectorRecord
+from lite_focus_detr.engine.detector_record import Classes, DetectorRecord
 from lite_focus_detr.predictor import load_inference_config, load_metadata
 
 NAMES = ("rectangle", "ellipse", "triangle")

@@ -20,7 +20,7 @@ from . import model_zoo
 from .config import ConfigFile
 from .data import DetrDatasetMapper, convert_image, register_datasets
 from .engine import DetrCheckpointer, describe_checkpoint, find_weights
-from .engine.description import num_classes
+from .engine.detector_record import num_classes
 from .optimization import optimize_as_configured
 
 #: What a detector finds objects in: a path, an array (H, W, 3) uint8 in BGR order, or Pillow's.

@@ -12,7 +12,7 @@ from PIL import Image
 
 from lite_focus_detr import add_lite_focus_detr_config, model_zoo
 from lite_focus_detr.__main__ import COMMANDS
-from lite_focus_detr.engine.description import Classes, DetectorRecord
+from lite_focus_detr.engine.detector_record import Classes, DetectorRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (".", "configs", "docs", "kernels")

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 
 from lite_focus_detr.data import register_datasets
 from lite_focus_detr.engine import DetrCheckpointer, EMAHook, checkpointer, read_checkpoint
-from lite_focus_detr.engine.description import Classes, DetectorRecord
+from lite_focus_detr.engine.detector_record import Classes, DetectorRecord
 
 
 @pytest.fixture(autouse=True)

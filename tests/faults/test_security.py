@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import struct
 import zipfile
 from pathlib import Path
@@ -162,6 +163,37 @@ def test_tags_that_make_objects_are_refused_by_every_command(
     assert "configurations hold only data" in done.refusal()
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "pictures").exists()
+
+
+RECORDS = {
+    "imports": ("IMPORTS: [evil_module]", "needs the modules evil_module .*--trust-imports"),
+    "tag": (f"SEED: {TAGS['apply']}", "is (refused|not valid YAML)"),
+    "base": ("_BASE_: /etc/passwd", "unknown configuration key _BASE_"),
+}
+
+
+@pytest.mark.fault(area="security", expected="refused")
+@pytest.mark.parametrize("command", ["demo", "evaluate", "convert_checkpoint", "analyze_model"])
+@pytest.mark.parametrize("attack", RECORDS)
+def test_the_configuration_in_a_checkpoint_executes_nothing(
+    tool, tmp_path, trace, attack, command, monkeypatch
+):
+    line, refusal = RECORDS[attack]
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "evil_module.py").write_text(f"open({str(trace)!r}, 'w')")
+    config = f"{line.format(trace)}\nMODEL: {{META_ARCHITECTURE: LiteDETR}}\n"
+    path = tmp_path / "evil.pth"
+    torch.save({"model": {"w": torch.ones(1)}, "detector": {"config": config}}, path)
+    arguments = {
+        "demo": ("--weights", path, "--input", tmp_path, "--output", tmp_path / "pictures"),
+        "evaluate": ("--weights", path, "--output", tmp_path / "out"),
+        "convert_checkpoint": (path, tmp_path / "b.pth"),
+        "analyze_model": ("--weights", path),
+    }
+    told = tool(command, *arguments[command]).refusal()
+    assert re.search(rf"evil\.pth.*{refusal}|{refusal}.*evil\.pth", told)
+    made = {x.name for x in tmp_path.iterdir() if not x.name.startswith(".")}
+    assert made == {"evil.pth", "evil_module.py"}
 
 
 @pytest.mark.fault(area="security", expected="refused")

@@ -8,7 +8,7 @@ from detectron2.modeling import build_model
 
 from lite_focus_detr import model_zoo
 from lite_focus_detr.config import SavedConfig
-from lite_focus_detr.engine.description import Classes, DetectorRecord
+from lite_focus_detr.engine.detector_record import Classes, DetectorRecord
 from lite_focus_detr.tools import command_line
 
 

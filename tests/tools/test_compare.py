@@ -9,7 +9,7 @@ import torch
 from detectron2.modeling import build_model
 from PIL import Image
 
-from lite_focus_detr.engine.description import Classes, DetectorRecord
+from lite_focus_detr.engine.detector_record import Classes, DetectorRecord
 from lite_focus_detr.tools import compare
 
 

@@ -12,7 +12,7 @@ from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from lite_focus_detr.data.video import VideoReader, VideoWriter
-from lite_focus_detr.engine.description import Classes, DetectorRecord
+from lite_focus_detr.engine.detector_record import Classes, DetectorRecord
 from lite_focus_detr.tools import demo
 from lite_focus_detr.tools.demo import Demo, Selection
 from lite_focus_detr.tools.demo_inputs import Source, find_sources

@@ -44,7 +44,10 @@ def parse_yaml(text: str, place: str) -> Any:
     if len(text) > _MAX_BYTES:
         raise ValueError(f"{place} is refused: it is larger than {_MAX_BYTES >> 20} MiB")
     _require_few_aliases(text, place)
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except (ValueError, RecursionError) as error:  # of dates that are none, of endless brackets
+        raise yaml.YAMLError(str(error)) from error
 
 
 class _LocalReader(CfgNode):

@@ -32,7 +32,8 @@ from .checkpoint_checks import (
     same_shapes,
 )
 from .checkpoint_io import read_checkpoint, write_atomically, write_checkpoint
-from .description import classes_of, description_of
+from .description import description_of
+from .detector_record import classes_of
 from .nonfinite import NonFiniteError
 from .resume import require_resumable
 from .weights_file import find_weights

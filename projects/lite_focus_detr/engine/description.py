@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 
-from .. import __version__
 from ..config import SavedConfig
 from ..config.safe_yaml import parse_yaml
 from ..converters import published_class_names, unwrap
 from ..modeling.postprocess import COCO_IDS
 from .checkpoint_io import read_checkpoint
+from .detector_record import RECORD, Classes, box_metrics, num_classes, plain, record_of
 
-#: Where a checkpoint keeps it.
-RECORD = "detector"
 _SHOWN_NAMES = 8
 _FIRST_NAMES = 3
 
@@ -35,13 +32,6 @@ _TYPES: dict[str, type] = {
     "iteration": int,
     "version": str,
 }
-
-
-class Classes(NamedTuple):
-    """The classes that a detector tells apart, as far as known."""
-
-    names: Sequence[str] | None = None
-    ids: Sequence[int] | None = None  #: in the annotation files
 
 
 @dataclass(frozen=True)
@@ -77,7 +67,7 @@ class CheckpointDescription:
     @property
     def ap(self) -> float | None:
         """AP of the boxes, in percent, on the first evaluation set."""
-        return _first_box_metrics(self.metrics).get("AP")
+        return box_metrics(self.metrics).get("AP")
 
     def record(self, cfg: CfgNode) -> dict[str, Any]:
         """What a file with the same weights in another form says, see :class:`DetectorRecord`.
@@ -92,7 +82,7 @@ class CheckpointDescription:
             "metrics": dict(self.metrics),
             "evaluated": self.evaluated,
         }
-        return _record(cfg, classes, evaluation, self.iteration)
+        return record_of(cfg, classes, evaluation, self.iteration)
 
     def saved_config(self, *, trust_imports: bool = False) -> SavedConfig:
         """The configuration, for :func:`load_config`.
@@ -122,54 +112,6 @@ class CheckpointDescription:
         if self.threshold is not None:
             parts.append(f"threshold {self.threshold:.2f}")
         return f"{os.path.basename(self.file)}: {', '.join(parts)}"
-
-
-class DetectorRecord:
-    """What the checkpoints of a training say about its detector.
-
-    One of a checkpointer's checkpointables: what is known of the last evaluation is resumed, the
-    rest is that of the present training.
-    """
-
-    def __init__(self, cfg: CfgNode, *, classes: Classes, iteration: Callable[[], int]) -> None:
-        """
-        Args:
-            cfg: complete configuration.
-            classes: see :func:`classes_of`.
-            iteration: how many iterations have been made.
-        """
-        self.cfg = cfg
-        self.classes = classes
-        self.iteration = iteration
-        self.metrics: dict[str, Any] = {}
-        self.evaluated: int | None = None
-
-    def note_evaluation(self, results: Mapping[str, Any]) -> None:
-        """Remember the metrics of an evaluation of the present weights.
-
-        Args:
-            results: of detectron2's evaluators, for one data set or by data set.
-        """
-        self.metrics = _plain(results)
-        self.evaluated = self.iteration()
-
-    def evaluation(self) -> dict[str, Any]:
-        """What is known of the last evaluation."""
-        threshold = _first_box_metrics(self.metrics).get("threshold", math.nan)
-        return {
-            "threshold": None if math.isnan(threshold) else threshold,
-            "metrics": self.metrics,
-            "evaluated": self.evaluated,
-        }
-
-    def state_dict(self) -> dict[str, Any]:
-        """The record as a checkpoint holds it: texts, numbers, lists and dictionaries."""
-        return _record(self.cfg, self.classes, self.evaluation(), self.iteration())
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Restore the last evaluation."""
-        self.metrics = _plain(state_dict["metrics"])
-        self.evaluated = state_dict["evaluated"]
 
 
 def describe_checkpoint(path: str) -> CheckpointDescription:
@@ -202,7 +144,8 @@ def description_of(contents: Mapping[str, Any], path: str) -> CheckpointDescript
         ids = COCO_IDS if names else None
         return CheckpointDescription(path, names, ids, config, architecture)
     _require_record(record, path)
-    values = {key: record.get(key) for key in _TYPES} | {"metrics": record.get("metrics") or {}}
+    values = {key: record.get(key) for key in _TYPES}
+    values["metrics"] = plain(values["metrics"] or {})
     for key in ("class_names", "category_ids"):
         values[key] = None if values[key] is None else tuple(values[key])
     return CheckpointDescription(path, architecture=architecture, **values)
@@ -219,49 +162,6 @@ def saved_config(contents: Mapping[str, Any]) -> str | None:
         if isinstance(part, Mapping) and isinstance(part.get("config"), str):
             return str(part["config"])
     return None
-
-
-def classes_of(cfg: CfgNode, *, split: str = "TRAIN") -> Classes:
-    """The classes of a detector, of the metadata of its first data set.
-
-    Args:
-        cfg: complete configuration, whose data sets have been read.
-        split: ``TRAIN`` or ``TEST``.
-
-    Returns:
-        as many as the detector tells apart, or none.
-    """
-    data_sets = cfg.DATASETS[split]
-    if not data_sets:
-        return Classes()
-    metadata = MetadataCatalog.get(data_sets[0])
-    names = metadata.get("thing_classes")
-    if names is None or len(names) != num_classes(cfg):
-        return Classes()
-    contiguous = metadata.get("thing_dataset_id_to_contiguous_id") or {}
-    ids = sorted(contiguous, key=lambda number: int(contiguous[number]))
-    fitting = len(ids) == len(names)
-    return Classes([str(name) for name in names], [int(x) for x in ids] if fitting else None)
-
-
-def num_classes(cfg: CfgNode) -> int:
-    """How many classes a detector tells apart: rows that are COCO ids are 80 of them."""
-    detr = cfg.MODEL.DETR
-    return len(COCO_IDS) if detr.COCO_ID_ROWS else int(detr.NUM_CLASSES)
-
-
-def _record(
-    cfg: CfgNode, classes: Classes, evaluation: Mapping[str, Any], iteration: int | None
-) -> dict[str, Any]:
-    return {
-        "class_names": None if classes.names is None else list(classes.names),
-        "category_ids": None if classes.ids is None else list(classes.ids),
-        "config": cfg.dump(),
-        "input_format": cfg.INPUT.FORMAT,
-        **evaluation,
-        "iteration": iteration,
-        "version": __version__,
-    }
 
 
 def _published_names(contents: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -291,7 +191,7 @@ def _wrong_entry(record: Any) -> str | None:
         if not all(isinstance(entry, kind) for entry in record.get(key) or ()):
             return key
     try:
-        _plain(record.get("metrics") or {})
+        plain(record.get("metrics") or {})
     except (TypeError, ValueError, RecursionError):
         return "metrics"
     return None
@@ -305,24 +205,8 @@ def _architecture(config: str | None, path: str) -> str | None:
     except yaml.YAMLError as error:
         raise ValueError(f"the configuration in {path} is not valid YAML") from error
     model = content.get("MODEL") if isinstance(content, Mapping) else None
-    return str(model.get("META_ARCHITECTURE")) if isinstance(model, Mapping) else None
-
-
-def _first_box_metrics(metrics: Mapping[str, Any]) -> Mapping[str, float]:
-    """Of the first data set, where there are several."""
-    for name, results in metrics.items():
-        if name == "bbox" and isinstance(results, Mapping):
-            return results
-        if isinstance(results, Mapping) and "bbox" in results:
-            return _first_box_metrics(results)
-    return {}
-
-
-def _plain(value: Any) -> Any:
-    """Dictionaries of numbers, whatever evaluators return."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return float(value)
+    name = model.get("META_ARCHITECTURE") if isinstance(model, Mapping) else None
+    return None if name is None else printable(str(name))
 
 
 def format_classes(names: Sequence[str]) -> str:

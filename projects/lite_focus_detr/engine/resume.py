@@ -16,7 +16,8 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from ..config.safe_yaml import parse_yaml
-from .description import RECORD, classes_of, saved_config
+from .description import saved_config
+from .detector_record import RECORD, classes_of
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from ..screen import prints_in_log, screen
 from . import signals
 from .best_result import BestResult, NoImprovement, StopEarly
 from .checkpointer import BEST, DetrCheckpointer
-from .description import RECORD, DetectorRecord, classes_of
+from .detector_record import RECORD, DetectorRecord, classes_of
 from .evaluator import ThresholdEvaluator
 from .experiment_writers import build_experiment_writers, check_loggers
 from .hooks import (

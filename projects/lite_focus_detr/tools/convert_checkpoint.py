@@ -28,7 +28,7 @@ from ..converters.to_hugging_face import to_hugging_face
 from ..engine import describe_checkpoint, user_errors
 from ..engine.checkpoint_io import read_checkpoint, write_atomically, write_checkpoint
 from ..engine.checkpointer import take_average
-from ..engine.description import RECORD
+from ..engine.detector_record import RECORD
 from .command_line import (
     add_config_argument,
     add_opts_argument,
