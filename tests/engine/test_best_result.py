@@ -9,9 +9,10 @@ import torch
 from detectron2.engine import defaults
 from detectron2.utils.events import EventStorage, get_event_storage
 
-from lite_focus_detr.engine import DetrTrainer
+from lite_focus_detr.engine import DetrTrainer, train_or_evaluate
 from lite_focus_detr.engine.best_result import BestResult, NoImprovement, StopEarly
 from lite_focus_detr.engine.hooks import Evaluation
+from lite_focus_detr.engine.metrics import MetricError
 
 #: AP of the evaluation after each iteration.
 AP = {1: 10.0, 3: 30.0, 5: 20.0, 7: 30.0, 9: 5.0, 11: 40.0, 12: 50.0}
@@ -65,7 +66,9 @@ def test_without_a_metric_nothing_is_saved_but_the_best_is_known():
 
 
 def test_an_unknown_metric_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"BEST_METRIC bbox/ap is none of the metrics .*: bbox/AP"):
+    with pytest.raises(
+        MetricError, match=r"BEST_METRIC bbox/ap is none of the metrics .*: bbox/AP"
+    ):
         follow([1.0], metric="bbox/ap")
 
 
@@ -175,3 +178,17 @@ def test_the_best_checkpoint_may_be_that_of_the_last_evaluation(run, tmp_path):
     assert best["trainer"]["stream"] == final["trainer"]["stream"]
     assert best["detector"]["metrics"]["bbox"]["AP"] == 50
     assert all(torch.equal(best["model"][key], final["model"][key]) for key in best["model"])
+
+
+@pytest.mark.fault(area="configuration", expected="stopped")
+@pytest.mark.parametrize("option", [("SOLVER.BEST_METRIC", "segm/AP"), ("SOLVER.PATIENCE", "1")])
+def test_a_metric_that_is_not_there_ends_the_training_with_one_line(
+    setup, make_args, option, monkeypatch
+):
+    results = {"other": {"AP": 1.0}}
+    monkeypatch.setattr(DetrTrainer, "test", classmethod(lambda *arguments: results))
+    args = make_args()
+    args.opts += ["TEST.EVAL_PERIOD", "1", *option]
+    cfg = setup(args)
+    with pytest.raises(SystemExit, match=r"^error: SOLVER.BEST_METRIC .*/AP is none .*: other/AP$"):
+        train_or_evaluate(cfg, args)

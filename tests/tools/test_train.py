@@ -1,6 +1,9 @@
 """``train --data``: three formats of the same data, mistakes, continuation."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,3 +74,16 @@ def test_mistakes_are_one_line(arguments, message):
         train.main(arguments)
     assert message in end.value.code
     assert "\n" not in end.value.code
+
+
+def test_optional_libraries_and_those_of_pictures_are_imported_when_they_are_used():
+    heavy = ("timm", "matplotlib", "tensorboard", "supervision", "gradio", "hotcoco", "av", "wandb")
+    program = (
+        "import sys, lite_focus_detr; assert 'torch' not in sys.modules; "
+        f"import lite_focus_detr.tools.train; print([x for x in {heavy} if x in sys.modules])"
+    )
+    path = {"PYTHONPATH": str(Path(__file__).parents[2] / "projects")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | path, capture_output=True, text=True
+    )
+    assert done.stdout == "[]\n", done.stderr

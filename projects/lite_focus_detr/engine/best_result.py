@@ -11,6 +11,7 @@ from detectron2.utils import comm
 
 from ..screen import screen
 from .hooks import Evaluation
+from .metrics import MetricError
 
 #: What is followed where ``SOLVER.BEST_METRIC`` is empty.
 DEFAULT_METRIC = "bbox/AP"
@@ -45,6 +46,7 @@ class BestResult(HookBase):
         self.patience = patience
         self.evaluation = evaluation
         self._save = save if metric else None
+        self._seen = -1  # after an error the end of the training calls again
         #: Best value, nan before the first; after how many iterations.
         self.value, self.iterations = math.nan, 0
         #: Evaluations since then, and after how many iterations the last one was.
@@ -68,7 +70,11 @@ class BestResult(HookBase):
         self.since, self.evaluated = state_dict["since"], state_dict["evaluated"]
 
     def after_step(self) -> None:
-        """Look at the evaluation of this iteration, if there was one."""
+        """Look at the evaluation of this iteration, if there was one.
+
+        Raises:
+            MetricError: it has no such metric; names those that it has.
+        """
         self._look()
 
     def after_train(self) -> None:
@@ -76,8 +82,9 @@ class BestResult(HookBase):
         self._look()
 
     def _look(self) -> None:
-        if self.evaluation.last != self.trainer.iter:
+        if self.evaluation.last != self.trainer.iter or self._seen == self.trainer.iter:
             return
+        self._seen = self.trainer.iter
         metrics: dict[str, float] = {}
         if comm.is_main_process():
             latest = self.trainer.storage.latest()
@@ -90,7 +97,7 @@ class BestResult(HookBase):
         if self.metric in metrics:
             self._keep_if_best(metrics[self.metric])
         elif self._save is not None or self.patience:
-            raise ValueError(
+            raise MetricError(
                 f"SOLVER.BEST_METRIC {self.metric} is none of the metrics of the evaluation: "
                 f"{', '.join(sorted(metrics)) or 'there are none'}"
             )

@@ -20,6 +20,10 @@ logger = logging.getLogger(__name__)
 WINDOW = 20
 
 
+class MetricError(RuntimeError):
+    """The configuration names a metric that the evaluation does not give."""
+
+
 class MetricsFile(EventWriter):
     """Appends the scalars of an iteration to a file as one line of JSON, as ``JSONWriter`` does.
 

@@ -23,14 +23,15 @@ from ..data.validation import check_datasets
 from ..screen import set_up_screen
 from .checkpoint_io import WriteError, remove_partial_files
 from .log_writers import keep_logging
+from .metrics import MetricError
 from .nonfinite import NonFiniteError
 from .output_lock import lock_output
 from .summary import show_device
 
 logger = logging.getLogger(__name__)
 
-#: What ends a training or an evaluation without a bug: the data, the numbers, the disk.
-RUN_ERRORS = (DataError, NonFiniteError, WriteError)
+#: What ends a training or an evaluation without a bug: the data, a name, the numbers, the disk.
+RUN_ERRORS = (DataError, MetricError, NonFiniteError, WriteError)
 
 #: Names the file in which the first process of a machine notes that it has reported an error.
 REPORT_FILE = "LITE_FOCUS_DETR_REPORT_FILE"
