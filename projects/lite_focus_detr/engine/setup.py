@@ -194,6 +194,7 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     """detectron2 logs what ends a training: of these errors the line says all."""
     if record.exc_info and isinstance(record.exc_info[1], RUN_ERRORS):
         record.exc_info = None
+        record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
     return True
 
 
