@@ -2,10 +2,10 @@
 
     python dev/check_memory_plan.py [NUMBER ...]
 
-Trains each of twelve configurations for two steps in a process of its own, from building the model
+Trains each of thirteen configurations for two steps in a process of its own, from building the model
 on, and compares its resident memory at the largest moment with the prediction, which is made from
 a few steps with smaller images. Exits with 1 if one of them differs by more than 10 %. Needs Linux,
-and up to 2 GB of memory.
+and up to 3 GB of memory.
 """
 
 # ruff: noqa: T201
@@ -56,6 +56,8 @@ TRAININGS = (
     Training("focus_detr/focus_dino_r50_36ep", LARGE, half=True),
     Training("deformable_detr/deformable_detr_r50_50ep", LARGE, checkpointing=True),
     Training("sparse_detr/sparse_deformable_detr_two_stage_r50_50ep", BatchShape(1, 320, 448)),
+    # An image of full size, ten times larger than those that the prediction is made from.
+    Training("lite_detr/lite_dino_h3l1_2p1x3_r50_36ep", BatchShape(1, 800, 1333)),
 )
 
 

@@ -61,6 +61,23 @@ def test_images_are_as_large_as_those_of_the_training(cfg):
     assert memory_plan.largest_image(cfg) == (640, 640)
 
 
+@pytest.mark.parametrize(
+    ("name", "smaller"), [("dino_small", (128, 256)), ("deformable_detr/dino_r50_12ep", (256, 416))]
+)
+def test_measured_images_have_more_tokens_than_there_are_queries(name, smaller):
+    config = model_zoo.get_config(name)
+    one, two, large = memory_plan.measured_shapes(config)
+    assert (one, two) == (BatchShape(1, *smaller), BatchShape(2, *smaller))
+    assert large.images == 1
+    assert large.height * large.width > 2 * one.height * one.width
+    tokens = sum(
+        (side // stride) * (other // stride)
+        for side, other in [smaller]
+        for stride in (8, 16, 32, 64)
+    )
+    assert tokens > config.MODEL.DETR.NUM_QUERIES
+
+
 def test_objects_lie_in_the_images():
     batch = memory_plan.make_batch(BatchShape(2, 60, 100), 5)
     assert [tuple(x["image"].shape) for x in batch] == [(3, 60, 100)] * 2

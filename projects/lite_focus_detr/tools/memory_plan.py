@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -26,8 +27,12 @@ from ..engine import TrainStep, build_optimizer, user_errors
 USABLE = 0.9
 #: Objects of an image of a training.
 NUM_OBJECTS = 10
-# Short sides of the images that are measured; levels of whole tokens.
-_SIDES = (128, 256)
+# The images that are measured have so many pixels for each query at least, twice as many as give
+# a token: with fewer tokens than queries the decoder would grow with the images, too.
+_PIXELS_PER_QUERY = 100
+_SMALLEST_SIDE = 128
+# The larger images are so many times larger. Levels of all have whole tokens.
+_GROWTH = 1.75
 _MULTIPLE = 32
 
 
@@ -113,7 +118,8 @@ def measure(cfg: CfgNode, checkpointing: bool, half: bool) -> TrainingMemory:
         optimizer.zero_grad()
 
     average = cfg.MODEL.EMA.ENABLED
-    return measure_training_memory(model, optimizer, step, _shapes(cfg), average=average)
+    shapes = measured_shapes(cfg)
+    return measure_training_memory(model, optimizer, step, shapes, average=average)
 
 
 def largest_image(cfg: CfgNode) -> tuple[int, int]:
@@ -123,15 +129,19 @@ def largest_image(cfg: CfgNode) -> tuple[int, int]:
     return short, max(short, cfg.INPUT.MAX_SIZE_TRAIN)
 
 
-def _shapes(cfg: CfgNode) -> list[BatchShape]:
-    """Small images of the same form, alone and in pairs."""
+def measured_shapes(cfg: CfgNode) -> list[BatchShape]:
+    """Small images of the same form as those of the training, alone and in pairs."""
     height, width = largest_image(cfg)
-    sizes = [(side, _round(side * width / height)) for side in _SIDES]
-    return [BatchShape(1, *sizes[0]), BatchShape(2, *sizes[0]), BatchShape(1, *sizes[1])]
+    least = math.sqrt(_PIXELS_PER_QUERY * cfg.MODEL.DETR.NUM_QUERIES * height / width)
+    side = max(_SMALLEST_SIDE, least)
+    small, large = (
+        (_round_up(length), _round_up(length * width / height)) for length in (side, _GROWTH * side)
+    )
+    return [BatchShape(1, *small), BatchShape(2, *small), BatchShape(1, *large)]
 
 
-def _round(value: float) -> int:
-    return max(1, round(value / _MULTIPLE)) * _MULTIPLE
+def _round_up(value: float) -> int:
+    return _MULTIPLE * math.ceil(value / _MULTIPLE)
 
 
 def make_batch(shape: BatchShape, num_classes: int) -> list[dict[str, Any]]:
