@@ -10,10 +10,10 @@ import hashlib
 import os
 import struct
 import zipfile
-import zlib
 from typing import IO
 
 import numpy as np
+from zlib_ng.zlib_ng import crc32
 
 # The digest is the comment at the end of the zip archive that a checkpoint is: other programs read
 # the archive as if it were not there.
@@ -189,7 +189,7 @@ def _require_checksum(pieces: _Pieces, member: zipfile.ZipInfo) -> None:
     end, checksum = start + member.file_size, 0
     while start < end:
         content = pieces.get(start, end)
-        checksum = zlib.crc32(content, checksum)
+        checksum = crc32(content, checksum)
         start += len(content)
     if signature != _ZIP_SIGNATURE or checksum != member.CRC:
         raise DamagedFileError(f"is damaged: Bad CRC-32 for file {member.filename!r}")
