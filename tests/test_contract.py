@@ -25,7 +25,7 @@ CONTRACT = {
         "modeling",
         "ops",
     ),
-    "lite_focus_detr.model_zoo": ("get_config_file", "get_config", "get"),
+    "lite_focus_detr.model_zoo": ("get_config_file", "get_config", "get_weights_file", "get"),
     "lite_focus_detr.ops": (*OPERATORS, "backend", "reference"),
     "lite_focus_detr.ops.reference": OPERATORS,
     "lite_focus_detr.converters": ("convert_state_dict",),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from lite_focus_detr import model_zoo
+from lite_focus_detr.config.trained_weights import trained_names
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -47,9 +48,21 @@ def test_a_configuration_holds_what_its_files_say():
     assert not cfg.is_frozen()
 
 
-def test_trained_weights_are_refused_while_there_are_none():
-    with pytest.raises(RuntimeError, match=r"no trained weights .* MODEL\.WEIGHTS"):
+def test_models_without_trained_weights_say_which_have_some():
+    line = r"no trained weights .* dino_r50_12ep, only for .*dino_shapes.* MODEL\.WEIGHTS"
+    with pytest.raises(RuntimeError, match=line):
         model_zoo.get("dino_r50_12ep", trained=True)
+
+
+@pytest.mark.parametrize("name", trained_names())
+def test_a_trained_model_has_the_weights_of_its_file(name):
+    model = model_zoo.get(f"quick_schedules/{name}", trained=True, device="cpu")
+    weights = torch.load(model_zoo.get_weights_file(name), weights_only=True)["model"]
+    found = model.state_dict()
+    assert found.keys() == weights.keys()
+    for key, weight in weights.items():
+        torch.testing.assert_close(found[key], weight.to(found[key].dtype), rtol=0, atol=0)
+    assert model.training
 
 
 def test_a_model_is_built_on_the_wanted_device():

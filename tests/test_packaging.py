@@ -163,6 +163,9 @@ def test_the_wheel_has_every_module_and_every_configuration(distributions):
     assert "lite_focus_detr/visualization/comparison.js" in modules
     files = [path for pattern in ("*.yaml", "*.py") for path in configs.rglob(pattern)]
     assert modules | {f"lite_focus_detr/configs/{x.relative_to(configs)}" for x in files} <= names
+    checkpoints = {f"lite_focus_detr/checkpoints/{x.name}" for x in package.glob("checkpoints/*")}
+    assert len(checkpoints) >= 2
+    assert checkpoints <= names
 
 
 def project_table():

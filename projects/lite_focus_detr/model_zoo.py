@@ -1,4 +1,4 @@
-"""The configurations of this project by name, from a checkout as from an installed package."""
+"""Configurations and trained weights of this project by name, in a checkout and installed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from .config import ConfigFile, SavedConfig, load_config
 from .config.suggestions import did_you_mean
+from .config.trained_weights import trained_names, trained_weights_file
 
 _PACKAGE = Path(__file__).parent
 #: Installed as package data; in a checkout beside the folder of the package.
@@ -92,6 +93,27 @@ def get_config(name_or_path: ConfigFile, opts: Sequence[str] = ()) -> CfgNode:
     return load_config(find_config_file(name_or_path), opts)
 
 
+def get_weights_file(name: str) -> str:
+    """Path of the weights that this project has trained for a configuration.
+
+    Args:
+        name: see :func:`get_config_file`.
+
+    Raises:
+        ValueError: there is no such configuration.
+        RuntimeError: there are no trained weights for it.
+    """
+    config_file, known = get_config_file(name), trained_names()
+    leaf = Path(config_file).stem
+    if leaf not in known:
+        raise RuntimeError(
+            f"no trained weights are published for {name}, only for {', '.join(known)}; set "
+            "MODEL.WEIGHTS to a checkpoint, for example to the file of the original authors that "
+            f"{config_file} names"
+        )
+    return trained_weights_file(leaf)
+
+
 def get(name: str, trained: bool = False, device: str | None = None) -> nn.Module:
     """Build a model, in training mode; its weights are random unless ``trained``.
 
@@ -104,15 +126,15 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
         ValueError: there is no such configuration.
         RuntimeError: there are no trained weights for it.
     """
+    weights = get_weights_file(name) if trained else ""
     cfg = get_config(name)
-    if trained:
-        raise RuntimeError(
-            f"no trained weights are published for {name}; set MODEL.WEIGHTS to a checkpoint, for "
-            f"example to the file of the original authors that {find_config_file(name)} names"
-        )
     if device is None and not torch.cuda.is_available():
         device = "cpu"
     if device is not None:
         cfg.MODEL.DEVICE = device
     model: nn.Module = build_model(cfg)
+    if weights:
+        from .engine import DetrCheckpointer  # all of the engine, which few who build a model need
+
+        DetrCheckpointer(model, cfg=cfg, for_inference=True).load(weights)
     return model

@@ -11,6 +11,7 @@ from detectron2.utils.file_io import PathManager
 
 from ..config.download import download
 from ..config.installed_file import SCHEME, installed_file
+from ..config.trained_weights import trained_names, trained_weights_file
 from .checkpoint_io import read_checkpoint
 
 _DETECTRON2_FILES = "https://dl.fbaipublicfiles.com/detectron2/"
@@ -22,7 +23,8 @@ def find_weights(name: str) -> str:
     Args:
         name: file, address, or ``detectron2://``, ``catalog://`` or ``pip://`` and a name. An
             address may have a query, and end with ``#sha256=`` and the hash of the file.
-            detectron2's query ``matching_heuristics`` is ignored.
+            detectron2's query ``matching_heuristics`` is ignored. Or the name of weights that
+            this project has trained and brings along.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -31,9 +33,14 @@ def find_weights(name: str) -> str:
     if "://" in name:
         return _fetch(_without_heuristics(name))
     local = name.split("?")[0]
-    if not os.path.isfile(local):
-        raise FileNotFoundError(f"the checkpoint {local} does not exist; check MODEL.WEIGHTS")
-    return local
+    if os.path.isfile(local):
+        return local
+    if name in trained_names():
+        return trained_weights_file(name)
+    raise FileNotFoundError(
+        f"the checkpoint {local} does not exist; check MODEL.WEIGHTS. Brought along are "
+        f"{' and '.join(trained_names())}"
+    )
 
 
 def _without_heuristics(url: str) -> str:
