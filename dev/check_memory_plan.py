@@ -2,8 +2,8 @@
 
     python dev/check_memory_plan.py [NUMBER ...]
 
-Trains each of thirteen configurations for two steps in a process of its own, from building the model
-on, and compares its resident memory at the largest moment with the prediction, which is made from
+Trains each of thirteen configurations for two steps in a process of its own, from building it
+on, and compares its resident memory at the largest moment with the prediction, made from
 a few steps with smaller images. Exits with 1 if one of them differs by more than 10 %. Needs Linux,
 and up to 3 GB of memory.
 """

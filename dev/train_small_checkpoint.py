@@ -31,7 +31,7 @@ from lite_focus_detr.data import DetrDatasetMapper, register_datasets
 from lite_focus_detr.data.folders import folder_options, read_data_folder
 from lite_focus_detr.engine import DetrCheckpointer, DetrTrainer, prepare_run, user_errors
 from lite_focus_detr.engine.checkpoint_io import write_checkpoint
-from lite_focus_detr.engine.description import RECORD, DetectorRecord, classes_of
+from lite_focus_detr.engine.detector_record import RECORD, DetectorRecord, classes_of
 
 logger = logging.getLogger("lite_focus_detr")
 
