@@ -4,7 +4,8 @@
 
 The libraries hold no symbol of Python and none of a libc newer than that of manylinux_2_28, which
 auditwheel confirms; those of PyTorch are not bundled, because they are loaded with it.
-``FORCE_CUDA=1`` adds the library for the CUDA of the PyTorch that is installed.
+``FORCE_CUDA=1`` adds the library for the CUDA of the PyTorch that is installed. The trained weights
+are left out: with them it would be twice as large.
 """
 
 # ruff: noqa: T201
@@ -56,18 +57,30 @@ def glibc_of(wheel: Path) -> tuple[int, int]:
     return (int(found[1]), int(found[2])) if found else (2, 5)
 
 
+def without_weights(wheel: Path, folder: Path) -> Path:
+    """Pack a wheel into another folder without the trained weights in it."""
+    run(sys.executable, "-m", "wheel", "unpack", wheel, "--dest", folder / "contents")
+    (contents,) = (folder / "contents").iterdir()
+    for path in contents.glob("*/checkpoints/*.pth"):
+        path.unlink()
+    run(sys.executable, "-m", "wheel", "pack", contents, "--dest-dir", folder)
+    (packed,) = folder.glob("*.whl")
+    return packed
+
+
 def build(output: Path) -> Path:
     """Build the wheel into a folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         flags = ("--no-build-isolation", "--no-deps", "--wheel-dir", folder)
         run(sys.executable, "-m", "pip", "wheel", *flags, ROOT)
-        (plain,) = folder.glob("*.whl")
+        (complete,) = folder.glob("*.whl")
+        plain = without_weights(complete, folder / "packed")
         tags = ["--python-tag", "py3", "--abi-tag", "none", "--platform-tag", PLATFORM]
         if any(path.name == "_cuda.so" for path in libraries(plain, folder / "unpacked")):
             tags += ["--build", f"1cu{(torch.version.cuda or '').partition('.')[0]}"]
         run(sys.executable, "-m", "wheel", "tags", *tags, "--remove", plain)
-        (tagged,) = folder.glob("*.whl")
+        (tagged,) = plain.parent.glob("*.whl")
         output.mkdir(parents=True, exist_ok=True)
         return Path(shutil.move(tagged, output / tagged.name))
 

@@ -102,6 +102,7 @@ def get_weights_file(name: str) -> str:
     Raises:
         ValueError: there is no such configuration.
         RuntimeError: there are no trained weights for it.
+        FileNotFoundError: there are, but this installation does not have them.
     """
     config_file, known = get_config_file(name), trained_names()
     leaf = Path(config_file).stem
@@ -125,6 +126,7 @@ def get(name: str, trained: bool = False, device: str | None = None) -> nn.Modul
     Raises:
         ValueError: there is no such configuration.
         RuntimeError: there are no trained weights for it.
+        FileNotFoundError: there are, but this installation does not have them.
     """
     weights = get_weights_file(name) if trained else ""
     cfg = get_config(name)

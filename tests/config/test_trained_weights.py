@@ -53,3 +53,12 @@ def test_the_names_are_told_where_there_is_no_such_file(dino_shapes):
         FileNotFoundError, match=r"dino_shape does not exist.* along are dino_shapes$"
     ):
         DetrCheckpointer(dino_shapes, cfg=cfg).load("dino_shape")
+
+
+def test_weights_that_are_not_installed_are_told_apart_from_those_that_do_not_exist(dino_shapes):
+    (trained_weights.FOLDER / "dino_shapes.pth").unlink()
+    for find in (find_weights, model_zoo.get_weights_file):
+        with pytest.raises(
+            FileNotFoundError, match=r"dino_shapes\.pth are not in this wheel: take"
+        ):
+            find("dino_shapes")

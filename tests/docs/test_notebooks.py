@@ -1,15 +1,14 @@
 """The notebooks of examples/ run from the first cell to the last, and hold no results."""
 
 import os
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 import torch
-from detectron2.modeling import build_model
+from detectron2.structures import Boxes, pairwise_iou
 from nbclient import NotebookClient
-
-from lite_focus_detr import model_zoo
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
@@ -53,19 +52,20 @@ def test_notebooks_are_committed_without_results(path):
 
 
 def test_predict_detects_and_draws(environment, tmp_path):
-    cfg = model_zoo.get_config("quick_schedules/dino_shapes")
-    cfg.MODEL.DEVICE = "cpu"
-    torch.manual_seed(0)
-    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "model.pth")
-    environment.setenv("WEIGHTS", str(tmp_path / "model.pth"))
+    environment.setenv("IMAGE", str(ROOT / "examples/blood_cells/val/BloodImage_00000.jpg"))
     cells = execute("predict.ipynb", tmp_path)
     assert len(pictures(cells)) == 1
     found = "".join(map(printed, cells))
-    assert any(name in found for name in ("rectangle", "ellipse", "triangle"))
-    # An image of 128 x 128: strides 8, 16, 32 and 64, 30 queries, 3 classes.
-    assert "((16, 16), (8, 8), (4, 4), (2, 2))" in found
-    assert "(1, 340, 64) (B, S, C)" in found
-    assert "(1, 30, 3) (B, Q, K)" in found
+    # The image has 19 red cells and a white one in the middle of it, at (260, 177, 491, 376).
+    assert len(re.findall(r"^RBC ", found, re.MULTILINE)) >= 10
+    boxes = re.findall(r"^WBC .*\[(.*)\]$", found, re.MULTILINE)
+    white = torch.tensor([[float(number) for number in box.split(",")] for box in boxes])
+    truth = Boxes(torch.tensor([[260.0, 177, 491, 376]]))
+    assert pairwise_iou(Boxes(white), truth).max() > 0.8
+    # An image of 480 x 640, resized to 240 x 320: strides 8 to 64, 100 queries, 3 classes.
+    assert "((30, 40), (15, 20), (8, 10), (4, 5))" in found
+    assert "(1, 1600, 64) (B, S, C)" in found
+    assert "(1, 100, 3) (B, Q, K)" in found
 
 
 def test_training_on_own_data_writes_a_model_and_evaluates_it(environment, tmp_path):

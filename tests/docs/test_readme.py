@@ -87,7 +87,7 @@ def test_the_python_lines_of_the_readme_run(tmp_path, monkeypatch):
 
 def test_the_first_screen_of_the_readme_has_what_a_newcomer_looks_for():
     first = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
-    assert re.search(r"!\[.+\]\(docs/images/demo\.png\)", first)
+    assert re.search(r"!\[.+\]\(docs/images/\w+\.jpg\)", first)
     assert "make demo" in first
     assert "make test" in first
     assert "```python" in first
