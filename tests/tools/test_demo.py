@@ -13,6 +13,7 @@ from PIL import Image
 
 from lite_focus_detr.data.video import VideoReader, VideoWriter
 from lite_focus_detr.engine.detector_record import Classes, DetectorRecord
+from lite_focus_detr.predictor import Predictor
 from lite_focus_detr.tools import demo
 from lite_focus_detr.tools.demo import Demo, Selection
 from lite_focus_detr.tools.demo_inputs import Source, find_sources
@@ -220,6 +221,29 @@ def test_weights_input_and_output_are_enough(trained, images, tmp_path, capsys, 
     )
     assert any("a.png: no object of at least 88%, the best has" in line for line in lines)
     assert json.loads((out / "predictions.json").read_text()) == []
+
+
+def test_an_optimised_detector_detects_the_same(trained, tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "noise.png")
+    precisions, found = [], []
+
+    def predictor(cfg):
+        precisions.append(cfg.TEST.OPTIMIZE)
+        return Predictor(cfg)
+
+    monkeypatch.setattr(demo, "Predictor", predictor)
+    for name, options in (("plain", []), ("optimised", ["--optimize"])):
+        places = ["--input", str(tmp_path / "noise.png"), "--output", str(tmp_path / name)]
+        assert demo.main(["--weights", trained, "--top", "10", *places, *options]) == 0
+        found.append(json.loads((tmp_path / name / "predictions.json").read_text()))
+    assert precisions == ["none", "float32"]
+    plain, optimised = found
+    assert len(plain) == 10
+    for one, other in zip(plain, optimised, strict=True):
+        assert other["score"] == pytest.approx(one["score"], abs=1e-4)
+        assert other["bbox"] == pytest.approx(one["bbox"], abs=1e-3)
+        assert other["file_name"] == one["file_name"]
 
 
 def test_pictures_of_others_are_not_overwritten(trained, images):

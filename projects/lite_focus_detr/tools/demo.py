@@ -2,7 +2,8 @@
 
     lite-focus-detr demo --weights PATH --input IMAGE_FOLDER_VIDEO_ADDRESS_OR_WEBCAM ... \
         --output FOLDER [--confidence-threshold 0.3] [--top 20] [--save json csv coco] \
-        [--config-file NAME_OR_PATH] [--latency 300ms] [--opts KEY VALUE ...]
+        [--config-file NAME_OR_PATH] [--latency 300ms] [--optimize [bfloat16]] \
+        [--opts KEY VALUE ...]
 
 Drawn and saved is what has at least the score that was best on the evaluation set, which weights
 of this project hold, or else the 20 best of each image. Videos and webcams (``--input 0``, until
@@ -34,7 +35,12 @@ from ..engine import user_errors
 from ..predictor import Predictor
 from ..visualization.detections import describe_detections, draw_predictions, keep_best
 from ..visualization.style import Caption
-from .command_line import add_config_arguments, inference_config, output_errors
+from .command_line import (
+    add_config_arguments,
+    add_optimize_argument,
+    inference_config,
+    output_errors,
+)
 from .demo_inputs import Source, find_sources, local_file
 from .detection_files import FILES, DetectionFiles
 from .output_folder import OutputFolder, unique_names
@@ -285,6 +291,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--latency", type=parse_latency, metavar="300ms", help="choose the budget by the time"
     )
+    add_optimize_argument(parser)
     add_config_arguments(parser)
     return parser
 
