@@ -52,11 +52,14 @@ class Channels {
   using Real = typename Lanes::Real;
   static constexpr int kLanes = Lanes::kLanes;
 
-  LITE_FOCUS_INLINE Channels(const Problem& problem, const Sampler<Traits>& sampler)
-      : channels_(problem.channels), sampler_(sampler) {}
+  LITE_FOCUS_INLINE Channels(int channels, const Sampler<Traits>& sampler)
+      : channels_(channels), sampler_(sampler) {}
 
-  // target = sum over points and corners of weights * head.
-  LITE_FOCUS_INLINE void weighted_sum(Array weights, const T* head, T* target) const {
+  // target = sum over points and corners of weights * head. A corner outside of its map is read at
+  // the nearest pixel with weight zero, which is wrong where that pixel is not finite: the result
+  // is a vector of zeros unless the sum is not finite, and then weighted_sum_inside is right.
+  LITE_FOCUS_INLINE Real weighted_sum(Array weights, const T* head, T* target) const {
+    Real doubt{};
     for_blocks([&](auto block) __attribute__((always_inline)) {
       constexpr int kVectors = decltype(block)::kVectors;
       // As many independent sums as hide the latency of an addition.
@@ -82,8 +85,16 @@ class Channels {
           total += sums[c][v];
         }
         block.store(target, v, total);
+        doubt += total - total;
       }
     });
+    return doubt;
+  }
+
+  // The same of the corners inside alone. As all that is slow it has copies of the objects: the
+  // compiler keeps those of the fast path in registers.
+  LITE_FOCUS_INLINE void weighted_sum_inside(Array weights, const T* head, T* target) const {
+    sum_inside(channels_, sampler_, weights, head, target);
   }
 
   // Points are taken in pairs, so that a number of points that fills no vector costs no more than
@@ -92,10 +103,12 @@ class Channels {
     return i % 2 == 0 && first + i >= sampler_.count();
   }
 
-  // kAttention = scale * query . interpolated key; kKeep also keeps the latter in kSamples.
+  // kAttention = scale * query . interpolated key; kKeep also keeps the latter in kSamples. As for
+  // weighted_sum the result tells whether key_logits_inside is needed.
   template <bool kKeep>
-  LITE_FOCUS_INLINE void key_logits(const T* head, const T* query, Scalar scale) const {
+  LITE_FOCUS_INLINE Real key_logits(const T* head, const T* query, Scalar scale) const {
     Scalar* logits = sampler_.array(kAttention);
+    Real doubt{};
     for (int first = 0; first < sampler_.padded(); first += kLanes) {
       Real rows[kLanes] = {};
       for_blocks([&](auto block) __attribute__((always_inline)) {
@@ -121,11 +134,19 @@ class Channels {
           }
         }
       });
-      Lanes::store(logits + first, Lanes::sum_rows(rows));
+      const Real sums = Lanes::sum_rows(rows);
+      Lanes::store(logits + first, sums);
+      doubt += sums - sums;
     }
     for (int p = sampler_.count(); p < sampler_.padded(); ++p) {
       logits[p] = -Scalar(__builtin_inf());
     }
+    return doubt;
+  }
+
+  template <bool kKeep>
+  LITE_FOCUS_INLINE void key_logits_inside(const T* head, const T* query, Scalar scale) const {
+    logits_inside<kKeep>(channels_, sampler_, head, query, scale);
   }
 
   // target = sum over points of kAttention * kSamples.
@@ -226,6 +247,7 @@ class Channels {
   // With the coefficients kValueDots and kKeyDots of the corners: grad_head gains value coefficient
   // * grad_output + key coefficient * scale * query, and grad_query is scale * the sum of key
   // coefficient * head.
+  // Where a corner outside of the map is not finite, query_gradient_inside is needed.
   LITE_FOCUS_INLINE void key_value_gradients(const T* head, const T* query, Scalar scale,
                                              const T* grad_output, Scalar* grad_head,
                                              T* grad_query) const {
@@ -261,7 +283,83 @@ class Channels {
     });
   }
 
+  // Its grad_query from the corners inside alone. Scales kKeyDots.
+  LITE_FOCUS_INLINE void query_gradient_inside(const T* head, Scalar scale, T* grad_query) const {
+    gradient_inside(channels_, sampler_, head, scale, grad_query);
+  }
+
  private:
+  static __attribute__((noinline, cold)) void sum_inside(int channels, Sampler<Traits> sampler,
+                                                         Array weights, const T* head, T* target) {
+    const Channels self(channels, sampler);
+    self.for_blocks([&](auto block) __attribute__((always_inline)) {
+      constexpr int kVectors = decltype(block)::kVectors;
+      Real sums[kVectors] = {};
+      self.for_inside([&](int p, int c) __attribute__((always_inline)) {
+        for (int v = 0; v < kVectors; ++v) {
+          sums[v] += sampler.array(weights + c)[p] * block.load(head + sampler.offsets(c)[p], v);
+        }
+      });
+      for (int v = 0; v < kVectors; ++v) {
+        block.store(target, v, sums[v]);
+      }
+    });
+  }
+
+  template <bool kKeep>
+  static __attribute__((noinline, cold)) void logits_inside(int channels, Sampler<Traits> sampler,
+                                                            const T* head, const T* query,
+                                                            Scalar scale) {
+    const Channels self(channels, sampler);
+    Scalar* logits = sampler.array(kAttention);
+    std::memset(logits, 0, sampler.count() * sizeof(Scalar));
+    self.for_blocks([&](auto block) __attribute__((always_inline)) {
+      constexpr int kVectors = decltype(block)::kVectors;
+      // With the point of padding that makes the last pair.
+      for (int p = 0; p < sampler.count() + sampler.count() % 2; ++p) {
+        Real product{};
+        for (int v = 0; v < kVectors; ++v) {
+          Real key{};
+          for (int c = 0; c < 4; ++c) {
+            if (!sampler.is_outside(c, p)) {
+              key += sampler.array(kWeight + c)[p] * block.load(head + sampler.offsets(c)[p], v);
+            }
+          }
+          product += block.load(query, v) * scale * key;
+          if constexpr (kKeep) {
+            block.store(self.samples(p), v, key);
+          }
+        }
+        if (p < sampler.count()) {
+          logits[p] += Lanes::sum(product);
+        }
+      }
+    });
+  }
+
+  static __attribute__((noinline, cold)) void gradient_inside(int channels, Sampler<Traits> sampler,
+                                                              const T* head, Scalar scale,
+                                                              T* grad_query) {
+    for (int c = 0; c < 4; ++c) {
+      for (int p = 0; p < sampler.count(); ++p) {
+        sampler.array(kKeyDots + c)[p] *= scale;
+      }
+    }
+    sum_inside(channels, sampler, kKeyDots, head, grad_query);
+  }
+
+  // Calls function(point, corner) for the corners inside of their maps.
+  template <typename Function>
+  LITE_FOCUS_INLINE void for_inside(Function function) const {
+    for (int p = 0; p < sampler_.count(); ++p) {
+      for (int c = 0; c < 4; ++c) {
+        if (!sampler_.is_outside(c, p)) {
+          function(p, c);
+        }
+      }
+    }
+  }
+
   template <typename Function>
   LITE_FOCUS_INLINE void for_blocks(Function function) const {
     if constexpr (Traits::kChannels != 0) {

@@ -15,20 +15,29 @@ void key_aware_deform_attn(const Problem& problem, const Range& range, void* scr
   using T = typename Traits::T;
   using Scalar = typename Traits::Scalar;
   Sampler<Traits> sampler(problem, scratch);
-  const Channels<Traits> channels(problem, sampler);
+  const Channels<Traits> channels(problem.channels, sampler);
   for_slots(range, [&](int64_t first, int count, int m) __attribute__((always_inline)) {
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
       sampler.load_points(first + slot, m);
       sampler.template locate<false>(nullptr);
     }
-    const T* key = static_cast<const T*>(kShared ? problem.value : problem.key);
+    const T* key =
+        static_cast<const T*>(kShared ? problem.value : problem.key) + m * problem.head_stride;
+    const auto query = [&](int slot) __attribute__((always_inline)) {
+      const int64_t item = (first + slot) * problem.heads + m;
+      return static_cast<const T*>(problem.query) + item * problem.channels;
+    };
+    typename Traits::Lanes::Real doubt{};
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
-      const int64_t item = (first + slot) * problem.heads + m;
-      channels.template key_logits<kShared>(
-          key + m * problem.head_stride,
-          static_cast<const T*>(problem.query) + item * problem.channels, Scalar(problem.scale));
+      doubt += channels.template key_logits<kShared>(key, query(slot), Scalar(problem.scale));
+    }
+    if (Traits::Lanes::any_nan(doubt)) {
+      for (int slot = 0; slot < count; ++slot) {
+        sampler.select_slot(slot);
+        channels.template key_logits_inside<kShared>(key, query(slot), Scalar(problem.scale));
+      }
     }
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
@@ -47,19 +56,16 @@ void key_aware_deform_attn(const Problem& problem, const Range& range, void* scr
   });
 }
 
-// From kKeyDots and kValueDots: the gradients of the positions and, in their place, the
-// coefficients of the gradients of key and value.
+// From kKeyDots and kValueDots: the weights, their gradients, and the sum of the products of both.
 template <typename Traits>
-LITE_FOCUS_INLINE void differentiate_keys(const Sampler<Traits>& sampler) {
+LITE_FOCUS_INLINE typename Traits::Scalar differentiate_weights(const Sampler<Traits>& sampler) {
   using Lanes = typename Traits::Lanes;
   using Real = typename Lanes::Real;
   auto* attention = sampler.array(kAttention);
-  auto* grad_logits = sampler.array(kGradAttention);
-  Real key_dots[4];
-  Real value_dots[4];
+  Real dots[4];
   for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {
-    sampler.load_corners(kKeyDots, i, key_dots);
-    Lanes::store(attention + i, sampler.interpolate_dots(key_dots, i));
+    sampler.load_corners(kKeyDots, i, dots);
+    Lanes::store(attention + i, sampler.interpolate_dots(dots, i));
   }
   for (int p = sampler.count(); p < sampler.padded(); ++p) {
     attention[p] = -__builtin_inf();
@@ -68,12 +74,39 @@ LITE_FOCUS_INLINE void differentiate_keys(const Sampler<Traits>& sampler) {
   sampler.softmax();
   Real total{};
   for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {
-    sampler.load_corners(kValueDots, i, value_dots);
-    const Real gradient = sampler.interpolate_dots(value_dots, i);
-    Lanes::store(grad_logits + i, gradient);
+    sampler.load_corners(kValueDots, i, dots);
+    const Real gradient = sampler.interpolate_dots(dots, i);
+    Lanes::store(sampler.array(kGradAttention) + i, gradient);
     total += gradient * Lanes::load(attention + i);
   }
-  const auto mean = Lanes::sum(total);
+  return Lanes::sum(total);
+}
+
+// The same where corners outside of the map are not finite.
+template <typename Traits>
+__attribute__((noinline, cold)) typename Traits::Scalar differentiate_weights_inside(
+    Sampler<Traits> sampler) {
+  sampler.clear_outside(kKeyDots);
+  sampler.clear_outside(kValueDots);
+  return differentiate_weights(sampler);
+}
+
+// From kKeyDots and kValueDots: the gradients of the positions and, in their place, the
+// coefficients of the gradients of key and value. Whether all corners, those outside of the map
+// too, are finite: one that is not makes the mean so.
+template <typename Traits>
+LITE_FOCUS_INLINE bool differentiate_keys(const Sampler<Traits>& sampler) {
+  using Lanes = typename Traits::Lanes;
+  using Real = typename Lanes::Real;
+  const auto* attention = sampler.array(kAttention);
+  auto* grad_logits = sampler.array(kGradAttention);
+  Real key_dots[4];
+  Real value_dots[4];
+  auto mean = differentiate_weights(sampler);
+  const bool finite = mean - mean == 0;
+  if (__builtin_expect(!finite, 0)) {
+    mean = differentiate_weights_inside(sampler);
+  }
   for (int i = 0; i < sampler.padded(); i += Lanes::kLanes) {
     const Real a = Lanes::load(attention + i);
     const Real grad_logit = a * (Lanes::load(grad_logits + i) - mean);
@@ -91,6 +124,11 @@ LITE_FOCUS_INLINE void differentiate_keys(const Sampler<Traits>& sampler) {
   }
   sampler.scale_corners(kAttention, kValueDots);
   sampler.scale_corners(kGradAttention, kKeyDots);
+  if (__builtin_expect(!finite, 0)) {
+    sampler.clear_outside(kValueDots);
+    sampler.clear_outside(kKeyDots);
+  }
+  return finite;
 }
 
 // For a shared key. One of its own takes ms_deform_attn_backward twice, for value and for key.
@@ -99,7 +137,7 @@ void key_aware_deform_attn_backward(const Problem& problem, const Range& range, 
   using T = typename Traits::T;
   using Scalar = typename Traits::Scalar;
   Sampler<Traits> sampler(problem, scratch);
-  const Channels<Traits> channels(problem, sampler);
+  const Channels<Traits> channels(problem.channels, sampler);
   const Scalar scale = Scalar(problem.scale);
   for_slots(range, [&](int64_t first, int count, int m) __attribute__((always_inline)) {
     for (int slot = 0; slot < count; ++slot) {
@@ -116,9 +154,10 @@ void key_aware_deform_attn_backward(const Problem& problem, const Range& range, 
       const T* grad_output = static_cast<const T*>(problem.grad_output) + item * problem.channels;
       channels.corner_dots(head, query, scale, grad_output);
     }
+    bool finite = true;
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
-      differentiate_keys(sampler);
+      finite &= differentiate_keys(sampler);
     }
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
@@ -128,6 +167,13 @@ void key_aware_deform_attn_backward(const Problem& problem, const Range& range, 
                                    static_cast<const T*>(problem.grad_output) + start, grad_head,
                                    static_cast<T*>(problem.grad_query) + start);
       store_position_gradients<false>(sampler, problem, item);
+    }
+    if (!finite) {
+      for (int slot = 0; slot < count; ++slot) {
+        sampler.select_slot(slot);
+        const int64_t start = ((first + slot) * problem.heads + m) * problem.channels;
+        channels.query_gradient_inside(head, scale, static_cast<T*>(problem.grad_query) + start);
+      }
     }
   });
 }

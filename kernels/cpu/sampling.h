@@ -286,13 +286,27 @@ class Sampler {
     }
   }
 
+  // Zero in place of what is known of the corners outside of their maps; so are all of padding.
+  LITE_FOCUS_INLINE void clear_outside(int name) const { clear(*this, name); }
+
+  // Whether a corner of a point is outside of the map. A position that is not a number has no such
+  // corner: it shall show in the result.
+  LITE_FOCUS_INLINE bool is_outside(int corner, int p) const {
+    const Scalar x = array(kPixelX)[p];
+    const Scalar y = array(kPixelY)[p];
+    const bool number = x == x && y == y;
+    return number && (is_outside(x, corner % 2, level_array(kWidth)[p]) ||
+                      is_outside(y, corner / 2, level_array(kHeight)[p]));
+  }
+
   LITE_FOCUS_INLINE void scale_attention(Scalar scale) const {
     for (int i = 0; i < padded(); i += kLanes) {
       Lanes::store(array(kAttention) + i, Lanes::load(array(kAttention) + i) * scale);
     }
   }
 
-  // target[c] = kWeight[c] * factors for the four corners.
+  // target[c] = kWeight[c] * factors for the four corners. Where a factor is not finite, those
+  // outside of the map have to be cleared.
   LITE_FOCUS_INLINE void scale_corners(int factors, int target) const {
     for (int i = 0; i < padded(); i += kLanes) {
       const Real factor = Lanes::load(array(factors) + i);
@@ -301,6 +315,15 @@ class Sampler {
         Lanes::store(array(target + c) + i, Lanes::load(array(kWeight + c) + i) * factor);
       }
     }
+  }
+
+  LITE_FOCUS_INLINE bool is_finite(int name) const {
+    Real doubt{};
+    for (int i = 0; i < padded(); i += kLanes) {
+      const Real x = Lanes::load(array(name) + i);
+      doubt += x - x;
+    }
+    return !Lanes::any_nan(doubt);
   }
 
   // Value and gradient at the points of the quantity that is `dots` at the corners.
@@ -321,6 +344,26 @@ class Sampler {
   }
 
  private:
+  // Of a copy, so that the compiler keeps the object of the fast path in registers.
+  static __attribute__((noinline, cold)) void clear(Sampler sampler, int name) {
+    for (int c = 0; c < 4; ++c) {
+      for (int p = 0; p < sampler.padded(); ++p) {
+        if (sampler.is_outside(c, p)) {
+          sampler.array(name + c)[p] = 0;
+        }
+      }
+    }
+  }
+
+  static LITE_FOCUS_INLINE bool is_outside(Scalar position, int side, IntScalar size) {
+    if (!(position > -1 && position < Scalar(size))) {
+      return true;
+    }
+    const IntScalar truncated = IntScalar(position);
+    const IntScalar index = truncated - (Scalar(truncated) > position) + side;
+    return index < 0 || index >= size;
+  }
+
   // Points to be masked out go to one place, where both coordinates tell that they are outside; so
   // do those that are not a number, which must not reach any sum.
   LITE_FOCUS_INLINE void gather_outside() const {

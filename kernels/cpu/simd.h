@@ -222,6 +222,8 @@ struct Simd {
   static LITE_FOCUS_INLINE Scalar sum(Real x) {
     return reduce<1>(x, [](Real a, Real b) __attribute__((always_inline)) { return a + b; });
   }
+  // Of a vector of zeros and NaN: whether there is any NaN.
+  static LITE_FOCUS_INLINE bool any_nan(Real x) { return !(sum(x) == 0); }
   static LITE_FOCUS_INLINE Scalar maximum(Real x) {
     return reduce<1>(x,
                      [](Real a, Real b) __attribute__((always_inline)) { return a > b ? a : b; });

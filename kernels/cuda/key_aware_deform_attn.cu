@@ -16,7 +16,7 @@ __device__ __forceinline__ void interpolate_at(const typename Traits::T* head,
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
     typename Traits::Real pixel[Traits::kVector];
-    load(head + point.corner[c], pixel);
+    Item<Traits>::load_corner(head, point.corner[c], pixel);
 #pragma unroll
     for (int i = 0; i < Traits::kVector; ++i) {
       sample[i] += point.weight[c] * pixel[i];
@@ -159,9 +159,9 @@ __device__ __forceinline__ void corner_dots(const Item<Traits>& item, const Poin
       const auto offset = item.offset_of(point.corner[c]);
       Real k[kVector];
       Real v[kVector];
-      load(key + channel + offset, k);
+      Item<Traits>::load_corner(key + channel, offset, k);
       if constexpr (!kShared) {
-        load(value + channel + offset, v);
+        Item<Traits>::load_corner(value + channel, offset, v);
       }
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
@@ -203,7 +203,7 @@ __device__ __forceinline__ void sum_gradients(const Item<Traits>& item, const Po
         const Real key_weight = key_factors[p] * point.weight[c];
         Real k[kVector];
         Real both[kVector];
-        load(key + offset, k);
+        Item<Traits>::load_corner(key, offset, k);
 #pragma unroll
         for (int i = 0; i < kVector; ++i) {
           grad_query[i] += key_weight * k[i];
@@ -265,7 +265,8 @@ __device__ __forceinline__ void differentiate_item(const Item<Traits>& item, Poi
     Real corners[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      corners[c] = a * dots[p].item[4 + c] + grad_logit * dots[p].item[c];
+      corners[c] = points[p].corner[c] < 0 ? Real(0)
+                                           : a * dots[p].item[4 + c] + grad_logit * dots[p].item[c];
     }
     const auto axes = key_axes(item, p);
     const auto gradient = differentiate<Scalars<Real>>(axes.x, axes.y, corners);

@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(Traits::kThreads)
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         Real pixel[kVector];
-        load(head + channel + point.corner[c], pixel);
+        Item<Traits>::load_corner(head + channel, point.corner[c], pixel);
 #pragma unroll
         for (int i = 0; i < kVector; ++i) {
           sum[i] += point.weight[c] * pixel[i];
@@ -78,15 +78,15 @@ __device__ __forceinline__ void corner_dots(const Item<Traits>& item, const Poin
     for (int c = 0; c < 4; ++c) {
       const auto offset = item.offset_of(point.corner[c]);
       Real pixel[kVector];
-      load(head + channel + offset, pixel);
+      Item<Traits>::load_corner(head + channel, offset, pixel);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         dots[c] += gradient[i] * pixel[i];
       }
       if constexpr (!Traits::kTiled) {
         const Real weight = attention * point.weight[c];
-        // Corners outside of the map have no weight: no traffic for them.
-        if (item.exists && weight != 0) {
+        // Not for corners outside of the map, nor where it changes nothing.
+        if (item.exists && offset >= 0 && weight != 0) {
           add_atomically(grad_head + channel + offset, weight, gradient);
         }
       }
@@ -118,9 +118,14 @@ __device__ __forceinline__ void differentiate_item(const Item<Traits>& item, Poi
   item.for_points([&](int p) {
     const auto axes = item.axes(p);
     const Real a = attention[p];
-    const auto gradient = differentiate<Scalars<Real>>(axes.x, axes.y, dots[p].item);
-    scratch.grad_x[p] = a * gradient.x;
-    scratch.grad_y[p] = a * gradient.y;
+    Real corners[4];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      corners[c] = points[p].corner[c] < 0 ? Real(0) : a * dots[p].item[c];
+    }
+    const auto gradient = differentiate<Scalars<Real>>(axes.x, axes.y, corners);
+    scratch.grad_x[p] = gradient.x;
+    scratch.grad_y[p] = gradient.y;
     item.store_position_gradient(p, scratch.grad_x[p], scratch.grad_y[p]);
     Real grad_attention = 0;
 #pragma unroll

@@ -30,6 +30,9 @@ struct Traits {
   static constexpr int kBackwardBlocks = 768 / kThreads;
 };
 
+// In place of a corner outside of its map, which is not read: what lies there need not be finite.
+constexpr int kNoCorner = -1;
+
 // What a group knows of a point; in shared memory. A tile has the tokens of the corners in place
 // of their offsets, because it compares them.
 template <typename Traits>
@@ -167,9 +170,25 @@ struct Item {
     for (int c = 0; c < 4; ++c) {
       result.weight[c] = axes.y.weight[c / 2] * axes.x.weight[c % 2];
       const int token = shape.start + axes.y.index[c / 2] * shape.width + axes.x.index[c % 2];
-      result.corner[c] = static_cast<Index>(token) * stride;
+      // A position that is not a number has no slope either, and its weight is none.
+      const bool outside =
+          (axes.y.slope[c / 2] == 0 || axes.x.slope[c % 2] == 0) && result.weight[c] == 0;
+      result.corner[c] = outside ? Index(kNoCorner) : static_cast<Index>(token) * stride;
     }
     return result;
+  }
+
+  // Reads a map at a corner; zero outside.
+  template <int kVector>
+  static __device__ __forceinline__ void load_corner(const T* map, typename Traits::Index offset,
+                                                     Real (&pixel)[kVector]) {
+#pragma unroll
+    for (int i = 0; i < kVector; ++i) {
+      pixel[i] = 0;
+    }
+    if (offset >= 0) {
+      load(map + offset, pixel);
+    }
   }
 
   // Of a corner from the start of the map.

@@ -267,3 +267,31 @@ def test_a_tile_adds_to_each_pixel_once(make_inputs, emulated, levels):
     assert emulated.take_atomic_additions() == 32 * lines_of_tiles(inputs, levels)
     run(ops, "key_aware", inputs)
     assert emulated.take_atomic_additions() == 2 * 32 * lines_of_tiles(inputs, levels)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("number", [torch.nan, torch.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize(
+    ("queries", "sizes"),
+    [("all_pixels", FAST), ("no_pixels", FAST), ("no_pixels", {**ODD, "heads": 2})],
+    ids=["tile", "fast", "odd"],
+)
+def test_pixels_that_are_not_finite_are_read_by_points_next_to_them_alone(
+    make_inputs, name, number, queries, sizes
+):
+    inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **sizes)
+    inputs = inputs.to(torch.float32)
+    inputs.value[0, 0] = inputs.key[0, 0] = number  # what points outside would read
+    expected = run(reference, name, inputs.to(torch.float64))
+    assert expected["output"].isfinite().any()
+    heads = expected["output"].unflatten(-1, inputs.query.shape[-2:]).isfinite().all(-1)
+    for key, actual in run(ops, name, inputs).items():
+        wanted = expected[key]
+        if key in ("locations", "offsets", "references", "boxes"):
+            # Of a head that is not finite any gradient of its points will do.
+            finite_heads = heads if key in ("locations", "offsets") else heads.all(-1)
+            actual, wanted = actual[finite_heads], wanted[finite_heads]
+        finite = wanted.isfinite()
+        assert torch.equal(actual.isfinite(), finite), key
+        errors = errors_of({key: actual.where(finite, 0)}, {key: wanted.where(finite, 0)})
+        assert errors[key] <= 1e-5, key

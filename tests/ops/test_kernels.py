@@ -339,3 +339,56 @@ def test_results_equal_the_published_implementation(golden):
     for name, used_key in (("kda_output", key), ("kda_shared_output", None)):
         output = ops.key_aware_deformable_attention(query, used_key, value, shapes, locations)
         torch.testing.assert_close(output, golden[name], **close)
+
+
+#: Pixels in corners, on borders and inside of the levels of ``FAST`` and ``ODD``.
+NOT_FINITE = {"nan": math.nan, "inf": math.inf, "minus_inf": -math.inf}
+
+
+def damaged(inputs, number):
+    """Inputs whose maps are not finite in a part of the pixels, and locations around them."""
+    damaged = inputs._replace(value=inputs.value.clone(), key=inputs.key.clone())
+    start = 0
+    for height, width in inputs.shapes:
+        for tensor in (damaged.value, damaged.key):
+            tensor[0, start] = number  # what points outside used to read
+            tensor[1, start + height * width - 1, 0, 0] = number  # in one channel of one head
+        start += height * width
+    return damaged
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("number", NOT_FINITE.values(), ids=NOT_FINITE)
+@pytest.mark.parametrize(
+    ("channels", "sizes", "dtype"),
+    [
+        (32, FAST, torch.float32),
+        (64, LAYOUTS["12_points"], torch.float32),
+        (5, ODD, torch.float32),
+        (32, FAST, torch.float64),
+    ],
+    ids=["32_channels", "12_points", "odd", "float64"],
+)
+def test_pixels_that_are_not_finite_are_read_by_points_next_to_them_alone(
+    make_inputs, name, number, channels, sizes, dtype
+):
+    inputs = damaged(make_inputs(channels=channels, queries=23, **sizes).to(dtype), number)
+    fields = ARGUMENTS[name][1].split()
+    expected_output, expected_grads = run(reference, name, inputs.to(torch.float64))
+    output, grads = run(ops, name, inputs)
+    assert not expected_output.isfinite().all()
+    assert expected_output.isfinite().any()
+    heads = expected_output.unflatten(-1, inputs.query.shape[-2:]).isfinite().all(-1)
+    for key, expected in {"output": expected_output, **expected_grads}.items():
+        actual = {"output": output, **grads}[key]
+        if key in ("locations", "offsets", "references", "boxes"):
+            # Of a head that is not finite any gradient of its points will do.
+            finite_heads = heads if key in ("locations", "offsets") else heads.all(-1)
+            actual, expected = actual[finite_heads], expected[finite_heads]
+        finite = expected.isfinite()
+        assert torch.equal(actual.isfinite(), finite), key
+        assert relative_error(actual.where(finite, 0), expected.where(finite, 0)) <= 1e-5, key
+    if {"weights", "logits"} & {*fields}:
+        # Of a softmax of infinite logits one or the other.
+        assert torch.equal(output.isnan(), expected_output.isnan())
+        assert torch.equal(output.isposinf(), expected_output.isposinf())
