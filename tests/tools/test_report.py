@@ -1,6 +1,7 @@
 import json
 import re
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -166,6 +167,14 @@ def test_a_folder_is_evaluated_in_every_format(run, write_folder, format):
     page, _ = run("DeformableDETR", "--data", str(folder), "--split", "train")
     assert f"on {format}_train: 3 images" in page
     assert 'title="plate"' in page
+
+
+def test_a_folder_has_the_classes_in_the_order_of_the_detector(run, write_folder, monkeypatch):
+    names = ("plate", "cell")
+    described = SimpleNamespace(class_names=names)
+    monkeypatch.setattr(report, "describe_checkpoint", lambda path: described)
+    run("DeformableDETR", "--data", str(write_folder("voc")), "--num-pictures", "0")
+    assert MetadataCatalog.get("voc_val").thing_classes == list(names)
 
 
 def test_without_the_library_one_line_says_what_to_install(run, monkeypatch):

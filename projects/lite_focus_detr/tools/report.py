@@ -27,11 +27,12 @@ from .. import __version__
 from ..analysis.detection_quality import DetectionQuality, analyze_detections, hotcoco
 from ..analysis.inspection import detector_name
 from ..analysis.token_selection import SelectionSummary, trace_selection
+from ..config import load_config
 from ..data import read_image
 from ..data.coco_format import name_first
 from ..data.coco_json import read_coco_json
 from ..data.folders.records import SPLITS
-from ..engine import user_errors
+from ..engine import describe_checkpoint, find_weights, user_errors
 from ..engine.metrics import read_metrics
 from ..predictor import Predictor, load_inference_config
 from ..visualization.detections import draw_ground_truth, draw_predictions, keep_best
@@ -82,7 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _config(args: argparse.Namespace) -> CfgNode:
     config, options = config_of(args), options_with_weights(args)
     if args.data is not None:
-        options = data_options(args.data, config, options, test=args.split)
+        weights = load_config(config, options).MODEL.WEIGHTS
+        names = describe_checkpoint(find_weights(weights)).class_names if weights else None
+        options = data_options(args.data, config, options, test=args.split, class_names=names)
     return load_inference_config(config, options)
 
 
