@@ -64,6 +64,8 @@ def time_all(args: argparse.Namespace) -> dict[str, float]:
     path = args.output / "seconds.json"
     if path.is_file():
         return dict(json.loads(path.read_text()))
+    if args.write_only:
+        return {}
     seconds: dict[str, list[float]] = {name: [] for name in NAMES}
     for turn in range(ROUNDS):
         for name in NAMES:
@@ -124,11 +126,9 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/small_files"))
     parser.add_argument("--write-only", action="store_true", help="train nothing")
     args = parser.parse_args()
-    seconds: dict[str, float] = {}
     if not args.write_only:
         train_all(args)
-        seconds = time_all(args)
-    print(f"{args.epochs} epochs, {processor()}\n\n{table(args, seconds)}")
+    print(f"{args.epochs} epochs, {processor()}\n\n{table(args, time_all(args))}")
 
 
 if __name__ == "__main__":

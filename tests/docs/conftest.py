@@ -116,9 +116,6 @@ def workplace(prepared, tmp_path, document):
     folder = shutil.copytree(prepared, tmp_path / "workplace", symlinks=True)
     text = document.read_text()
     with contextlib.chdir(folder):
-        if "predictor.threshold" in text:
-            # Two iterations find nothing, so that no threshold is best.
-            shutil.copy(model_zoo.get_weights_file("dino_shapes"), "output/model_final.pth")
         if "convert model_final.pth" in text:
             write_hugging_face()
         elif '"model_final.pth"' in text:

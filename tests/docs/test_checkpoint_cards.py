@@ -36,7 +36,7 @@ def card(name):
 
 def test_there_are_shipped_checkpoints_each_with_a_card():
     assert "dino_shapes" in trained_names()
-    assert sorted(path.stem for path in FOLDER.glob("*.md")) == trained_names()
+    assert sorted(path.stem for path in FOLDER.glob("*.pth")) == trained_names()
 
 
 @pytest.mark.parametrize("name", trained_names())
@@ -45,6 +45,17 @@ def test_a_checkpoint_is_the_file_of_its_card_and_small(name):
     assert len(content) <= 4 * MEGABYTE
     assert hashlib.sha256(content).hexdigest() in card(name)["SHA-256"]
     assert f"{len(content):,} bytes" in card(name)["file"]
+
+
+@pytest.mark.parametrize("name", trained_names())
+def test_other_documents_repeat_the_numbers_of_the_card(name):
+    ap = card(name)["AP, AP50, AP75"].split(",")[0]
+    size = (FOLDER / f"{name}.pth").stat().st_size / MEGABYTE
+    zoo = (ROOT / "MODEL_ZOO.md").read_text()
+    (row,) = re.findall(rf"^\| \[`{name}`\]\(projects.*", zoo, re.MULTILINE)
+    assert row.endswith(f" | {ap} | {size:.1f} MB |")
+    for shown in re.findall(rf"`{name}`.* ([0-9.]+) AP", (ROOT / "README.md").read_text()):
+        assert shown == ap
 
 
 @pytest.mark.parametrize("name", trained_names())

@@ -341,20 +341,20 @@ def test_results_equal_the_published_implementation(golden):
         torch.testing.assert_close(output, golden[name], **close)
 
 
-#: Pixels in corners, on borders and inside of the levels of ``FAST`` and ``ODD``.
+#: What pixels may hold.
 NOT_FINITE = {"nan": math.nan, "inf": math.inf, "minus_inf": -math.inf}
 
 
 def damaged(inputs, number):
-    """Inputs whose maps are not finite in a part of the pixels, and locations around them."""
-    damaged = inputs._replace(value=inputs.value.clone(), key=inputs.key.clone())
+    """Inputs whose maps are not finite in the first and the last pixel of each level."""
+    copies = inputs._replace(value=inputs.value.clone(), key=inputs.key.clone())
     start = 0
     for height, width in inputs.shapes:
-        for tensor in (damaged.value, damaged.key):
-            tensor[0, start] = number  # what points outside used to read
+        for tensor in (copies.value, copies.key):
+            tensor[0, start] = number  # the nearest one of many points outside
             tensor[1, start + height * width - 1, 0, 0] = number  # in one channel of one head
         start += height * width
-    return damaged
+    return copies
 
 
 @pytest.mark.parametrize("name", NAMES)

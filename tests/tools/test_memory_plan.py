@@ -70,11 +70,8 @@ def test_measured_images_have_more_tokens_than_there_are_queries(name, smaller):
     assert (one, two) == (BatchShape(1, *smaller), BatchShape(2, *smaller))
     assert large.images == 1
     assert large.height * large.width > 2 * one.height * one.width
-    tokens = sum(
-        (side // stride) * (other // stride)
-        for side, other in [smaller]
-        for stride in (8, 16, 32, 64)
-    )
+    height, width = smaller
+    tokens = sum((height // stride) * (width // stride) for stride in (8, 16, 32, 64))
     assert tokens > config.MODEL.DETR.NUM_QUERIES
 
 
