@@ -94,7 +94,7 @@ class Channels {
   // The same of the corners inside alone. As all that is slow it has copies of the objects: the
   // compiler keeps those of the fast path in registers.
   LITE_FOCUS_INLINE void weighted_sum_inside(Array weights, const T* head, T* target) const {
-    sum_inside(channels_, sampler_, weights, head, target);
+    sum_inside(channels_, sampler_, weights, kAttention, head, target);
   }
 
   // Points are taken in pairs, so that a number of points that fills no vector costs no more than
@@ -289,17 +289,30 @@ class Channels {
   }
 
  private:
+  // The weights are those of the corners times the factors.
   static __attribute__((noinline, cold)) void sum_inside(int channels, Sampler<Traits> sampler,
-                                                         Array weights, const T* head, T* target) {
+                                                         Array weights, Array factors,
+                                                         const T* head, T* target) {
     const Channels self(channels, sampler);
     self.for_blocks([&](auto block) __attribute__((always_inline)) {
       constexpr int kVectors = decltype(block)::kVectors;
       Real sums[kVectors] = {};
-      self.for_inside([&](int p, int c) __attribute__((always_inline)) {
-        for (int v = 0; v < kVectors; ++v) {
-          sums[v] += sampler.array(weights + c)[p] * block.load(head + sampler.offsets(c)[p], v);
+      for (int p = 0; p < sampler.count(); ++p) {
+        int outside = 0;
+        for (int c = 0; c < 4; ++c) {
+          if (sampler.is_outside(c, p)) {
+            ++outside;
+            continue;
+          }
+          for (int v = 0; v < kVectors; ++v) {
+            sums[v] += sampler.array(weights + c)[p] * block.load(head + sampler.offsets(c)[p], v);
+          }
         }
-      });
+        // What lies outside is zero: with a factor that is not finite the product is no number.
+        for (int v = 0; v < kVectors && outside == 4; ++v) {
+          sums[v] += sampler.array(factors)[p] * 0;
+        }
+      }
       for (int v = 0; v < kVectors; ++v) {
         block.store(target, v, sums[v]);
       }
@@ -345,19 +358,7 @@ class Channels {
         sampler.array(kKeyDots + c)[p] *= scale;
       }
     }
-    sum_inside(channels, sampler, kKeyDots, head, grad_query);
-  }
-
-  // Calls function(point, corner) for the corners inside of their maps.
-  template <typename Function>
-  LITE_FOCUS_INLINE void for_inside(Function function) const {
-    for (int p = 0; p < sampler_.count(); ++p) {
-      for (int c = 0; c < 4; ++c) {
-        if (!sampler_.is_outside(c, p)) {
-          function(p, c);
-        }
-      }
-    }
+    sum_inside(channels, sampler, kKeyDots, kGradAttention, head, grad_query);
   }
 
   template <typename Function>

@@ -392,3 +392,19 @@ def test_pixels_that_are_not_finite_are_read_by_points_next_to_them_alone(
         # Of a softmax of infinite logits one or the other.
         assert torch.equal(output.isnan(), expected_output.isnan())
         assert torch.equal(output.isposinf(), expected_output.isposinf())
+
+
+@pytest.mark.parametrize("name", ["multi_scale", "fused"])
+@pytest.mark.parametrize(("channels", "sizes"), [(32, FAST), (5, ODD)], ids=["16_points", "odd"])
+def test_weights_that_are_no_numbers_show_where_their_points_are_outside(
+    make_inputs, name, channels, sizes
+):
+    inputs = make_inputs(channels=channels, queries=6, **sizes)
+    for tensor in (inputs.locations, inputs.offsets):
+        tensor[:, :3] += 100
+    for tensor in (inputs.weights, inputs.logits):
+        tensor[:, ::2, 0] = math.nan
+    expected, _ = run(reference, name, inputs.to(torch.float64))
+    output, _ = run(ops, name, inputs)
+    assert expected[:, ::2].isnan().any()
+    assert torch.equal(output.isnan(), expected.isnan())
