@@ -15,8 +15,10 @@ __device__ __forceinline__ void interpolate_at(const typename Traits::T* head,
   }
 #pragma unroll
   for (int c = 0; c < 4; ++c) {
-    typename Traits::Real pixel[Traits::kVector];
-    Item<Traits>::load_corner(head, point.corner[c], pixel);
+    typename Traits::Real pixel[Traits::kVector] = {};
+    if (point.corner[c] >= 0) {
+      load(head + point.corner[c], pixel);
+    }
 #pragma unroll
     for (int i = 0; i < Traits::kVector; ++i) {
       sample[i] += point.weight[c] * pixel[i];
@@ -157,11 +159,14 @@ __device__ __forceinline__ void corner_dots(const Item<Traits>& item, const Poin
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       const auto offset = item.offset_of(point.corner[c]);
+      if (offset < 0) {
+        continue;
+      }
       Real k[kVector];
       Real v[kVector];
-      Item<Traits>::load_corner(key + channel, offset, k);
+      load(key + channel + offset, k);
       if constexpr (!kShared) {
-        Item<Traits>::load_corner(value + channel, offset, v);
+        load(value + channel + offset, v);
       }
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
@@ -199,17 +204,19 @@ __device__ __forceinline__ void sum_gradients(const Item<Traits>& item, const Po
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         const auto offset = item.offset_of(point.corner[c]);
+        if (offset < 0) {
+          continue;
+        }
         const Real value_weight = value_factors[p] * point.weight[c];
         const Real key_weight = key_factors[p] * point.weight[c];
         Real k[kVector];
         Real both[kVector];
-        Item<Traits>::load_corner(key, offset, k);
+        load(key + offset, k);
 #pragma unroll
         for (int i = 0; i < kVector; ++i) {
           grad_query[i] += key_weight * k[i];
           both[i] = value_weight * gradient[i] + key_weight * q[i];
         }
-        // Corners outside of the map have no weight: no traffic for them.
         if (!Traits::kTiled && item.exists && point.weight[c] != 0) {
           if constexpr (kShared) {
             add_atomically(grad_value + offset, Real(1), both);

@@ -32,6 +32,8 @@ __global__ void __launch_bounds__(Traits::kThreads)
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       point.weight[c] *= attention[p];
+      // Zero times a weight that is not finite shows in the output.
+      point.corner[c] = point.weight[c] == point.weight[c] ? point.corner[c] : 0;
     }
     points[p] = point;
   });
@@ -45,11 +47,13 @@ __global__ void __launch_bounds__(Traits::kThreads)
       const Point<Traits> point = points[p];
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
-        Real pixel[kVector];
-        Item<Traits>::load_corner(head + channel, point.corner[c], pixel);
+        if (point.corner[c] >= 0) {
+          Real pixel[kVector];
+          load(head + channel + point.corner[c], pixel);
 #pragma unroll
-        for (int i = 0; i < kVector; ++i) {
-          sum[i] += point.weight[c] * pixel[i];
+          for (int i = 0; i < kVector; ++i) {
+            sum[i] += point.weight[c] * pixel[i];
+          }
         }
       }
     }
@@ -77,16 +81,19 @@ __device__ __forceinline__ void corner_dots(const Item<Traits>& item, const Poin
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       const auto offset = item.offset_of(point.corner[c]);
+      if (offset < 0) {
+        continue;
+      }
       Real pixel[kVector];
-      Item<Traits>::load_corner(head + channel, offset, pixel);
+      load(head + channel + offset, pixel);
 #pragma unroll
       for (int i = 0; i < kVector; ++i) {
         dots[c] += gradient[i] * pixel[i];
       }
       if constexpr (!Traits::kTiled) {
         const Real weight = attention * point.weight[c];
-        // Not for corners outside of the map, nor where it changes nothing.
-        if (item.exists && offset >= 0 && weight != 0) {
+        // No traffic where it changes nothing.
+        if (item.exists && weight != 0) {
           add_atomically(grad_head + channel + offset, weight, gradient);
         }
       }

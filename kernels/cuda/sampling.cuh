@@ -178,19 +178,6 @@ struct Item {
     return result;
   }
 
-  // Reads a map at a corner; zero outside.
-  template <int kVector>
-  static __device__ __forceinline__ void load_corner(const T* map, typename Traits::Index offset,
-                                                     Real (&pixel)[kVector]) {
-#pragma unroll
-    for (int i = 0; i < kVector; ++i) {
-      pixel[i] = 0;
-    }
-    if (offset >= 0) {
-      load(map + offset, pixel);
-    }
-  }
-
   // Of a corner from the start of the map.
   __device__ __forceinline__ typename Traits::Index offset_of(typename Traits::Index corner) const {
     return Traits::kTiled ? corner * static_cast<typename Traits::Index>(problem.token_stride)

@@ -295,3 +295,16 @@ def test_pixels_that_are_not_finite_are_read_by_points_next_to_them_alone(
         assert torch.equal(actual.isfinite(), finite), key
         errors = errors_of({key: actual.where(finite, 0)}, {key: wanted.where(finite, 0)})
         assert errors[key] <= 1e-5, key
+
+
+@pytest.mark.parametrize("name", ["multi_scale", "fused"])
+def test_weights_that_are_no_numbers_show_where_their_points_are_outside(
+    make_inputs, emulated, name
+):
+    inputs = make_inputs(channels=32, queries=6, batch=1, **FAST).to(torch.float32)
+    for tensor in (inputs.locations, inputs.offsets):
+        tensor[:, :3] += 100
+    for tensor in (inputs.weights, inputs.logits):
+        tensor[:, ::2, 0] = torch.nan
+    expected = run(reference, name, inputs)["output"]
+    assert torch.equal(run(ops, name, inputs)["output"].isnan(), expected.isnan())
