@@ -1,7 +1,7 @@
 """Trains a checkpoint that this project ships, and packs it with its card.
 
     python dev/train_small_checkpoint.py lite_focus_dino_cells --data cells
-    python dev/train_small_checkpoint.py dino_shapes
+    python dev/train_small_checkpoint.py dino_shapes --seed 7
 
 ``--data`` is a folder as ``lite_focus_detr.data.folders`` reads it; without it the data are the
 generated shapes. Stopped and started again it goes on. Weights are packed in half precision, and

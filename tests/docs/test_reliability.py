@@ -27,3 +27,13 @@ def test_no_fault_is_silent_and_none_loses_anything():
     assert sum(outcomes) == total
     numbers = re.findall(r"^\| (\d+) \|", DOCUMENT.read_text(), re.M)
     assert [int(number) for number in numbers] == list(range(1, total + 1))
+
+
+def test_the_folder_of_the_faults_runs_them_all():
+    command = [sys.executable, "-m", "pytest", "tests/faults", "--collect-only", "-q"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "projects")}
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    [total] = re.findall(r"^\*\*(\d+) faults are tried: ", DOCUMENT.read_text(), re.M)
+    assert re.search(rf"^{total}/\d+ tests collected", done.stdout, re.M), done.stdout[-2000:]

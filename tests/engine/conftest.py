@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.engine import default_argument_parser
+from detectron2.engine import default_argument_parser, defaults
 from detectron2.structures import Boxes, Instances
 
 from lite_focus_detr.config import load_config
+from lite_focus_detr.engine import DetrTrainer
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
 
@@ -65,3 +66,37 @@ def make_image():
         return {"image": image, "height": 64, "width": 64, "instances": instances}
 
     return make
+
+
+class Killed(BaseException):
+    """What no handler of errors sees."""
+
+
+@pytest.fixture
+def train_until_killed(setup, make_args, tmp_path, monkeypatch):
+    """Train in a folder, until a kill where one is asked for; returns the trainer."""
+    monkeypatch.setattr(defaults, "collect_env_info", lambda: "")  # half of the time
+
+    def run(name, *options, kill_at=None, resume=False):
+        args = make_args(*(["--resume"] if resume else []), *options)
+        args.opts += ["OUTPUT_DIR", str(tmp_path / name)]
+        trainer = DetrTrainer(setup(args))
+        trainer.resume_or_load(resume=resume)
+        step = trainer._trainer.run_step
+
+        def run_step():
+            if trainer.iter == kill_at:
+                raise Killed
+            step()
+
+        trainer._trainer.run_step = run_step
+        # What runs in `finally` after a kill is that of no process.
+        trainer.after_train = lambda: None if trainer.iter == kill_at else after_train()
+        after_train = type(trainer).after_train.__get__(trainer)
+        try:
+            trainer.train()
+        except Killed:
+            assert kill_at is not None
+        return trainer
+
+    return run

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from detectron2.engine import defaults
 from detectron2.utils.events import EventStorage, get_event_storage
 
 from lite_focus_detr.engine import DetrTrainer, train_or_evaluate
@@ -72,6 +71,16 @@ def test_an_unknown_metric_is_refused_with_the_known_ones():
         follow([1.0], metric="bbox/ap")
 
 
+def test_the_end_of_the_training_does_not_repeat_the_error():
+    best = BestResult(metric="bbox/ap", patience=0, evaluation=Evaluation(1, dict), save=print)
+    with EventStorage() as storage:
+        best.trainer = SimpleNamespace(iter=0, max_iter=2, storage=storage)
+        best.evaluation.last = 0
+        with pytest.raises(MetricError):
+            best.after_step()
+        best.after_train()  # hooks behind this one close files
+
+
 @pytest.mark.parametrize(("patience", "stops"), [(0, False), (2, True), (3, False)])
 def test_patience_is_a_number_of_evaluations(patience, stops):
     best, _ = follow([3, 2, 1], patience=patience)
@@ -91,14 +100,9 @@ def test_the_state_of_another_metric_is_not_taken():
     assert other.iterations == 0
 
 
-class Killed(BaseException):
-    """What no handler of errors sees."""
-
-
 @pytest.fixture
-def run(setup, make_args, tmp_path, monkeypatch):
-    """Train in a folder with the values of ``AP``, until a kill where one is asked for."""
-    monkeypatch.setattr(defaults, "collect_env_info", lambda: "")
+def run(train_until_killed, monkeypatch):
+    """Train with the values of ``AP``."""
 
     def evaluate(cls, cfg, model, evaluators=None):
         # The sum of the weights, to see that resuming evaluates the same.
@@ -106,29 +110,7 @@ def run(setup, make_args, tmp_path, monkeypatch):
         return {"bbox": {"AP": AP[get_event_storage().iter], "sum": total}}
 
     monkeypatch.setattr(DetrTrainer, "test", classmethod(evaluate))
-
-    def run(name, *options, kill_at=None, resume=False):
-        args = make_args(*(["--resume"] if resume else []), *OPTIONS, *options)
-        args.opts += ["OUTPUT_DIR", str(tmp_path / name)]
-        trainer = DetrTrainer(setup(args))
-        trainer.resume_or_load(resume=resume)
-        step = trainer._trainer.run_step
-
-        def run_step():
-            if trainer.iter == kill_at:
-                raise Killed
-            step()
-
-        trainer._trainer.run_step = run_step
-        trainer.after_train = lambda: None if trainer.iter == kill_at else after_train()
-        after_train = type(trainer).after_train.__get__(trainer)
-        try:
-            trainer.train()
-        except Killed:
-            assert kill_at is not None
-        return trainer
-
-    return run
+    return lambda name, *options, **kill: train_until_killed(name, *OPTIONS, *options, **kill)
 
 
 def require_same_file(first, second):

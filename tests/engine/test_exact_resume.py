@@ -1,9 +1,6 @@
 """A resumed training ends with the bits that an uninterrupted one ends with."""
 
 import pytest
-from detectron2.engine import defaults
-
-from lite_focus_detr.engine import DetrTrainer
 
 ITERATIONS = 9
 COMMON = (
@@ -30,38 +27,10 @@ CASES = {
 }
 
 
-class Killed(BaseException):
-    """What no handler of errors sees."""
-
-
 @pytest.fixture
-def run(setup, make_args, tmp_path, monkeypatch):
-    """Train in a folder, until a kill where one is asked for; returns the trainer."""
-    monkeypatch.setattr(defaults, "collect_env_info", lambda: "")  # half of the time
-
-    def run(name, *options, kill_at=None, resume=False):
-        args = make_args(*(["--resume"] if resume else []), *COMMON, *options)
-        args.opts += ["OUTPUT_DIR", str(tmp_path / name)]
-        trainer = DetrTrainer(setup(args))
-        trainer.resume_or_load(resume=resume)
-        step = trainer._trainer.run_step
-
-        def run_step():
-            if trainer.iter == kill_at:
-                raise Killed
-            step()
-
-        trainer._trainer.run_step = run_step
-        # What runs in `finally` after a kill is that of no process.
-        trainer.after_train = lambda: None if trainer.iter == kill_at else after_train()
-        after_train = type(trainer).after_train.__get__(trainer)
-        try:
-            trainer.train()
-        except Killed:
-            assert kill_at is not None
-        return trainer
-
-    return run
+def run(train_until_killed):
+    """Train with the options of all cases, and with others."""
+    return lambda name, *options, **kill: train_until_killed(name, *COMMON, *options, **kill)
 
 
 @pytest.mark.parametrize("case", CASES)
