@@ -100,6 +100,7 @@ void ms_deform_attn_backward(const Problem& problem, const Range& range, void* s
   Sampler<Traits> sampler(problem, scratch);
   const Channels<Traits> channels(problem.channels, sampler);
   for_slots(range, [&](int64_t first, int count, int m) __attribute__((always_inline)) {
+    bool finite = true;
     for (int slot = 0; slot < count; ++slot) {
       sampler.select_slot(slot);
       sampler.load_points(first + slot, m);
@@ -111,6 +112,7 @@ void ms_deform_attn_backward(const Problem& problem, const Range& range, void* s
       sampler.scale_corners(kAttention, kKeyDots);
       if (!sampler.is_finite(kAttention)) {
         sampler.clear_outside(kKeyDots);
+        finite = false;
       }
     }
     const int64_t head = m * problem.head_stride;
@@ -127,7 +129,7 @@ void ms_deform_attn_backward(const Problem& problem, const Range& range, void* s
       }
     }
     if constexpr (kOutput) {
-      if (Traits::Lanes::any_nan(doubt)) {
+      if (!finite || Traits::Lanes::any_nan(doubt)) {
         for (int slot = 0; slot < count; ++slot) {
           sampler.select_slot(slot);
           const int64_t start = ((first + slot) * problem.heads + m) * problem.channels;

@@ -272,8 +272,7 @@ __device__ __forceinline__ void differentiate_item(const Item<Traits>& item, Poi
     Real corners[4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      corners[c] = points[p].corner[c] < 0 ? Real(0)
-                                           : a * dots[p].item[4 + c] + grad_logit * dots[p].item[c];
+      corners[c] = a * dots[p].item[4 + c] + grad_logit * dots[p].item[c];
     }
     const auto axes = key_axes(item, p);
     const auto gradient = differentiate<Scalars<Real>>(axes.x, axes.y, corners);

@@ -125,14 +125,9 @@ __device__ __forceinline__ void differentiate_item(const Item<Traits>& item, Poi
   item.for_points([&](int p) {
     const auto axes = item.axes(p);
     const Real a = attention[p];
-    Real corners[4];
-#pragma unroll
-    for (int c = 0; c < 4; ++c) {
-      corners[c] = points[p].corner[c] < 0 ? Real(0) : a * dots[p].item[c];
-    }
-    const auto gradient = differentiate<Scalars<Real>>(axes.x, axes.y, corners);
-    scratch.grad_x[p] = gradient.x;
-    scratch.grad_y[p] = gradient.y;
+    const auto gradient = differentiate<Scalars<Real>>(axes.x, axes.y, dots[p].item);
+    scratch.grad_x[p] = a * gradient.x;
+    scratch.grad_y[p] = a * gradient.y;
     item.store_position_gradient(p, scratch.grad_x[p], scratch.grad_y[p]);
     Real grad_attention = 0;
 #pragma unroll

@@ -170,7 +170,8 @@ struct Item {
     for (int c = 0; c < 4; ++c) {
       result.weight[c] = axes.y.weight[c / 2] * axes.x.weight[c % 2];
       const int token = shape.start + axes.y.index[c / 2] * shape.width + axes.x.index[c % 2];
-      // A position that is not a number has no slope either, and its weight is none.
+      // On the centre of a pixel the others have no weight, but a slope. A position that is not a
+      // number has no slope, and its weight is not zero.
       const bool outside =
           (axes.y.slope[c / 2] == 0 || axes.x.slope[c % 2] == 0) && result.weight[c] == 0;
       result.corner[c] = outside ? Index(kNoCorner) : static_cast<Index>(token) * stride;

@@ -308,3 +308,18 @@ def test_weights_that_are_no_numbers_show_where_their_points_are_outside(
         tensor[:, ::2, 0] = torch.nan
     expected = run(reference, name, inputs)["output"]
     assert torch.equal(run(ops, name, inputs)["output"].isnan(), expected.isnan())
+
+
+@pytest.mark.parametrize("name", ["multi_scale", "key_aware"])
+def test_points_on_centres_of_pixels_have_gradients_of_their_positions(make_inputs, emulated, name):
+    # Powers of two: no rounding moves a point off the centre.
+    shapes = ((8, 16), (4, 8), (4, 4), (2, 4))
+    inputs = make_inputs(channels=32, queries=5, batch=1, **{**FAST, "shapes": shapes})
+    inputs = inputs.to(torch.float32)
+    sizes = torch.tensor([[width, height] for height, width in inputs.shapes])[:, None]
+    pixels = (inputs.locations.clamp(0.1, 0.9) * sizes).floor()
+    inputs = inputs._replace(locations=(pixels + 0.5) / sizes)
+    expected = run(reference, name, inputs.to(torch.float64))["locations"]
+    assert (expected != 0).float().mean() > 0.9
+    actual = run(ops, name, inputs)["locations"]
+    assert errors_of({"locations": actual}, {"locations": expected})["locations"] <= 1e-4

@@ -408,3 +408,15 @@ def test_weights_that_are_no_numbers_show_where_their_points_are_outside(
     output, _ = run(ops, name, inputs)
     assert expected[:, ::2].isnan().any()
     assert torch.equal(output.isnan(), expected.isnan())
+
+
+def test_weights_of_keys_that_are_no_numbers_show_in_the_gradient_of_a_query_far_outside(
+    make_inputs,
+):
+    inputs = make_inputs(channels=32, queries=6, **FAST)
+    inputs.query[:, 0] = math.nan
+    inputs.locations[:, 0] += 100
+    _, expected = run(reference, "key_aware", inputs.to(torch.float64))
+    _, grads = run(ops, "key_aware", inputs)
+    assert expected["query"][:, 0].isnan().all()
+    assert torch.equal(grads["query"].isnan(), expected["query"].isnan())
