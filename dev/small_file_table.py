@@ -1,11 +1,12 @@
 """Trains the small configurations on a folder of images and prints a table of what they reach.
 
-    python dev/small_file_table.py cells/ [--seeds 3] [--epochs 12] [--output runs/small_files]
-    python dev/small_file_table.py cells/ --write-only
+    python dev/small_file_table.py cells/ [--seeds 3] [--output runs/small_files]
+    python dev/small_file_table.py cells/ --parts train --names dino_small focus_dino_small
 
-All configurations have a seed before one has the next. Finished trainings are not repeated, and
-one that was stopped goes on. At the end all take turns with a few iterations, for the time of
-one; a machine that does something else meanwhile shows in it.
+Every file trains for as long as it says. All have a seed before one has the next. Finished
+trainings are not repeated, one that was stopped goes on, and several processes with other names
+share the work. At the end all take turns with a few iterations, for the time of one; a machine
+that does something else meanwhile shows in it. ``--parts`` without a part only writes the table.
 """
 
 # ruff: noqa: T201
@@ -20,6 +21,7 @@ from pathlib import Path
 
 from tabulate import tabulate
 
+from lite_focus_detr import model_zoo
 from lite_focus_detr.tools.benchmark.measure import processor
 
 #: The files of the table, in its order.
@@ -29,14 +31,14 @@ NAMES = (
     "focus_dino_small",
     "sparse_dino_small",
     "lite_focus_dino_small",
-    "dino_small_pretrained",
-    "lite_dino_small_pretrained",
     "lite_focus_dino_small_pretrained",
 )
+#: What the command does before it writes.
+PARTS = ("train", "time")
+#: Where the seconds of an iteration are kept.
+SECONDS = "seconds.json"
 #: Iterations and rounds of the time.
 TIMED_ITERATIONS, ROUNDS = 12, 3
-#: The rate drops after this part of a training, as in the files.
-STEP_AT = 5 / 6
 
 
 def train(args: argparse.Namespace, name: str, folder: Path, *options: object) -> None:
@@ -53,28 +55,21 @@ def train(args: argparse.Namespace, name: str, folder: Path, *options: object) -
 
 def train_all(args: argparse.Namespace) -> None:
     """All trainings, the first seed of every file first."""
-    length = ("SOLVER.EPOCHS", args.epochs, "SOLVER.STEP_EPOCHS", [round(args.epochs * STEP_AT)])
     for seed in range(1, args.seeds + 1):
-        for name in NAMES:
-            train(args, name, folder_of(args, name, seed), *length, "SEED", seed)
+        for name in args.names:
+            train(args, name, folder_of(args, name, seed), "SEED", seed)
 
 
-def time_all(args: argparse.Namespace) -> dict[str, float]:
-    """Seconds of an iteration by file: the medians of trainings that take turns."""
-    path = args.output / "seconds.json"
-    if path.is_file():
-        return dict(json.loads(path.read_text()))
-    if args.write_only:
-        return {}
-    seconds: dict[str, list[float]] = {name: [] for name in NAMES}
+def time_all(args: argparse.Namespace) -> None:
+    """Keep the seconds of an iteration by file: medians of trainings that take turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in args.names}
     for turn in range(ROUNDS):
-        for name in NAMES:
+        for name in args.names:
             folder = args.output / f"time-{name}-{turn}"
             train(args, name, folder, "SOLVER.MAX_ITER", TIMED_ITERATIONS)
             seconds[name].append(last_values(folder)["time"])
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    path.write_text(json.dumps(medians))
-    return medians
+    (args.output / SECONDS).write_text(json.dumps(medians))
 
 
 def last_values(folder: Path) -> dict[str, float]:
@@ -91,15 +86,18 @@ def folder_of(args: argparse.Namespace, name: str, seed: int) -> Path:
     return folder
 
 
-def table(args: argparse.Namespace, seconds: dict[str, float]) -> str:
+def table(args: argparse.Namespace) -> str:
     """What the finished trainings have reached, in Markdown."""
+    path = args.output / SECONDS
+    seconds = json.loads(path.read_text()) if path.is_file() else {}
     rows = []
-    for name in NAMES:
+    for name in args.names:
         folders = [folder_of(args, name, seed) for seed in range(1, args.seeds + 1)]
         runs = [last_values(x) for x in folders if (x / "model_final.pth").is_file()]
         if not runs:
             continue
-        row = {"file": f"`{name}`", "seeds": len(runs)}
+        epochs = f"{model_zoo.get_config(name).SOLVER.EPOCHS:g}"
+        row = {"file": f"`{name}`", "epochs": epochs, "seeds": len(runs)}
         for metric in ("AP", "AP50"):
             row[metric] = spread([run[f"bbox/{metric}"] for run in runs])
         iterations = runs[0]["iteration"] + 1
@@ -122,13 +120,15 @@ def main() -> None:
     )
     parser.add_argument("data", help="folder in COCO, YOLO or Pascal VOC format")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--names", nargs="+", choices=NAMES, default=NAMES, metavar="FILE")
     parser.add_argument("--output", type=Path, default=Path("runs/small_files"))
-    parser.add_argument("--write-only", action="store_true", help="train nothing")
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
     args = parser.parse_args()
-    if not args.write_only:
+    if "train" in args.parts:
         train_all(args)
-    print(f"{args.epochs} epochs, {processor()}\n\n{table(args, time_all(args))}")
+    if "time" in args.parts:
+        time_all(args)
+    print(f"{processor()}\n\n{table(args)}")
 
 
 if __name__ == "__main__":
