@@ -29,10 +29,12 @@ def export_program(
     image_input = image_input or ImageInput()
     detector = TensorDetector(model, image_input)
     smallest = detector.smallest_side
-    # All sizes differ, so that none is taken for another.
-    images = torch.zeros(2, 3, smallest * 2, smallest * 3, device=model.device)
+    # All sizes differ, so that none is taken for another. All maps have odd sides: compilers take
+    # the rounding of pooled sizes from the example, and that of even sides is wrong for odd ones.
+    sides = (smallest * 2 + 1, smallest * 3 + 1)
+    images = torch.zeros(2, 3, *sides, device=model.device)
     height, width = (Dim(name, min=smallest) for name in ("height", "width"))
-    sides = {2: height, 3: width} if image_input.layout == "chw" else {1: height, 2: width}
+    dynamic = {2: height, 3: width} if image_input.layout == "chw" else {1: height, 2: width}
     training, fast_path = model.training, torch.backends.mha.get_fastpath_enabled()
     try:
         detector.eval()
@@ -42,7 +44,7 @@ def export_program(
             program = torch.export.export(
                 detector,
                 (detector.encode(images),),
-                dynamic_shapes=({0: Dim("batch"), **sides},),
+                dynamic_shapes=({0: Dim("batch"), **dynamic},),
                 prefer_deferred_runtime_asserts_over_guards=True,
             )
     finally:
@@ -54,7 +56,7 @@ def export_program(
 
 def _remove_assumptions(program: ExportedProgram) -> None:
     """Remove what the trace asserts of the example's size, such as odd sides of pooled maps: no
-    operation depends on it, and other sizes are as right."""
+    operation depends on it, and other sizes are as right; see the sides of the example."""
     for node in program.graph.nodes:
         if node.target is torch.ops.aten._assert_scalar.default:
             program.graph.erase_node(node)
