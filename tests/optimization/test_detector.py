@@ -10,7 +10,11 @@ import lite_focus_detr
 from lite_focus_detr import model_zoo, optimize_for_inference
 from lite_focus_detr.optimization import detector, optimize_as_configured
 from lite_focus_detr.optimization.detector import fold_batch_norm
-from lite_focus_detr.optimization.packed_layers import PackedConv2d, PackedFeedForward
+from lite_focus_detr.optimization.packed_layers import (
+    PackedConv2d,
+    PackedFeedForward,
+    QuantizedFeedForward,
+)
 
 needs_bfloat16 = pytest.mark.skipif(
     not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="the processor has no bfloat16"
@@ -122,6 +126,18 @@ def test_half_precision_detects_nearly_the_same(tiny_config, make_batch):
     assert not torch.equal(*scores)
 
 
+def test_integers_are_those_of_the_feed_forward_parts(tiny_config):
+    model = build_model(tiny_config("dino")).eval()
+    optimized = optimize_for_inference(model, torch.int8)
+    parts = [m for m in optimized.modules() if isinstance(m, QuantizedFeedForward)]
+    # Two encoder and two decoder layers.
+    assert len(parts) == 2 + 2
+    images = images_of(model, (64, 96))
+    assert_same_outputs(optimized, model, images, rtol=0, atol=0.1)
+    with pytest.raises(AssertionError):
+        assert_same_outputs(optimized, model, images, rtol=0, atol=1e-5)
+
+
 def test_what_cannot_be_optimised_is_named(tiny_config, monkeypatch):
     with pytest.raises(TypeError, match="model is a Linear, not a detector"):
         optimize_for_inference(torch.nn.Linear(2, 2))
@@ -131,6 +147,8 @@ def test_what_cannot_be_optimised_is_named(tiny_config, monkeypatch):
     monkeypatch.setattr(detector, "has_bfloat16", lambda: False)
     with pytest.raises(ValueError, match="this processor has no instructions for bfloat16"):
         optimize_for_inference(model, torch.bfloat16)
+    with pytest.raises(ValueError, match=r"torch\.int8 is for the CPU.* the model is on meta"):
+        optimize_for_inference(model.to("meta"), torch.int8)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +156,7 @@ def test_what_cannot_be_optimised_is_named(tiny_config, monkeypatch):
     [
         ("none", None),
         ("float32", None),
+        ("int8", None),
         pytest.param("bfloat16", torch.bfloat16, marks=needs_bfloat16),
     ],
 )

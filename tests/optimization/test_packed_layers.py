@@ -7,6 +7,7 @@ from lite_focus_detr.optimization.packed_layers import (
     PackedConv2d,
     PackedFeedForward,
     PackedLinear,
+    QuantizedFeedForward,
 )
 
 needs_bfloat16 = pytest.mark.skipif(
@@ -68,3 +69,29 @@ def test_a_packed_convolution_is_the_convolution(options, layout):
     packed = PackedConv2d(convolution.float(), torch.float32)
     result = packed(x.to(memory_format=layout))
     torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("length", [1, CHUNK, CHUNK + 1])
+def test_integers_of_seven_bits_are_multiplied_exactly(length):
+    first, second = nn.Linear(16, 32), nn.Linear(32, 16)
+    random = torch.Generator().manual_seed(0)
+    x = torch.randint(128, (length, 16), generator=random).float()
+    # The range of every input is from 0 to 127, that of the hidden channels 127 times as much.
+    x[:, 0], x[:, 1] = 0, 127
+    first.weight.data = torch.eye(32, 16) * 127
+    second.weight.data = torch.randint(-127, 128, (16, 32), generator=random).float()
+    second.weight.data[:, 0] = 127
+    first.bias.data.zero_()
+    result = QuantizedFeedForward(first, nn.ReLU(), second)(x)
+    expected = 127 * x.double() @ second.weight.double()[:, :16].t() + second.bias.double()
+    torch.testing.assert_close(result.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("length", [0, 5, 2 * CHUNK + 3])
+def test_a_quantised_feed_forward_part_is_nearly_the_same(length):
+    first, second, x = nn.Linear(16, 48), nn.Linear(48, 16), torch.randn(length, 16)
+    for activation in (nn.ReLU(inplace=True), nn.GELU()):
+        expected = second(activation(first(x)))
+        result = QuantizedFeedForward(first, activation, second)(x)
+        assert result.shape == expected.shape
+        assert (result - expected).norm() <= 0.03 * expected.norm()

@@ -169,6 +169,7 @@ def test_a_threshold_that_is_no_score_is_refused(given):
         ([], []),
         (["--optimize"], ["TEST.OPTIMIZE", "float32"]),
         (["--optimize", "bfloat16"], ["TEST.OPTIMIZE", "bfloat16"]),
+        (["--optimize", "int8"], ["TEST.OPTIMIZE", "int8"]),
     ],
 )
 def test_optimize_is_a_key_of_the_configuration(words, expected):

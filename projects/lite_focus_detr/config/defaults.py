@@ -183,7 +183,7 @@ def add_data_config(cfg: CN) -> None:
     # data set says, and counts them; more than 1 % of a data set still end it.
     cfg.INPUT.SKIP_UNREADABLE = False
     # Evaluation without training, and commands that detect: none, or the precision of
-    # optimize_for_inference, float32 or bfloat16.
+    # optimize_for_inference: float32, bfloat16 or int8.
     cfg.TEST.OPTIMIZE = "none"
     # Rounding of the resized long side: nearest (detectron2) or down (original DETR code).
     cfg.INPUT.RESIZE_ROUNDING = "nearest"

@@ -28,7 +28,7 @@ CHOICES = {
     "MODEL.DETR.DENOISING.TYPE": ("none", "plain", "contrastive"),
     "SOLVER.AMP.DTYPE": ("float16", "bfloat16"),
     "INPUT.FORMAT": ("RGB", "BGR"),
-    "TEST.OPTIMIZE": ("none", "float32", "bfloat16"),
+    "TEST.OPTIMIZE": ("none", "float32", "bfloat16", "int8"),
     "INPUT.RESIZE_ROUNDING": ("nearest", "down"),
 }
 

@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from ..modeling import DetectionTransformer
 from ..modeling.attention import SampledAttention
 from ..modeling.transformer_layer import TransformerLayer
-from .packed_layers import PackedConv2d, PackedFeedForward, PackedLinear
+from .packed_layers import PackedConv2d, PackedFeedForward, PackedLinear, QuantizedFeedForward
 
 
 def optimize_for_inference(
@@ -28,18 +28,22 @@ def optimize_for_inference(
 
     Args:
         model: trained, on the device where it will stay; it is left as it is.
-        dtype: ``torch.bfloat16`` works in half precision wherever autocast does; None and
+        dtype: ``torch.bfloat16`` works in half precision wherever autocast does; ``torch.int8``
+            multiplies in 8-bit integers in the feed-forward parts, on the CPU; None and
             ``torch.float32`` keep single precision, in which detections agree to rounding.
 
     Raises:
         TypeError: ``model`` is no detector of this package.
-        ValueError: the dtype is another one, or this processor has no instructions for it.
+        ValueError: the dtype is another one, or this device cannot compute in it.
     """
     if not isinstance(model, DetectionTransformer):
         raise TypeError(f"model is a {type(model).__name__}, not a detector of this package")
     dtype = dtype or torch.float32
     _require_possible(model.device, dtype)
     optimized = copy.deepcopy(model).eval().requires_grad_(False)
+    quantized = dtype == torch.int8
+    if quantized:
+        dtype = torch.float32
     if dtype != torch.float32:
         optimized.inference_dtype = dtype
     maps = nn.ModuleList((optimized.backbone, optimized.neck))
@@ -47,7 +51,7 @@ def optimize_for_inference(
     maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if model.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         pack_convolutions(maps, dtype)
-        pack_transformer(optimized, dtype)
+        pack_transformer(optimized, dtype, quantized=quantized)
     return optimized
 
 
@@ -67,8 +71,12 @@ def optimize_as_configured(model: nn.Module, cfg: CfgNode) -> nn.Module:
 
 
 def _require_possible(device: torch.device, dtype: torch.dtype) -> None:
-    if dtype not in (torch.float32, torch.bfloat16):
-        raise ValueError(f"dtype is {dtype}; it must be torch.float32 or torch.bfloat16")
+    if dtype not in (torch.float32, torch.bfloat16, torch.int8):
+        raise ValueError(
+            f"dtype is {dtype}; it must be torch.float32, torch.bfloat16 or torch.int8"
+        )
+    if dtype == torch.int8 and (device.type != "cpu" or not torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+        raise ValueError(f"torch.int8 is for the CPU, with oneDNN, and the model is on {device}")
     if device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16():
         raise ValueError("this processor has no instructions for bfloat16; take torch.float32")
 
@@ -108,8 +116,9 @@ def is_plain(layer: nn.Conv2d) -> bool:
     return known and layer.bias is not None and not isinstance(layer.padding, str)
 
 
-def pack_transformer(model: nn.Module, dtype: torch.dtype) -> None:
-    """Replace the feed-forward parts and the projections of deformable attention."""
+def pack_transformer(model: nn.Module, dtype: torch.dtype, *, quantized: bool = False) -> None:
+    """Replace the feed-forward parts, by ``quantized`` ones if asked to, and the projections of
+    deformable attention."""
     for module in list(model.modules()):
         if isinstance(module, SampledAttention):
             for name, layer in module.named_children():
@@ -118,5 +127,6 @@ def pack_transformer(model: nn.Module, dtype: torch.dtype) -> None:
         if isinstance(module, TransformerLayer):
             for first, second in module.feed_forward_layers:
                 layers = getattr(module, first), module.activation, getattr(module, second)
-                setattr(module, first, PackedFeedForward(*layers, dtype))
+                part = QuantizedFeedForward(*layers) if quantized else None
+                setattr(module, first, part or PackedFeedForward(*layers, dtype))
                 setattr(module, second, None)
