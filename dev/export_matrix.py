@@ -24,7 +24,7 @@ from lite_focus_detr.export import DIALECTS, ImageInput, export_program
 from lite_focus_detr.export.conversion import convert_program
 from lite_focus_detr.export.detector import TensorDetector
 from lite_focus_detr.export.onnx_file import write_checked
-from lite_focus_detr.export.verification import start_session
+from lite_focus_detr.export.runtime import start_session
 
 #: One for each encoder, with each attention of Lite DETR, and host.
 CONFIGS = (

@@ -33,6 +33,9 @@ ELSEWHERE = {
     "python -m lite_focus_detr.integrations.shim": "tests/docs/test_use_the_operators.py",
     "lite-focus-detr convert lateral_dino.pth": "tests/docs/test_write_a_converter.py",
     "torch.ops.load_library": "tests/export/test_program.py",
+    "torch._inductor.aoti_compile_and_package": "tests/export/test_cpp_example.py",
+    "make -C examples/cpp": "tests/export/test_cpp_example.py",
+    "examples/cpp/detect": "tests/export/test_cpp_example.py",
 }
 #: Documents whose Python does not run here, and where it does.
 PYTHON_ELSEWHERE = {

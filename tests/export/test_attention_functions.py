@@ -7,7 +7,7 @@ import torch
 from lite_focus_detr.export import DIALECTS
 from lite_focus_detr.export.attention_functions import DOMAIN, INPUTS, OPSET
 from lite_focus_detr.export.conversion import write_attention
-from lite_focus_detr.export.verification import start_session
+from lite_focus_detr.export.runtime import start_session
 from lite_focus_detr.ops import reference
 
 SHAPES = [(5, 7), (3, 4), (1, 2)]

@@ -41,6 +41,13 @@ def test_what_is_no_exported_file_is_an_error(tmp_path, exported):
         OnnxDetector(tmp_path / "missing.onnx")
 
 
+def test_a_file_that_is_no_onnx_is_an_error(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"weights")
+    with pytest.raises(ValueError, match=r"ONNX Runtime cannot read .*model\.onnx: "):
+        OnnxDetector(path)
+
+
 def test_a_file_for_normalised_images_is_an_error(trace, tmp_path):
     detector, _, traced = trace("dino_shapes")
     path = tmp_path / "model.onnx"

@@ -13,7 +13,7 @@ from lite_focus_detr.export import DIALECTS, ImageInput, conversion, export_onnx
 from lite_focus_detr.export.comparison import TOLERANCE
 from lite_focus_detr.export.detector import TensorDetector
 from lite_focus_detr.export.onnx_file import FILE_OUTPUTS, METADATA_KEY, make_batches, write_checked
-from lite_focus_detr.export.verification import start_session
+from lite_focus_detr.export.runtime import start_session
 
 from .conftest import QUICK_CONFIGS, make_config, make_model
 

@@ -92,6 +92,19 @@ def test_an_optimised_detector_detects_the_same(write_folder, weights, tmp_path)
 
 
 @pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], r"^error: there is no file missing\.onnx"),
+        (["--optimize"], r"^error: an exported file cannot be optimised: leave --optimize out"),
+    ],
+)
+def test_mistakes_about_an_exported_file_are_one_line(write_folder, weights, options, message):
+    data = str(write_folder("coco"))
+    with pytest.raises(SystemExit, match=message):
+        run(weights, "--data", data, "--onnx", "missing.onnx", *options)
+
+
+@pytest.mark.parametrize(
     ("weights", "expected"),
     [
         ("https://example.org/files/a.pth", "output/evaluation"),

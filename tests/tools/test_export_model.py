@@ -7,8 +7,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from lite_focus_detr.export import onnx_file
-from lite_focus_detr.export.verification import start_session
-from lite_focus_detr.tools import evaluate_onnx, export_model
+from lite_focus_detr.export.runtime import start_session
+from lite_focus_detr.tools import evaluate, export_model
 
 
 @pytest.fixture
@@ -19,10 +19,7 @@ def weights(small_config, small_config_file, tmp_path):
     return ["--config-file", small_config_file, "--weights", str(path)]
 
 
-def test_a_file_for_bytes_is_exported_checked_and_evaluated(
-    weights, small_config_file, tmp_path, capsys, monkeypatch
-):
-    monkeypatch.setattr(evaluate_onnx, "setup_logger", lambda **_: None)
+def test_a_file_for_bytes_is_exported_checked_and_evaluated(weights, tmp_path, capsys, monkeypatch):
     output, photo = tmp_path / "model.onnx", tmp_path / "photo.png"
     pixels = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)
     Image.fromarray(pixels).save(photo)
@@ -33,17 +30,14 @@ def test_a_file_for_bytes_is_exported_checked_and_evaluated(
     (images,) = start_session(str(output)).get_inputs()
     assert (images.type, images.shape[3]) == ("tensor(uint8)", 3)
 
-    results = evaluate_onnx.main(["--config-file", small_config_file, "--model", str(output)])
-    expected = evaluate_with_pytorch(weights)
-    assert results["bbox"]["AP"] == pytest.approx(expected["bbox"]["AP"], abs=0.1)
+    found = []
+    monkeypatch.setattr(evaluate, "run", lambda main, args: found.append(main(args)["bbox"]["AP"]))
+    for options in ([], ["--onnx", str(output)]):
+        evaluate.main([*weights, *options])
+    assert found[1] == pytest.approx(found[0], abs=0.1)
 
-
-def evaluate_with_pytorch(weights):
-    from lite_focus_detr.engine import DetrTrainer
-    from lite_focus_detr.predictor import Predictor, load_inference_config
-
-    cfg = load_inference_config(weights[1], ["MODEL.WEIGHTS", weights[3]])
-    return DetrTrainer.test(cfg, Predictor(cfg).model)
+    with pytest.raises(SystemExit, match=r"model\.onnx takes images in RGB order.* is BGR"):
+        evaluate.main([*weights, "--onnx", str(output), "--opts", "INPUT.FORMAT", "BGR"])
 
 
 def test_mistakes_are_one_line_and_leave_no_file(weights, tmp_path, monkeypatch, capsys):

@@ -9,6 +9,7 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from torch import nn
 
 from ..optimization import optimize_as_configured
 from ..screen import screen
@@ -49,15 +50,36 @@ def train(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
 
 
 def evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
-    """Evaluate; see :func:`train_or_evaluate`."""
+    """Evaluate; see :func:`train_or_evaluate`. With ``args.onnx``, a file of ``export_onnx``, it is
+    this that detects."""
     with user_errors():
-        model = DetrTrainer.load_model(cfg, resume=args.resume)
-        names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes")
-        show_model(cfg, model, class_names=names, weights=cfg.MODEL.WEIGHTS or "random")
-        model = optimize_as_configured(model, cfg)
+        exported = vars(args).get("onnx")
+        model = _load_exported(cfg, exported) if exported else _load(cfg, resume=args.resume)
     with user_errors(*RUN_ERRORS):
         results: dict[str, Any] = DetrTrainer.test(cfg, model)
     if comm.is_main_process():
         screen.info("%s", format_results(results, cfg.DATASETS.TEST[0]))
         verify_results(cfg, results)
     return results
+
+
+def _load(cfg: CfgNode, *, resume: bool) -> nn.Module:
+    model = DetrTrainer.load_model(cfg, resume=resume)
+    names = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes")
+    show_model(cfg, model, class_names=names, weights=cfg.MODEL.WEIGHTS or "random")
+    return optimize_as_configured(model, cfg)
+
+
+def _load_exported(cfg: CfgNode, path: str) -> nn.Module:
+    from ..export.onnx_detector import OnnxDetector  # slow to import, and few need it
+
+    if cfg.TEST.OPTIMIZE != "none":
+        raise ValueError("an exported file cannot be optimised: leave --optimize out, or --onnx")
+    detector = OnnxDetector(path)
+    if detector.input_format != cfg.INPUT.FORMAT:
+        raise ValueError(
+            f"{path} takes images in {detector.input_format} order, and INPUT.FORMAT is "
+            f"{cfg.INPUT.FORMAT}: it is of another detector"
+        )
+    screen.info("Model: %s, in ONNX Runtime", path)
+    return detector

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from .onnx_file import METADATA_KEY, require_packages
+from .onnx_file import require_packages
 
 
 class OnnxDetector(nn.Module):
@@ -28,15 +27,22 @@ class OnnxDetector(nn.Module):
         """
         super().__init__()
         require_packages()
-        from .verification import start_session
+        from .runtime import FILE_ERRORS, read_contents, start_session
 
         if not os.path.isfile(path):
             raise ValueError(f"there is no file {path}")
-        self.session = start_session(os.fspath(path))
-        contents = self.session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-        self.contents: dict[str, Any] = json.loads(contents or '{"normalized": true}')
-        if self.contents["normalized"]:
+        try:
+            self.session = start_session(os.fspath(path))
+        except FILE_ERRORS as error:
+            raise ValueError(f"ONNX Runtime cannot read {path}: {error}") from error
+        self.contents = read_contents(self.session)
+        if self.contents.get("normalized", True):
             raise ValueError(f"{path} does not say how it takes images, or takes normalised ones")
+
+    @property
+    def input_format(self) -> str:
+        """Order of the channels of its images."""
+        return str(self.contents["input_format"])
 
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Instances]]:
         """Detect as :meth:`DetectionTransformer.inference` does."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from .comparison import THRESHOLD, TOLERANCE, Comparison
 from .detector import DetectorTensors, TensorDetector
+from .runtime import start_session
 
 
 class ReplayedChoices(TorchFunctionMode):
@@ -59,17 +59,6 @@ def compare(
     """
     session = start_session(ir.to_proto(_observe_choices(model)).SerializeToString())
     return [_compare_batch(session, detector, images) for images in batches]
-
-
-def start_session(model: bytes | str) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU, with as many threads as PyTorch has, and the native attention."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    if importlib.util.find_spec("onnxruntime_extensions") is not None:
-        from .native_attention import register_native_attention
-
-        register_native_attention(options)
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _observe_choices(model: ir.Model) -> ir.Model:

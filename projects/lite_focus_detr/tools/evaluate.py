@@ -1,7 +1,10 @@
 """Evaluates a trained detector: AP on the test sets of its configuration or on a data folder.
 
-lite-focus-detr eval --weights PATH [--data FOLDER [--split NAME]]
+lite-focus-detr eval --weights PATH [--data FOLDER [--split NAME]] [--onnx FILE]
     [--config-file NAME_OR_PATH] [--output FOLDER] [--num-gpus N] [--verbose] [--opts KEY VALUE ...]
+
+With --onnx a file of `lite-focus-detr export` detects, in ONNX Runtime; classes and preprocessing
+are those of the weights that it was made of.
 """
 
 from __future__ import annotations
@@ -36,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options = data_options(
                 args.data, config_file, options, test=args.split, class_names=names
             )
-        changes = {"eval_only": True, "num_gpus": args.num_gpus}
+        changes = {"eval_only": True, "num_gpus": args.num_gpus, "onnx": args.onnx}
         run_args = detectron2_arguments(config_file, options, **changes)
     run(run_once, run_args)
 
@@ -54,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--weights", required=True, metavar="PATH", help="of the detector")
+    parser.add_argument("--onnx", metavar="FILE", help="evaluate this exported file instead")
     parser.add_argument(
         "--split", choices=("train", "val", "test"), default="val", help="of --data"
     )

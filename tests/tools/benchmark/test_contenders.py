@@ -1,7 +1,10 @@
+import json
+
 import pytest
 import torch
 
 from lite_focus_detr import model_zoo
+from lite_focus_detr.export.onnx_file import METADATA_KEY
 from lite_focus_detr.optimization import detector
 from lite_focus_detr.tools.benchmark import acceleration, contenders
 from lite_focus_detr.tools.benchmark.contenders import (
@@ -38,9 +41,9 @@ def test_a_detector_takes_part_in_every_form_that_the_processor_runs(monkeypatch
     for module in (contenders, detector):
         monkeypatch.setattr(module, "has_bfloat16", lambda: has_bfloat16)
     variants = optimized_variants(model_zoo.get("dino_shapes", device="cpu"))
-    assert list(variants) == ["optimized", *["bfloat16"] * has_bfloat16]
+    assert list(variants) == ["optimized", *["bfloat16"] * has_bfloat16, "int8"]
     dtypes = [variant.inference_dtype for variant in variants.values()]
-    assert dtypes == [None, *[torch.bfloat16] * has_bfloat16]
+    assert dtypes == [None, *[torch.bfloat16] * has_bfloat16, None]
 
 
 def test_all_contenders_detect(monkeypatch):
@@ -73,7 +76,8 @@ def test_transformers_detector_sees_an_image_of_the_same_size(monkeypatch):
     assert seen[0]["pixel_values"].shape == (1, 3, 64, 96)
 
 
-def test_an_exported_file_runs_in_every_runtime(tmp_path):
+@pytest.mark.parametrize("dialect", ["standard", "native"])
+def test_an_exported_file_runs_in_every_runtime_that_can(tmp_path, dialect):
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
@@ -84,11 +88,12 @@ def test_an_exported_file_runs_in_every_runtime(tmp_path):
     graph = onnx.helper.make_graph([node], "negation", [image], [result])
     opset = [onnx.helper.make_opsetid("", 18)]
     model = onnx.helper.make_model(graph, opset_imports=opset, ir_version=10)
+    onnx.helper.set_model_props(model, {METADATA_KEY: json.dumps({"dialect": dialect})})
     onnx.save(model, tmp_path / "model.onnx")
     pixels = torch.arange(3 * 4 * 5, dtype=torch.uint8).view(3, 4, 5)
     found = exported(str(tmp_path / "model.onnx"), pixels)
-    assert list(found) == [("model.onnx", "onnxruntime"), ("model.onnx", "openvino")]
+    runtimes = ["onnxruntime", *["openvino"] * (dialect == "standard")]
+    assert list(found) == [("model.onnx", runtime) for runtime in runtimes]
     for contender in found.values():
-        (negative,) = list(contender.workload())[:1]
         negative = torch.as_tensor(contender.workload()[0])
         assert torch.equal(negative, -pixels[None].float())

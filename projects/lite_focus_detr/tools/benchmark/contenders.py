@@ -75,6 +75,8 @@ def optimized_variants(model: DetectionTransformer) -> dict[str, DetectionTransf
     variants = {"optimized": optimize_for_inference(model)}
     if model.device.type != "cpu" or has_bfloat16():
         variants["bfloat16"] = optimize_for_inference(model, torch.bfloat16)
+    if model.device.type == "cpu":
+        variants["int8"] = optimize_for_inference(model, torch.int8)
     return variants
 
 
@@ -90,7 +92,7 @@ def peers(image_size: Sequence[int], training: bool) -> dict[Name, Contender]:
 
 
 def exported(path: str, image: Tensor) -> dict[Name, Contender]:
-    """An exported file in the runtimes that are installed.
+    """An exported file in the runtimes that are installed and can run it.
 
     Args:
         path: of a file with the default input of ``export_model``.
@@ -98,17 +100,16 @@ def exported(path: str, image: Tensor) -> dict[Name, Contender]:
     """
     images = {"images": image[None].float().numpy()}
     contenders: dict[Name, Contender] = {}
-    threads = torch.get_num_threads()
+    needs_kernels = False
     if importlib.util.find_spec("onnxruntime") is not None:
-        onnxruntime = importlib.import_module("onnxruntime")
-        settings = onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = threads
-        session = onnxruntime.InferenceSession(path, settings, ["CPUExecutionProvider"])
+        runtime = importlib.import_module("lite_focus_detr.export.runtime")
+        session = runtime.start_session(path)
+        needs_kernels = runtime.read_contents(session).get("dialect") == "native"
         workload = partial(session.run, None, images)
         contenders[Path(path).name, "onnxruntime"] = Contender(workload)
-    if importlib.util.find_spec("openvino") is not None:
+    if importlib.util.find_spec("openvino") is not None and not needs_kernels:
         openvino = importlib.import_module("openvino")
-        options = {"INFERENCE_NUM_THREADS": threads}
+        options = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
         compiled = openvino.Core().compile_model(path, "CPU", options)
         contenders[Path(path).name, "openvino"] = Contender(partial(compiled, images))
     return contenders

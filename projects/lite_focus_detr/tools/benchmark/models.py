@@ -7,7 +7,8 @@ Detectors have random weights and see one image of noise. Of each configuration 
 
 * "reference": with its operators as PyTorch formulations,
 * the name of the native operators, such as "cpu": with these,
-* "optimized": after ``optimize_for_inference``; "bfloat16" likewise, where the processor has it.
+* "optimized": after ``optimize_for_inference``; likewise "bfloat16", where the processor has it,
+  and "int8", on the CPU.
 
 Beside them run the files of ``export_model`` that --onnx names, in ONNX Runtime and, where it is
 installed, OpenVINO, and where transformers is installed its Deformable DETR. With --training a

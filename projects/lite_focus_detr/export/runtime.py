@@ -1,0 +1,35 @@
+"""Exported files in ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from typing import Any
+
+import onnxruntime
+import torch
+from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+from .onnx_file import METADATA_KEY
+
+#: What ONNX Runtime raises for files that it cannot run; they have no base of their own.
+FILE_ERRORS = (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
+
+
+def start_session(model: bytes | str) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU, with as many threads as PyTorch has, and the native attention."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    if importlib.util.find_spec("onnxruntime_extensions") is not None:
+        from .native_attention import register_native_attention
+
+        register_native_attention(options)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def read_contents(session: onnxruntime.InferenceSession) -> dict[str, Any]:
+    """What the file of a session says of itself; empty if it is not of :func:`export_onnx`."""
+    contents: dict[str, Any] = json.loads(
+        session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, "{}")
+    )
+    return contents
