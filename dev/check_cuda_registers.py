@@ -17,7 +17,8 @@ KERNEL = re.compile(
     re.DOTALL,
 )
 # A name begins with void and the namespaces and ends with the parameters.
-AROUND_NAME = re.compile(r"^void |lite_focus::|\(anonymous namespace\)::|\([^()]*\)$")
+NAMESPACES = re.compile(r"^void |lite_focus::|\(anonymous namespace\)::")
+PARAMETERS = re.compile(r"\([^()]*\)$")
 # Traits<type, channels, points, ...>; zero where the kernel learns the size at run time.
 FAST = re.compile(r"Traits<\w+, [1-9]")
 
@@ -30,7 +31,7 @@ def main(log: str) -> int:
     kernels = list(KERNEL.finditer(demangled.stdout))
     failures = 0 if kernels else 1
     for kernel in kernels:
-        name = AROUND_NAME.sub("", kernel["name"])
+        name = PARAMETERS.sub("", NAMESPACES.sub("", kernel["name"]))
         wrong = kernel["spilled"] != "0" and FAST.search(name) is not None
         failures += wrong
         print(

@@ -1,5 +1,7 @@
 // The operators on tensors, for any device: checks of the arguments, outputs, and the call of the
-// kernels. Backend::run(Operator, problem, value) computes on the device of `value`.
+// kernels. Backend::run(Operator, problem, value) computes on the device of `value`. A backend with
+// kCanIgnoreMaps leaves the gradients of value and key out where they are null; one with
+// kAddsInAnyOrder needs memory for sums that are deterministic.
 #pragma once
 
 #include <torch/csrc/stable/library.h>
@@ -124,6 +126,7 @@ class __attribute__((visibility("hidden"))) Arguments {
     const bool shared = reference.has_value() && sampling.size(3) == 1;
     problem_.point_levels = shared ? 1 : problem_.levels;
     STD_TORCH_CHECK(problem_.points > 0, "there must be at least one sampling point");
+    problem_.box_unit = 0.5 / problem_.points;
     check_tensor("sampling points", sampling, sampling_sizes(), value_);
     check_type("sampling points", sampling, value_, !reference.has_value());
     problem_.sampling_exact = sampling.scalar_type() == exact_type(value_);
@@ -219,6 +222,19 @@ class __attribute__((visibility("hidden"))) Arguments {
     return torch::stable::new_empty(value_, sizes_of(value_), exact_type(value_));
   }
 
+  // The gradients of value and, if there is one, key. With `fixed` they do not depend on the order
+  // of additions.
+  void set_grad_maps(const Tensor& grad_value, const std::optional<Tensor>& grad_key, bool fixed) {
+    problem_.grad_value = grad_value.mutable_data_ptr();
+    problem_.grad_key = grad_key.has_value() ? grad_key->mutable_data_ptr() : nullptr;
+    if (!fixed) {
+      return;
+    }
+    problem_.fixed_value = make_integers(sizes_of(value_));
+    problem_.fixed_key = grad_key.has_value() ? make_integers(sizes_of(value_)) : nullptr;
+    problem_.largest_terms = make_integers({2});
+  }
+
   const Tensor& value() const { return value_; }
   Problem& problem() { return problem_; }
 
@@ -229,6 +245,11 @@ class __attribute__((visibility("hidden"))) Arguments {
   }
   Sizes item_sizes() const {
     return {problem_.batch, problem_.queries, problem_.heads, problem_.channels};
+  }
+
+  void* make_integers(const Sizes& sizes) {
+    kept_.push_back(torch::stable::new_empty(value_, sizes, ScalarType::Long));
+    return kept_.back().mutable_data_ptr();
   }
 
   const void* keep(const Tensor& tensor) {
@@ -255,6 +276,12 @@ inline Tensor as_value(const Tensor& gradient, const Tensor& value) {
              : torch::stable::to(gradient, value.scalar_type());
 }
 
+// Empty where there is none, or where a backend computed it although it is not wanted.
+inline Tensor as_wanted(const std::optional<Tensor>& gradient, bool wanted, const Tensor& value) {
+  return wanted && gradient.has_value() ? as_value(*gradient, value)
+                                        : torch::stable::new_empty(value, {0});
+}
+
 template <typename Backend>
 Tensor ms_deform_attn_op(const Tensor& value, const Sizes& spatial_shapes,
                          const std::optional<Tensor>& reference_points,
@@ -271,21 +298,25 @@ template <typename Backend>
 std::tuple<Tensor, Tensor, Tensor, Tensor> ms_deform_attn_backward_op(
     const Tensor& grad_output, const Tensor& value, const Sizes& spatial_shapes,
     const std::optional<Tensor>& reference_points, const Tensor& sampling_points,
-    const Tensor& weights, bool needs_reference) {
+    const Tensor& weights, bool needs_reference, bool needs_value, bool deterministic) {
   Arguments arguments(value, spatial_shapes, true);
   arguments.set_points(reference_points, sampling_points);
   arguments.set_weights(weights);
   arguments.set_grad_output(grad_output);
   Problem& problem = arguments.problem();
-  const Tensor grad_value = arguments.make_accumulator();
+  std::optional<Tensor> grad_value;
+  if (needs_value || !Backend::kCanIgnoreMaps) {
+    grad_value = arguments.make_accumulator();
+    arguments.set_grad_maps(*grad_value, {}, deterministic && Backend::kAddsInAnyOrder);
+  }
   const Tensor grad_reference = arguments.make_grad_reference(needs_reference);
   const Tensor grad_sampling = torch::stable::new_empty(sampling_points, sizes_of(sampling_points));
   const Tensor grad_weights = torch::stable::new_empty(weights, sizes_of(weights));
-  problem.grad_value = grad_value.mutable_data_ptr();
   problem.grad_sampling = grad_sampling.mutable_data_ptr();
   problem.grad_weights = grad_weights.mutable_data_ptr();
   Backend::run(Operator::kMsDeformAttnBackward, problem, value);
-  return {as_value(grad_value, value), sum_heads(grad_reference), grad_sampling, grad_weights};
+  return {as_wanted(grad_value, needs_value, value), sum_heads(grad_reference), grad_sampling,
+          grad_weights};
 }
 
 template <typename Backend>
@@ -305,25 +336,30 @@ template <typename Backend>
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> key_aware_deform_attn_backward_op(
     const Tensor& grad_output, const Tensor& query, const std::optional<Tensor>& key,
     const Tensor& value, const Sizes& spatial_shapes, const std::optional<Tensor>& reference_points,
-    const Tensor& sampling_points, double scale, bool mask_outside, bool needs_reference) {
+    const Tensor& sampling_points, double scale, bool mask_outside, bool needs_reference,
+    bool needs_value, bool deterministic) {
   Arguments arguments(value, spatial_shapes, true);
   arguments.set_points(reference_points, sampling_points);
   arguments.set_query(query, key, scale, mask_outside);
   arguments.set_grad_output(grad_output);
   Problem& problem = arguments.problem();
   const Tensor grad_query = torch::stable::new_empty(query, sizes_of(query));
-  const Tensor grad_value = arguments.make_accumulator();
-  const Tensor grad_key =
-      key.has_value() ? arguments.make_accumulator() : torch::stable::new_empty(value, {0});
+  std::optional<Tensor> grad_value;
+  std::optional<Tensor> grad_key;
+  if (needs_value || !Backend::kCanIgnoreMaps) {
+    grad_value = arguments.make_accumulator();
+    if (key.has_value()) {
+      grad_key = arguments.make_accumulator();
+    }
+    arguments.set_grad_maps(*grad_value, grad_key, deterministic && Backend::kAddsInAnyOrder);
+  }
   const Tensor grad_reference = arguments.make_grad_reference(needs_reference);
   const Tensor grad_sampling = torch::stable::new_empty(sampling_points, sizes_of(sampling_points));
   problem.grad_query = grad_query.mutable_data_ptr();
-  problem.grad_value = grad_value.mutable_data_ptr();
-  problem.grad_key = key.has_value() ? grad_key.mutable_data_ptr() : nullptr;
   problem.grad_sampling = grad_sampling.mutable_data_ptr();
   Backend::run(Operator::kKeyAwareDeformAttnBackward, problem, value);
-  return {grad_query, as_value(grad_key, value), as_value(grad_value, value),
-          sum_heads(grad_reference), grad_sampling};
+  return {grad_query, as_wanted(grad_key, needs_value, value),
+          as_wanted(grad_value, needs_value, value), sum_heads(grad_reference), grad_sampling};
 }
 
 }  // namespace lite_focus

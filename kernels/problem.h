@@ -49,6 +49,7 @@ struct Problem {
   // 0: points are locations; 2: offsets from reference points; 4: offsets from boxes.
   int32_t reference_size;
   const void* reference;  // (B, Q, L, 2 | 4)
+  double box_unit;        // 1 / 2P, of an offset from a box
   const void* sampling;   // (B, Q, M, point_levels, P, 2)
   int32_t point_levels;   // L, or 1: the same offsets on every level
   bool sampling_exact;
@@ -61,8 +62,13 @@ struct Problem {
   void* attention;  // weights that an operator computes, with the strides of `weights`
 
   const void* grad_output;
-  void* grad_value;  // (B, S, M, D)
+  void* grad_value;  // (B, S, M, D); on CUDA null, like the next one, if it is not wanted
   void* grad_key;    // like grad_value
+  // On CUDA, for gradients that do not depend on the order of the additions: integers of 64 bits
+  // for the former two, and one for the largest term.
+  void* fixed_value;
+  void* fixed_key;
+  void* largest_terms;
   void* grad_query;
   void* grad_reference;  // (B, Q, M, L, 2 | 4), before the sum over heads, or null
   void* grad_sampling;

@@ -12,6 +12,9 @@ __attribute__((used)) static const char stamp[] = LITE_FOCUS_STAMP;
 namespace {
 
 struct CpuBackend {
+  static constexpr bool kAddsInAnyOrder = false;
+  static constexpr bool kCanIgnoreMaps = false;
+
   static void run(Operator name, const Problem& problem, const Tensor&) {
     run_on_cpu(name, problem);
   }
@@ -26,8 +29,8 @@ STABLE_TORCH_LIBRARY(lite_focus_detr, library) {
       "Tensor sampling_points, Tensor weights) -> Tensor");
   library.def(
       "ms_deform_attn_backward(Tensor grad_output, Tensor value, SymInt[] spatial_shapes, "
-      "Tensor? reference_points, Tensor sampling_points, Tensor weights, bool needs_reference) "
-      "-> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor? reference_points, Tensor sampling_points, Tensor weights, bool needs_reference, "
+      "bool needs_value, bool deterministic) -> (Tensor, Tensor, Tensor, Tensor)");
   library.def(
       "key_aware_deform_attn(Tensor query, Tensor? key, Tensor value, SymInt[] spatial_shapes, "
       "Tensor? reference_points, Tensor sampling_points, float scale, bool mask_outside) "
@@ -35,8 +38,8 @@ STABLE_TORCH_LIBRARY(lite_focus_detr, library) {
   library.def(
       "key_aware_deform_attn_backward(Tensor grad_output, Tensor query, Tensor? key, "
       "Tensor value, SymInt[] spatial_shapes, Tensor? reference_points, Tensor sampling_points, "
-      "float scale, bool mask_outside, bool needs_reference) "
-      "-> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "float scale, bool mask_outside, bool needs_reference, bool needs_value, "
+      "bool deterministic) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lite_focus_detr, CPU, library) {

@@ -16,16 +16,19 @@ __attribute__((used)) static const char stamp[] = LITE_FOCUS_STAMP;
 namespace {
 
 struct CudaBackend {
+  static constexpr bool kAddsInAnyOrder = true;
+  static constexpr bool kCanIgnoreMaps = true;
+
   static void run(Operator name, const Problem& problem, const Tensor& value) {
     const int32_t device = value.get_device_index();
     const torch::stable::accelerator::DeviceGuard guard(device);
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
-    const cudaError_t status = run_on_cuda(name, problem, static_cast<cudaStream_t>(stream));
-    if (status != cudaSuccess) {
+    const LaunchStatus status = run_on_cuda(name, problem, static_cast<cudaStream_t>(stream));
+    if (status.error != cudaSuccess) {
       cudaGetLastError();  // PyTorch's next check shall not report it again.
     }
-    STD_TORCH_CHECK(status == cudaSuccess, "deformable attention: ", cudaGetErrorString(status));
+    STD_TORCH_CHECK(status.ok(), "deformable attention: ", describe(status, problem));
   }
 };
 

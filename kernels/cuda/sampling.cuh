@@ -22,23 +22,59 @@ struct Traits {
   static constexpr int kChannels = kChannels_;
   static constexpr int kPoints = kPoints_;
   static constexpr int kVector = kVector_;
+  static constexpr bool kFast = kPoints_ != 0;
   static constexpr bool kTiled = kTiled_;
-  static constexpr int kLanes = kChannels_ == 0 ? 32 : kChannels_ / kVector_;
-  static constexpr int kThreads = kTiled_ ? 256 : 128;
-  static constexpr int kGroups = kThreads / kLanes;
-  // Blocks per multiprocessor that the registers of a backward kernel must allow.
-  static constexpr int kBackwardBlocks = 768 / kThreads;
+  static constexpr int kLanes = kFast ? kChannels_ / kVector_ : 32;
+  // Threads of a block, at most.
+  static constexpr int kForwardThreads = kFast ? (kLanes < 8 ? 64 * kLanes : 512) : 128;
+  static constexpr int kBackwardThreads = kTiled_ ? 256 : 128;
 };
 
 // In place of a corner outside of its map, which is not read: what lies there need not be finite.
 constexpr int kNoCorner = -1;
 
 // What a group knows of a point; in shared memory. A tile has the tokens of the corners in place
-// of their offsets, because it compares them.
+// of their offsets from the start of the map, because it compares them.
 template <typename Traits>
-struct Point {
-  typename Traits::Real weight[4];
-  typename Traits::Index corner[4];
+struct Corner {
+  typename Traits::Real weight;
+  typename Traits::Index offset;
+};
+template <typename Traits>
+struct alignas(16) Point {
+  Corner<Traits> corner[4];
+};
+
+// Shared memory for `bytes` of each point of a group. The groups of a warp read the same element of
+// theirs at once: an odd number of 16 bytes puts these into different banks.
+LITE_FOCUS_INLINE constexpr size_t bytes_of_group(size_t bytes, int points) {
+  return ((bytes * points + 15) / 16 | 1) * 16;
+}
+
+// Arrays with one element per point, in the memory of a group.
+template <typename Element>
+__device__ __forceinline__ Element* take_array(char*& memory, int points) {
+  Element* array = reinterpret_cast<Element*>(memory);
+  memory += sizeof(Element) * points;
+  return array;
+}
+
+// A number for each point of a lane: in registers where there are as many for all problems.
+template <typename Traits>
+struct OwnNumbers {
+  using Real = typename Traits::Real;
+  Real number[Traits::kFast ? Traits::kPoints / Traits::kLanes : 1];
+  Real* memory;  // of the group, for all points
+
+  __device__ __forceinline__ explicit OwnNumbers(Real* memory_) : memory(memory_) {}
+  // `point` is the `i`-th one of the lane.
+  __device__ __forceinline__ Real& operator()(int point, int i) {
+    if constexpr (Traits::kFast) {
+      return number[i];
+    } else {
+      return memory[point];
+    }
+  }
 };
 
 // The item of a group, and its points.
@@ -47,42 +83,39 @@ struct Item {
   using T = typename Traits::T;
   using Real = typename Traits::Real;
   using Lanes = Scalars<Real>;
+  using Pair = Packet<Real, 2>;
   static constexpr int kLanes = Traits::kLanes;
 
   const Problem& problem;
   int lane;
-  bool exists;  // groups beyond the last item repeat it and store nothing
+  bool exists;  // groups without an item repeat another one and store nothing
   int64_t image;
   int head;
   int64_t row;  // image and query
   int64_t index;
-
-  __device__ __forceinline__ Item(const Problem& given)
-      : problem(given), lane(threadIdx.x % kLanes) {
-    const int64_t items = problem.batch * problem.queries * problem.heads;
-    const int64_t own = int64_t(blockIdx.x) * Traits::kGroups + threadIdx.x / kLanes;
-    exists = own < items;
-    index = exists ? own : items - 1;
-    row = index / problem.heads;
-    head = static_cast<int>(index - row * problem.heads);
-    image = row / problem.queries;
-  }
+  // The first x and y of the item in the points and in the references.
+  int64_t sampling_start;
+  int64_t reference_start;
 
   __device__ __forceinline__ Item(const Problem& given, int64_t image_, int64_t query, int head_,
                                   bool exists_)
       : problem(given), lane(threadIdx.x % kLanes), exists(exists_), image(image_), head(head_) {
     row = image * problem.queries + query;
     index = row * problem.heads + head;
-    // What depends on the lane is computed again for the next item, or it would not fit into
-    // registers.
-    asm volatile("" : "+r"(lane));
+    sampling_start = index * (problem.point_levels * problem.points);
+    reference_start = row * (problem.levels * (problem.reference_size / 2));
+    if constexpr (Traits::kTiled) {
+      // What depends on the lane is computed again for the next item, or it would not fit into
+      // registers.
+      make_opaque(lane);
+    }
   }
 
   __device__ __forceinline__ int count() const {
-    return Traits::kPoints ? Traits::kPoints : problem.levels * problem.points;
+    return Traits::kFast ? Traits::kPoints : problem.levels * problem.points;
   }
   __device__ __forceinline__ int channels() const {
-    return Traits::kChannels ? Traits::kChannels : problem.channels;
+    return Traits::kFast ? Traits::kChannels : problem.channels;
   }
   __device__ __forceinline__ int64_t map_offset() const {
     return image * problem.batch_stride + head * problem.head_stride;
@@ -92,7 +125,7 @@ struct Item {
   // Calls function(channel) for the channels of this lane, kVector at a time.
   template <typename Function>
   __device__ __forceinline__ void for_channels(Function function) const {
-    if constexpr (Traits::kChannels != 0) {
+    if constexpr (Traits::kFast) {
       function(lane * Traits::kVector);
     } else {
       for (int d = lane; d < channels(); d += kLanes) {
@@ -101,49 +134,92 @@ struct Item {
     }
   }
 
-  // Calls function(point) for the points of this lane.
+  // Calls function(point, i) for the points of this lane; a point is its i-th one.
   template <typename Function>
   __device__ __forceinline__ void for_points(Function function) const {
+    if constexpr (Traits::kFast) {
 #pragma unroll
-    for (int p = lane; p < count(); p += kLanes) {
-      function(p);
+      for (int i = 0; i < Traits::kPoints / kLanes; ++i) {
+        function(lane + i * kLanes, i);
+      }
+    } else {
+      for (int p = lane; p < count(); p += kLanes) {
+        function(p, 0);
+      }
     }
   }
 
   __device__ __forceinline__ Real read(const void* tensor, bool exact, int64_t i) const {
-    return exact ? static_cast<const Real*>(tensor)[i] : to_real(static_cast<const T*>(tensor)[i]);
+    if (std::is_same_v<T, Real> || exact) {
+      return static_cast<const Real*>(tensor)[i];
+    }
+    return to_real(static_cast<const T*>(tensor)[i]);
   }
   __device__ __forceinline__ void write(void* tensor, bool exact, int64_t i, Real x) const {
-    if (exact) {
+    if (std::is_same_v<T, Real> || exact) {
       static_cast<Real*>(tensor)[i] = x;
     } else {
       static_cast<T*>(tensor)[i] = from_real<T>(x);
     }
   }
 
-  __device__ __forceinline__ int64_t sampling_index(int point) const {
+  // The i-th two numbers; in one access where all tensors are known to be aligned.
+  __device__ __forceinline__ Pair read_pair(const void* tensor, bool exact, int64_t i) const {
+    Pair pair;
+    if constexpr (!Traits::kFast) {
+      pair = {read(tensor, exact, 2 * i), read(tensor, exact, 2 * i + 1)};
+    } else if (std::is_same_v<T, Real> || exact) {
+      pair = static_cast<const Pair*>(tensor)[i];
+    } else {
+      load(static_cast<const T*>(tensor) + 2 * i, pair.item);
+    }
+    return pair;
+  }
+  __device__ __forceinline__ void write_pair(void* tensor, bool exact, int64_t i,
+                                             const Pair& pair) const {
+    if constexpr (!Traits::kFast) {
+      write(tensor, exact, 2 * i, pair.item[0]);
+      write(tensor, exact, 2 * i + 1, pair.item[1]);
+    } else if (std::is_same_v<T, Real> || exact) {
+      static_cast<Pair*>(tensor)[i] = pair;
+    } else {
+      store(static_cast<T*>(tensor) + 2 * i, pair.item);
+    }
+  }
+
+  // A fast path has as many levels, and points of each, as are powers of two.
+  __device__ __forceinline__ int level_of(int point) const {
+    return Traits::kFast ? point >> (__ffs(problem.points) - 1) : point / problem.points;
+  }
+  // Of the x and y of a point.
+  __device__ __forceinline__ int64_t sampling_pair(int point) const {
     const int stored = problem.point_levels * problem.points;
-    return (index * stored + point % stored) * 2;
+    return sampling_start + (Traits::kFast ? point & (stored - 1) : point % stored);
   }
 
   // A position in pixels is origin + scale * (location or offset).
   struct Affine {
-    Real origin;
-    Real scale;
+    Pair origin;
+    Pair scale;
   };
-  __device__ __forceinline__ Affine affine(int point, int axis) const {
-    const int level = point / problem.points;
+  __device__ __forceinline__ Affine affine(int level) const {
     const Level& shape = problem.level[level];
-    const Real size = static_cast<Real>(axis == 0 ? shape.width : shape.height);
+    const Pair size = {static_cast<Real>(shape.width), static_cast<Real>(shape.height)};
     const int columns = problem.reference_size;
     if (columns == 0) {
-      return {Real(-0.5), size};
+      return {{Real(-0.5), Real(-0.5)}, size};
     }
-    const Real* reference =
-        static_cast<const Real*>(problem.reference) + (row * problem.levels + level) * columns;
-    const Real unit = Real(0.5) / static_cast<Real>(problem.points);
-    const Real scale = columns == 4 ? reference[2 + axis] * size * unit : Real(1);
-    return {reference[axis] * size - Real(0.5), scale};
+    const int64_t pair = reference_start + level * (columns / 2);
+    const Pair centre = read_pair(problem.reference, true, pair);
+    Affine result = {
+        {centre.item[0] * size.item[0] - Real(0.5), centre.item[1] * size.item[1] - Real(0.5)},
+        {Real(1), Real(1)}};
+    if (columns == 4) {
+      const Pair box = read_pair(problem.reference, true, pair + 1);
+      const Real unit = static_cast<Real>(problem.box_unit);
+      result.scale = {box.item[0] * size.item[0] * unit, box.item[1] * size.item[1] * unit};
+    }
+    return result;
   }
 
   struct Axes {
@@ -151,38 +227,38 @@ struct Item {
     Axis<Lanes> y;
   };
   __device__ __forceinline__ Axes axes(int point) const {
-    const int64_t i = sampling_index(point);
-    const Level& shape = problem.level[point / problem.points];
-    const Affine x = affine(point, 0);
-    const Affine y = affine(point, 1);
-    const bool exact = problem.sampling_exact;
-    return {interpolate<Lanes>(x.origin + x.scale * read(problem.sampling, exact, i), shape.width),
-            interpolate<Lanes>(y.origin + y.scale * read(problem.sampling, exact, i + 1),
-                               shape.height)};
+    const int level = level_of(point);
+    const Level& shape = problem.level[level];
+    const Affine map = affine(level);
+    const Pair given = read_pair(problem.sampling, problem.sampling_exact, sampling_pair(point));
+    return {
+        interpolate<Lanes>(map.origin.item[0] + map.scale.item[0] * given.item[0], shape.width),
+        interpolate<Lanes>(map.origin.item[1] + map.scale.item[1] * given.item[1], shape.height)};
   }
 
-  __device__ __forceinline__ Point<Traits> locate(int point, const Axes& axes) const {
+  // The corners of a point, their weights times `factor`.
+  __device__ __forceinline__ Point<Traits> locate(int point, const Axes& axes, Real factor) const {
     using Index = typename Traits::Index;
-    const Level& shape = problem.level[point / problem.points];
+    const Level& shape = problem.level[level_of(point)];
     const Index stride = Traits::kTiled ? 1 : static_cast<Index>(problem.token_stride);
     Point<Traits> result;
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      result.weight[c] = axes.y.weight[c / 2] * axes.x.weight[c % 2];
+      const Real weight = axes.y.weight[c / 2] * axes.x.weight[c % 2] * factor;
       const int token = shape.start + axes.y.index[c / 2] * shape.width + axes.x.index[c % 2];
-      // On the centre of a pixel the others have no weight, but a slope. A position that is not a
-      // number has no slope, and its weight is not zero.
-      const bool outside =
-          (axes.y.slope[c / 2] == 0 || axes.x.slope[c % 2] == 0) && result.weight[c] == 0;
-      result.corner[c] = outside ? Index(kNoCorner) : static_cast<Index>(token) * stride;
+      // On the centre of a pixel the others have no weight, but a slope. A position or a factor
+      // that is not a number makes the weight no number, which has to show.
+      const bool outside = (axes.y.slope[c / 2] == 0 || axes.x.slope[c % 2] == 0) && weight == 0;
+      result.corner[c] = {weight, outside ? Index(kNoCorner) : static_cast<Index>(token) * stride};
     }
     return result;
   }
 
   // Of a corner from the start of the map.
-  __device__ __forceinline__ typename Traits::Index offset_of(typename Traits::Index corner) const {
-    return Traits::kTiled ? corner * static_cast<typename Traits::Index>(problem.token_stride)
-                          : corner;
+  __device__ __forceinline__ typename Traits::Index offset_of(const Corner<Traits>& corner) const {
+    return Traits::kTiled
+               ? corner.offset * static_cast<typename Traits::Index>(problem.token_stride)
+               : corner.offset;
   }
 
   __device__ __forceinline__ Real weight_of(int point) const {
@@ -192,100 +268,82 @@ struct Item {
     return read(problem.weights, problem.weights_exact, first + point);
   }
 
-  // In place, over the points of the group; a lane touches its own points only.
-  __device__ __forceinline__ void softmax(Real* logits) const {
+  // In place, over the points of the group.
+  __device__ __forceinline__ void softmax(OwnNumbers<Traits>& logits) const {
     Real highest = -INFINITY;
-    for_points([&](int p) { highest = max(highest, logits[p]); });
+    for_points([&](int p, int i) { highest = max(highest, logits(p, i)); });
     highest = group_max<kLanes>(highest);
     Real total = 0;
-    for_points([&](int p) {
-      logits[p] = exp(logits[p] - highest);
-      total += logits[p];
+    for_points([&](int p, int i) {
+      logits(p, i) = exp(logits(p, i) - highest);
+      total += logits(p, i);
     });
-    const Real normaliser = 1 / group_sum<kLanes>(total);
-    for_points([&](int p) { logits[p] *= normaliser; });
+    const Real normaliser = reciprocal(group_sum<kLanes>(total));
+    for_points([&](int p, int i) { logits(p, i) *= normaliser; });
   }
 
   // Gradients of the position of a point, from those by its pixel coordinates.
   __device__ __forceinline__ void store_position_gradient(int point, Real x, Real y) const {
-    const bool broadcast = problem.point_levels != problem.levels;
-    const int64_t i = sampling_index(point);
-    const Real grad_x = x * affine(point, 0).scale;
-    const Real grad_y = y * affine(point, 1).scale;
-    if (exists && !broadcast) {
-      write(problem.grad_sampling, problem.sampling_exact, i, grad_x);
-      write(problem.grad_sampling, problem.sampling_exact, i + 1, grad_y);
+    const Pair scale = affine(level_of(point)).scale;
+    if (exists && problem.point_levels == problem.levels) {
+      write_pair(problem.grad_sampling, problem.sampling_exact, sampling_pair(point),
+                 {x * scale.item[0], y * scale.item[1]});
     }
   }
 
   // With the pixel gradients of all points in shared memory: what is summed over points.
-  __device__ __forceinline__ void store_summed_gradients(const Real* x, const Real* y) const {
+  __device__ __forceinline__ void store_summed_gradients(const Pair* gradients) const {
     if (!exists) {
       return;
     }
     if (problem.point_levels != problem.levels) {
       for (int p = lane; p < problem.points; p += kLanes) {
-        Real grad_x = 0;
-        Real grad_y = 0;
-        for (int i = p; i < count(); i += problem.points) {
-          grad_x += x[i] * affine(i, 0).scale;
-          grad_y += y[i] * affine(i, 1).scale;
+        Pair sum = {0, 0};
+        for (int l = 0; l < problem.levels; ++l) {
+          const Pair scale = affine(l).scale;
+          const Pair gradient = gradients[l * problem.points + p];
+          sum.item[0] += gradient.item[0] * scale.item[0];
+          sum.item[1] += gradient.item[1] * scale.item[1];
         }
-        const int64_t i = sampling_index(p);
-        write(problem.grad_sampling, problem.sampling_exact, i, grad_x);
-        write(problem.grad_sampling, problem.sampling_exact, i + 1, grad_y);
+        write_pair(problem.grad_sampling, problem.sampling_exact, sampling_pair(p), sum);
       }
     }
     if (problem.grad_reference != nullptr) {
       for (int l = lane; l < problem.levels; l += kLanes) {
-        store_reference_gradient(l, 0, x, problem.level[l].width);
-        store_reference_gradient(l, 1, y, problem.level[l].height);
+        store_reference_gradient(l, gradients);
       }
     }
   }
 
-  __device__ __forceinline__ void store_reference_gradient(int level, int axis,
-                                                           const Real* gradient, int pixels) const {
+  __device__ __forceinline__ void store_reference_gradient(int level, const Pair* gradients) const {
     const int size = problem.reference_size;
-    Real position = 0;
-    Real extent = 0;
+    const Level& shape = problem.level[level];
+    const Pair pixels = {static_cast<Real>(shape.width), static_cast<Real>(shape.height)};
+    Pair position = {0, 0};
+    Pair extent = {0, 0};
+#pragma unroll 1
     for (int p = level * problem.points; p < (level + 1) * problem.points; ++p) {
-      const int64_t i = sampling_index(p) + axis;
-      position += gradient[p];
-      extent += size == 4 ? gradient[p] * read(problem.sampling, problem.sampling_exact, i) : 0;
+      const Pair gradient = gradients[p];
+      const Pair offset =
+          size == 4 ? read_pair(problem.sampling, problem.sampling_exact, sampling_pair(p))
+                    : Pair{};
+#pragma unroll
+      for (int axis = 0; axis < 2; ++axis) {
+        position.item[axis] += gradient.item[axis];
+        extent.item[axis] += gradient.item[axis] * offset.item[axis];
+      }
     }
     Real* target =
         static_cast<Real*>(problem.grad_reference) + (index * problem.levels + level) * size;
-    target[axis] = position * static_cast<Real>(pixels);
-    if (size == 4) {
-      target[2 + axis] =
-          extent * static_cast<Real>(pixels) * Real(0.5) / static_cast<Real>(problem.points);
+#pragma unroll
+    for (int axis = 0; axis < 2; ++axis) {
+      target[axis] = position.item[axis] * pixels.item[axis];
+      if (size == 4) {
+        target[2 + axis] =
+            extent.item[axis] * pixels.item[axis] * static_cast<Real>(problem.box_unit);
+      }
     }
   }
-};
-
-// Arrays with one element per point and group, in dynamic shared memory.
-template <typename Element, typename Traits>
-__device__ __forceinline__ Element* shared_array(char*& memory, int points) {
-  Element* all = reinterpret_cast<Element*>(memory);
-  memory += sizeof(Element) * points * Traits::kGroups;
-  return all + (threadIdx.x / Traits::kLanes) * points;
-}
-
-// What a group keeps of its points while it computes the gradients of an item.
-template <typename Traits, int kDots>
-struct Scratch {
-  using Real = typename Traits::Real;
-  static constexpr size_t kBytes = (kDots + 2) * sizeof(Real);  // of a point
-
-  Packet<Real, kDots>* dots;  // products of gradients with the corners
-  Real* grad_x;
-  Real* grad_y;
-
-  __device__ __forceinline__ Scratch(char*& memory, int points)
-      : dots(shared_array<Packet<Real, kDots>, Traits>(memory, points)),
-        grad_x(shared_array<Real, Traits>(memory, points)),
-        grad_y(shared_array<Real, Traits>(memory, points)) {}
 };
 
 }  // namespace lite_focus

@@ -1,102 +1,120 @@
-// Where the queries are pixels, neighbours sample the same pixels. A block works on one head of a
-// square of queries, lists in shared memory what they add to a pixel, sums each list in registers,
-// and adds the sum to global memory once.
+// Where the queries are pixels, neighbours sample the same pixels: a block works on one head of a
+// tile of queries. A backward kernel lists in shared memory what they add to a pixel, sums each
+// list in registers, and adds the sum to global memory once.
 #pragma once
 
-#include "cuda/dispatch.cuh"
 #include "cuda/sampling.cuh"
 
 namespace lite_focus {
 
-constexpr int kTileSide = 8;
-constexpr int kTileQueries = kTileSide * kTileSide;
+constexpr int kTileWidth = 8;
+constexpr int kTileQueries = 64;
 constexpr int kTilePoints = 16;
 
 // Corners of a tile are numbered; number and token share a word.
-constexpr int kTileCorners = kTileQueries * kTilePoints * 4;
+constexpr int kCornersOfQuery = kTilePoints * 4;
+constexpr int kTileCorners = kTileQueries * kCornersOfQuery;
 constexpr int kCornerBits = 12;
 constexpr int64_t kMaxTileTokens = (int64_t{1} << (32 - kCornerBits)) - 1;
 constexpr unsigned kFree = 0xffffffffu;  // one token more
-constexpr int kEnd = -1;
+constexpr unsigned kEnd = 0xffffffffu;
 static_assert(kTileCorners == 1 << kCornerBits);
 
-LITE_FOCUS_INLINE int tile_columns(const Level& level) {
-  return (level.width + kTileSide - 1) / kTileSide;
-}
-LITE_FOCUS_INLINE int tile_count(const Level& level) {
-  return (level.height + kTileSide - 1) / kTileSide * tile_columns(level);
-}
-
-// The queries are the pixels of the levels from `first_level` on.
+// The queries as the pixels of maps, in tiles of kTileWidth x rows. Queries that are no pixels of
+// the problem make one map, which is as wide as a tile; its last row may have places without one.
 struct QueryGrid {
-  int32_t first_level;
-  int32_t tiles;  // of an image; 0: the queries are something else
+  struct Map {
+    int32_t height, width;
+    int32_t start;  // first query
+    uint32_t first_tile;
+  };
+  Map map[kMaxLevels];
+  int32_t maps;
+  int32_t rows;
+  int32_t queries;
+  uint32_t tiles;  // of an image
+  bool pixels;
+
+  void add(int height, int width, int64_t start) {
+    map[maps++] = {height, width, static_cast<int32_t>(start), tiles};
+    tiles += uint32_t((height + rows - 1) / rows) * uint32_t((width + kTileWidth - 1) / kTileWidth);
+  }
 };
 
-// Compares numbers only: queries that are no pixels after all share less, the sums stay right.
-inline QueryGrid find_grid(const Problem& problem) {
-  for (int first = 0; first < problem.levels && problem.tokens <= kMaxTileTokens; ++first) {
+// For at most 2^31 - 64 queries. Compares numbers only: queries that are no pixels after all share
+// less, the sums stay right.
+inline QueryGrid find_grid(const Problem& problem, int rows) {
+  QueryGrid empty{};
+  empty.rows = rows;
+  empty.queries = static_cast<int32_t>(problem.queries);
+  for (int first = 0; first < problem.levels; ++first) {
+    QueryGrid grid = empty;
     int64_t queries = 0;
-    int32_t tiles = 0;
     for (int l = first; l < problem.levels && queries < problem.queries; ++l) {
-      queries += int64_t{problem.level[l].height} * problem.level[l].width;
-      tiles += tile_count(problem.level[l]);
+      const Level& level = problem.level[l];
+      grid.add(level.height, level.width, queries);
+      queries += int64_t{level.height} * level.width;
     }
     if (queries == problem.queries) {
-      return {first, tiles};
+      grid.pixels = true;
+      return grid;
     }
   }
-  return {0, 0};
+  empty.add(static_cast<int>((problem.queries + kTileWidth - 1) / kTileWidth), kTileWidth, 0);
+  return empty;
 }
 
 // The queries of a block: their places are numbered row by row.
 struct Tile {
   const Problem& problem;
+  const QueryGrid& grid;
   int64_t image;
   int head;
-  int level_start;    // the first query of the level
-  int width, height;  // of the level
-  int left, top;      // of the tile
+  int start, width, height;  // of the map of queries
+  int left, top;             // of the tile
 
-  __device__ __forceinline__ Tile(const Problem& given, const QueryGrid& grid) : problem(given) {
-    const unsigned block = blockIdx.x / problem.heads;
-    head = static_cast<int>(blockIdx.x - block * problem.heads);
-    image = block / grid.tiles;
-    int tile = static_cast<int>(block % grid.tiles);
-    const Level* level = problem.level + grid.first_level;
-    for (; tile >= tile_count(*level); ++level) {
-      tile -= tile_count(*level);
+  __device__ __forceinline__ Tile(const Problem& given, const QueryGrid& queries)
+      : problem(given), grid(queries), image(blockIdx.z), head(blockIdx.y) {
+    int own = grid.maps - 1;
+    while (blockIdx.x < grid.map[own].first_tile) {
+      --own;
     }
-    level_start = level->start - problem.level[grid.first_level].start;
-    width = level->width;
-    height = level->height;
-    left = tile % tile_columns(*level) * kTileSide;
-    top = tile / tile_columns(*level) * kTileSide;
+    const QueryGrid::Map& map = grid.map[own];
+    start = map.start;
+    width = map.width;
+    height = map.height;
+    const unsigned tile = blockIdx.x - map.first_tile;
+    const unsigned columns = static_cast<unsigned>(width + kTileWidth - 1) / kTileWidth;
+    const unsigned row = tile / columns;
+    left = static_cast<int>(tile - row * columns) * kTileWidth;
+    top = static_cast<int>(row) * grid.rows;
   }
 
-  // A tile at the border of its level has places without a query.
-  __device__ __forceinline__ bool has_query(int place) const {
-    return left + place % kTileSide < width && top + place / kTileSide < height;
+  // A tile at the border of its map has places without a query.
+  __device__ __forceinline__ bool has_query(unsigned place) const {
+    const int x = left + static_cast<int>(place % kTileWidth);
+    const int y = top + static_cast<int>(place / kTileWidth);
+    return x < width && y < height && start + y * width + x < grid.queries;
   }
 
-  __device__ __forceinline__ int query_at(int place) const {
-    return level_start + min(top + place / kTileSide, height - 1) * width +
-           min(left + place % kTileSide, width - 1);
+  __device__ __forceinline__ int query_at(unsigned place) const {
+    const int x = min(left + static_cast<int>(place % kTileWidth), width - 1);
+    const int y = min(top + static_cast<int>(place / kTileWidth), height - 1);
+    return min(start + y * width + x, grid.queries - 1);
   }
 
   template <typename Traits>
-  __device__ __forceinline__ Item<Traits> item_at(int place) const {
+  __device__ __forceinline__ Item<Traits> item_at(unsigned place) const {
     return Item<Traits>(problem, image, query_at(place), head, has_query(place));
   }
 
-  // Of the query of a corner in a tensor (B, Q, M, D), and of a token in one like value.
-  template <typename Traits>
-  __device__ __forceinline__ int64_t row_offset(int corner) const {
-    const int64_t row = image * problem.queries + query_at(corner / (4 * kTilePoints));
-    return (row * problem.heads + head) * Traits::kChannels;
+  // Of the first query of the tile in a tensor (B, Q, M, D), and of another place from there.
+  __device__ __forceinline__ int64_t first_row(int channels) const {
+    const int64_t row = image * problem.queries + start + int64_t{top} * width + left;
+    return (row * problem.heads + head) * channels;
   }
-  __device__ __forceinline__ int64_t token_offset(int token) const {
-    return image * problem.batch_stride + token * problem.token_stride + head * problem.head_stride;
+  __device__ __forceinline__ unsigned row_from_first(unsigned place, unsigned stride) const {
+    return (place / kTileWidth * static_cast<unsigned>(width) + place % kTileWidth) * stride;
   }
 };
 
@@ -106,14 +124,21 @@ struct CornerLists {
   unsigned word[kTileCorners];
   int count;
 
-  static __device__ __forceinline__ int token_of(unsigned word) { return word >> kCornerBits; }
-  static __device__ __forceinline__ int first_of(unsigned word) { return word % kTileCorners; }
+  static __device__ __forceinline__ unsigned token_of(unsigned word) { return word >> kCornerBits; }
+  static __device__ __forceinline__ unsigned first_of(unsigned word) { return word % kTileCorners; }
+
+  // Tokens that follow each other, as those of a small map do, would fill slots that follow each
+  // other, and every search would go through all of them.
+  static __device__ __forceinline__ unsigned first_slot(unsigned token) {
+    return token * 2654435761u >> (32 - kCornerBits);
+  }
 
   // Returns the corner that was the first one with this token, or kEnd.
-  __device__ __forceinline__ int insert(int token, int corner) {
-    const unsigned own = static_cast<unsigned>(token) << kCornerBits | corner;
-    for (int slot = token % kTileCorners;; slot = (slot + 1) % kTileCorners) {
-      unsigned seen = word[slot];
+  __device__ __forceinline__ unsigned insert(unsigned token, unsigned corner) {
+    const unsigned own = token << kCornerBits | corner;
+    for (unsigned slot = first_slot(token);; slot = (slot + 1) % kTileCorners) {
+      // Other threads write to it at the same time.
+      unsigned seen = *const_cast<volatile unsigned*>(&word[slot]);
       while (seen == kFree || token_of(seen) == token) {
         const unsigned before = atomicCAS(&word[slot], seen, own);
         if (before == seen) {
@@ -124,26 +149,28 @@ struct CornerLists {
     }
   }
 
-  // By all threads of the block. The tokens of `points` make room for links.
-  template <typename Traits>
-  __device__ __forceinline__ void build(const Tile& tile, Point<Traits>* points) {
-    for (int i = threadIdx.x; i < kTileCorners; i += Traits::kThreads) {
+  // By all kThreads threads of the block. corner_at(i) is the i-th corner, whose token makes room
+  // for its link.
+  template <int kThreads, typename CornerAt>
+  __device__ __forceinline__ void build(const Tile& tile, CornerAt corner_at) {
+    for (unsigned i = threadIdx.x; i < kTileCorners; i += kThreads) {
       word[i] = kFree;
     }
-    count = 0;
+    if (threadIdx.x == 0) {
+      count = 0;
+    }
     __syncthreads();
-    for (int i = threadIdx.x; i < kTileCorners; i += Traits::kThreads) {
-      Point<Traits>& point = points[i / 4];
-      // Corners outside of the map have no weight: no traffic for them.
-      if (tile.has_query(i / (4 * kTilePoints)) && point.weight[i % 4] != 0) {
-        point.corner[i % 4] = insert(point.corner[i % 4], i);
+    for (unsigned i = threadIdx.x; i < kTileCorners; i += kThreads) {
+      auto& corner = corner_at(i);
+      // No traffic where it changes nothing.
+      if (tile.has_query(i / kCornersOfQuery) && corner.offset >= 0 && corner.weight != 0) {
+        corner.offset = static_cast<int>(insert(corner.offset, i));
       }
     }
     __syncthreads();
-    remove_gaps<Traits::kThreads>();
+    remove_gaps<kThreads>();
   }
 
-  // Neighbours stay together: their lists are of similar length, as suits the groups of a warp.
   template <int kThreads>
   __device__ __forceinline__ void remove_gaps() {
     constexpr int kOwn = kTileCorners / kThreads;
@@ -165,39 +192,20 @@ struct CornerLists {
     __syncthreads();
   }
 
-  // Calls add(sums, corner, weight) for all corners with a token, then store(sums, token), each
-  // token in one group.
-  template <typename Traits, typename Sums, typename Add, typename Store>
-  __device__ __forceinline__ void sum(const Point<Traits>* points, Add add, Store store) const {
-    for (int i = threadIdx.x / Traits::kLanes; i < count; i += Traits::kGroups) {
-      Sums sums{};
-      for (int corner = first_of(word[i]); corner != kEnd;) {
-        const Point<Traits>& point = points[corner / 4];
-        add(sums, corner, point.weight[corner % 4]);
-        corner = point.corner[corner % 4];
+  // Calls start(), then add(corner), which returns the next corner, for all corners with a token,
+  // then store(token), each token in one group.
+  template <int kGroups, typename Start, typename Add, typename Store>
+  __device__ __forceinline__ void for_lists(unsigned group, Start start, Add add,
+                                            Store store) const {
+    for (unsigned i = group; i < static_cast<unsigned>(count); i += kGroups) {
+      const unsigned first = word[i];
+      start();
+      for (unsigned corner = first_of(first); corner != kEnd;) {
+        corner = add(corner);
       }
-      store(sums, token_of(word[i]));
+      store(token_of(first));
     }
   }
 };
-
-// An array with one element per point of a tile.
-template <typename Element>
-__device__ __forceinline__ Element* tile_array(char*& memory) {
-  Element* all = reinterpret_cast<Element*>(memory);
-  memory += sizeof(Element) * kTileQueries * kTilePoints;
-  return all;
-}
-
-// `kernel` keeps `bytes` per point of the tile; the lists take the place of the scratch.
-template <typename Traits, typename Scratch, typename Kernel>
-cudaError_t launch_tiles(Kernel kernel, size_t bytes, const Problem& problem, const QueryGrid& grid,
-                         cudaStream_t stream) {
-  const size_t scratch = Scratch::kBytes * kTilePoints * Traits::kGroups;
-  const size_t lists = sizeof(CornerLists);
-  return launch_kernel(kernel, problem.batch * problem.heads * grid.tiles, Traits::kThreads,
-                       bytes * kTileQueries * kTilePoints + (scratch > lists ? scratch : lists),
-                       stream, problem, grid);
-}
 
 }  // namespace lite_focus

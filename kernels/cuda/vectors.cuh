@@ -33,6 +33,28 @@ __device__ __forceinline__ T from_real(Real x) {
   }
 }
 
+// The compiler computes again what depends on x, where it would keep it.
+__device__ __forceinline__ void make_opaque(int& x) { asm volatile("" : "+r"(x)); }
+
+// Keeps a pointer to global memory in one piece: an offset is then added to it in one instruction.
+template <typename T>
+__device__ __forceinline__ void make_global(T*& pointer) {
+#if defined(__CUDA_ARCH__)
+  asm volatile("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
+#endif
+}
+
+// Of a number that is neither large nor small: without the steps that division takes for those.
+__device__ __forceinline__ double reciprocal(double x) { return 1 / x; }
+__device__ __forceinline__ float reciprocal(float x) {
+#if defined(__CUDA_ARCH__)
+  return __fdividef(1, x);
+#else
+  return 1 / x;
+#endif
+}
+
 // kCount values in one access of up to 128 bits.
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Packet {
@@ -58,10 +80,9 @@ __device__ __forceinline__ void store(T* target, const Real (&source)[kCount]) {
   *reinterpret_cast<Packet<T, kCount>*>(target) = packet;
 }
 
-// target += factor * source, atomically per element and without a result.
+// target += source, atomically per element and without a result.
 template <int kCount, typename Real>
-__device__ __forceinline__ void add_atomically(Real* target, Real factor,
-                                               const Real (&source)[kCount]) {
+__device__ __forceinline__ void add_atomically(Real* target, const Real (&source)[kCount]) {
 #if __CUDA_ARCH__ >= 900
   constexpr bool kByFour = std::is_same_v<Real, float> && kCount % 4 == 0;
 #else
@@ -72,14 +93,14 @@ __device__ __forceinline__ void add_atomically(Real* target, Real factor,
     for (int i = 0; i < kCount; i += 4) {
       asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};"
                    :
-                   : "l"(target + i), "f"(factor * source[i]), "f"(factor * source[i + 1]),
-                     "f"(factor * source[i + 2]), "f"(factor * source[i + 3])
+                   : "l"(target + i), "f"(source[i]), "f"(source[i + 1]), "f"(source[i + 2]),
+                     "f"(source[i + 3])
                    : "memory");
     }
   } else {
 #pragma unroll
     for (int i = 0; i < kCount; ++i) {
-      atomicAdd(target + i, factor * source[i]);
+      atomicAdd(target + i, source[i]);
     }
   }
 }

@@ -55,8 +55,14 @@ CONSTANTS = {"none": None, "scale": None, "mask_outside": True}
 #: Four levels with 16 points in all, as the fast kernels want them, and what they do not take.
 FAST = {"shapes": ((10, 9), (3, 17), (2, 2), (1, 1)), "points": 4, "heads": 2}
 ODD = {"shapes": ((3, 7), (1, 4), (5, 1)), "points": 5}
-#: Queries that are the pixels of all levels, of all but the finest one, or none.
-QUERIES = {"all_pixels": 146, "pixels_of_high_levels": 56, "no_pixels": 5}
+#: Queries that are the pixels of all levels, of the last ones, of the first ones, or none.
+QUERIES = {
+    "all_pixels": 146,
+    "pixels_of_high_levels": 56,
+    "pixels_of_low_level": 90,
+    "pixels_of_low_levels": 141,
+    "no_pixels": 5,
+}
 
 
 @pytest.fixture(scope="session")
@@ -99,13 +105,28 @@ def emulated(library):
         yield ctypes.CDLL(str(library))
 
 
-def run(module, name, inputs):
-    """The output and the gradients by name of an operator of ``module``."""
+@pytest.fixture
+def deterministic():
+    """Results that do not depend on the order of blocks."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def small_device(emulated):
+    """Gives the emulated GPU less shared memory for a block."""
+    yield emulated.set_shared_bytes
+    emulated.set_shared_bytes(227 * 1024)
+
+
+def run(module, name, inputs, constants=()):
+    """The output and the gradients by name of an operator of ``module``; none for ``constants``."""
     function, arguments = ARGUMENTS[name]
     fields = {**inputs._asdict(), **CONSTANTS}
     leaves = {}
     for argument in arguments.split():
-        if isinstance(fields[argument], torch.Tensor):
+        if isinstance(fields[argument], torch.Tensor) and argument not in constants:
             leaves[argument] = fields[argument] = fields[argument].detach().requires_grad_()
     output = getattr(module, function)(*(fields[argument] for argument in arguments.split()))
     gradients = torch.autograd.grad(
@@ -146,6 +167,13 @@ def test_every_width_of_a_head_that_is_fast_equals_the_reference(make_inputs, na
     assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
     inputs = make_inputs(channels=channels, queries=3, **FAST)
     assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["multi_scale", "fused", "fused_box"])
+def test_without_channels_the_gradients_of_points_are_zero(make_inputs, name):
+    inputs = make_inputs(channels=0, queries=3, **FAST).to(torch.float32)
+    results = run(ops, name, inputs)
+    assert all(not tensor.any() for tensor in results.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -258,7 +286,7 @@ def lines_of_tiles(inputs, levels):
     return len(lines)
 
 
-@pytest.mark.parametrize("levels", [(0, 1, 2, 3), (1, 2, 3)], ids=["all", "high"])
+@pytest.mark.parametrize("levels", [(0, 1, 2, 3), (1, 2, 3), (0,), (0, 1)], ids=str)
 def test_a_tile_adds_to_each_pixel_once(make_inputs, emulated, levels):
     queries = sum(height * width for height, width in [FAST["shapes"][level] for level in levels])
     inputs = make_inputs(channels=32, queries=queries, batch=1, **FAST).to(torch.float32)
@@ -323,3 +351,105 @@ def test_points_on_centres_of_pixels_have_gradients_of_their_positions(make_inpu
     assert (expected != 0).float().mean() > 0.9
     actual = run(ops, name, inputs)["locations"]
     assert errors_of({"locations": actual}, {"locations": expected})["locations"] <= 1e-4
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_deterministic_gradients_equal_the_reference(make_inputs, deterministic, name):
+    inputs = make_inputs(channels=32, queries=13, batch=1, **FAST)
+    assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
+    # Sums of very different sizes, which have units of their own.
+    assert_equals_reference(name, inputs._replace(value=inputs.value * 1e-30), 1e-11)
+
+
+def gradients_by_order(make_inputs, emulated, name, orders):
+    """Gradients of the maps, which several blocks add to, for orders of the blocks."""
+    inputs = make_inputs(
+        ((4, 5), (3, 2), (2, 2), (1, 1)), channels=64, queries=24, heads=1, batch=1
+    )
+    inputs = inputs.to(torch.float32)
+    function, arguments = ARGUMENTS[name]
+    fields = {**inputs._asdict(), **CONSTANTS}
+    maps = [fields[key].requires_grad_() for key in ("value", "key") if key in arguments.split()]
+    output = getattr(ops, function)(*(fields[argument] for argument in arguments.split()))
+    for order in orders:
+        emulated.set_order(order)
+        gradients = torch.autograd.grad(output, maps, inputs.grad_output, retain_graph=True)
+        emulated.set_order(0)
+        yield torch.stack(gradients)
+
+
+@pytest.mark.parametrize("name", ["multi_scale", "key_aware", "fused_shared_key"])
+def test_deterministic_gradients_are_the_same_for_100_orders_of_the_blocks(
+    make_inputs, emulated, deterministic, name
+):
+    expected, *others = gradients_by_order(make_inputs, emulated, name, range(101))
+    assert all(torch.equal(gradient, expected) for gradient in others)
+
+
+def test_the_fast_gradient_depends_on_the_order_of_the_blocks(make_inputs, emulated):
+    # Or the test above would find nothing.
+    first, second = gradients_by_order(make_inputs, emulated, "multi_scale", range(2))
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("name", ["multi_scale", "key_aware"])
+def test_deterministic_gradients_show_what_is_not_finite(make_inputs, deterministic, name):
+    inputs = make_inputs(channels=32, queries=5, batch=1, **FAST).to(torch.float32)
+    inputs.grad_output[0, 2, 3] = torch.nan
+    inputs.grad_output[0, 3, 40] = torch.inf
+    expected = run(reference, name, inputs)["value"]
+    actual = run(ops, name, inputs)["value"]
+    assert torch.equal(actual.isfinite(), expected.isfinite())
+    finite = expected.isfinite()
+    assert (actual - expected)[finite].abs().max() <= 1e-5 * expected[finite].abs().max()
+
+
+@pytest.mark.parametrize("name", ["multi_scale", "key_aware", "fused_shared_key"])
+@pytest.mark.parametrize("queries", ["all_pixels", "no_pixels"])
+def test_constant_maps_cost_no_sums(make_inputs, emulated, name, queries):
+    inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **FAST).to(torch.float32)
+    expected = run(reference, name, inputs.to(torch.float64))
+    emulated.take_atomic_additions()
+    results = run(ops, name, inputs, constants=("key", "value"))
+    assert emulated.take_atomic_additions() == 0
+    assert len(results) >= 3
+    errors = errors_of(results, {key: expected[key] for key in results})
+    assert max(errors.values()) <= 1e-5, errors
+
+
+@pytest.mark.parametrize("name", ["multi_scale", "key_aware"])
+def test_a_gpu_without_memory_for_tiles_adds_each_corner_by_itself(
+    make_inputs, emulated, small_device, name
+):
+    inputs = make_inputs(channels=32, queries=QUERIES["all_pixels"], batch=1, **FAST)
+    inputs = inputs.to(torch.float32)
+    emulated.take_atomic_additions()
+    expected = run(ops, name, inputs)
+    tiled = emulated.take_atomic_additions()
+    small_device(48 * 1024)
+    actual = run(ops, name, inputs)
+    assert emulated.take_atomic_additions() > 2 * tiled
+    errors = errors_of(actual, {key: tensor.double() for key, tensor in expected.items()})
+    assert max(errors.values()) <= 1e-5, errors
+
+
+def test_many_points_take_smaller_blocks_or_say_what_is_missing(make_inputs, small_device):
+    inputs = make_inputs(((3, 4), (2, 2)), points=100, queries=3, batch=1).to(torch.float32)
+    small_device(45_000)  # enough for two items or, with keys, for one
+    for name in ("multi_scale", "key_aware"):
+        assert_equals_reference(name, inputs, 1e-5)
+    small_device(10_000)
+    with pytest.raises(RuntimeError, match=r"2 levels of 100 points need \d+ bytes .* has 10000"):
+        run(ops, "multi_scale", inputs)
+
+
+@pytest.mark.parametrize("name", ["fused_box", "fused_key_aware"])
+def test_tensors_that_do_not_start_at_a_whole_access_equal_the_reference(make_inputs, name):
+    inputs = make_inputs(channels=32, queries=5, batch=1, **FAST).to(torch.float32)
+    expected = run(reference, name, inputs.to(torch.float64))
+    for field in ("value", "key", "query", "offsets", "boxes", "references", "grad_output"):
+        tensor = getattr(inputs, field)
+        memory = tensor.new_empty(tensor.numel() + 1)
+        shifted = inputs._replace(**{field: memory[1:].view(tensor.shape).copy_(tensor)})
+        errors = errors_of(run(ops, name, shifted), expected)
+        assert max(errors.values()) <= 1e-5, (field, errors)

@@ -5,6 +5,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -321,6 +322,27 @@ def test_the_kernels_for_smaller_processors_pass_the_same_tests(capability):
     environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
+    assert " passed" in result.stdout
+
+
+def test_the_tests_of_a_gpu_pass_on_the_cpu_with_pytorch_and_pytest_alone():
+    code = "import sys; sys.modules.update(dict.fromkeys(sys.argv[1].split(',')))\n"
+    code += "import pytest; raise SystemExit(pytest.main(sys.argv[2:]))"
+    absent = "detectron2,fvcore,iopath,matplotlib,numpy,pycocotools,scipy,tabulate,timm,yaml"
+    path = Path(__file__).with_name("test_cuda.py")
+    options = [
+        "-q",
+        "-x",
+        "-k",
+        "not (other_sizes or opcheck or compiled)",
+        f"--confcutdir={path.parent}",
+        str(path),
+    ]
+    environment = {**os.environ, "LITE_FOCUS_DETR_TEST_DEVICE": "cpu"}
+    environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    command = [sys.executable, "-c", code, absent, *options]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert " passed" in result.stdout
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from lite_focus_detr import ops
+from lite_focus_detr.ops import registration
 
 pytestmark = pytest.mark.usefixtures("native")
 
@@ -21,7 +23,7 @@ def arguments_of(inputs, name, fused):
     else:
         key = None if fused else inputs.key
         forward = (inputs.query, key, inputs.value, SHAPES, reference, points, 0.3, fused)
-    return forward, (inputs.grad_output, *forward, fused)
+    return forward, (inputs.grad_output, *forward, fused, True, False)
 
 
 @pytest.mark.parametrize("fused", [False, True])
@@ -93,6 +95,57 @@ def test_a_second_derivative_is_refused(make_inputs, name, fused):
     (gradient,) = torch.autograd.grad(output.square().sum(), points, create_graph=True)
     with pytest.raises(RuntimeError, match="no second derivative"):
         gradient.sum().backward()
+
+
+@pytest.fixture
+def determinism():
+    """Sets PyTorch's wish for deterministic algorithms, and takes it back."""
+    yield torch.use_deterministic_algorithms
+    torch.use_deterministic_algorithms(False)
+
+
+def test_determinism_is_paid_where_it_was_asked_for_and_told_otherwise(determinism, recwarn):
+    with FakeTensorMode():
+        on_gpu, on_cpu = torch.empty(1, device="cuda"), torch.empty(1)
+    assert not registration.wants_determinism(on_gpu)
+    determinism(True)
+    assert registration.wants_determinism(on_gpu)
+    determinism(True, warn_only=True)
+    assert not registration.wants_determinism(on_cpu)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="depends on the order of additions"):
+        assert not registration.wants_determinism(on_gpu)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_constant_maps_have_no_gradient(make_inputs, constant):
+    inputs = make_inputs().to(torch.float32)
+    maps = [tensor.requires_grad_(not constant) for tensor in (inputs.value, inputs.key)]
+    points = inputs.locations.requires_grad_()
+    plain = ops.multi_scale_deformable_attention(
+        inputs.value, inputs.shapes, points, inputs.weights
+    )
+    keyed = ops.key_aware_deformable_attention(
+        inputs.query, inputs.key, inputs.value, inputs.shapes, points
+    )
+    for output in (plain, keyed):
+        output.backward(inputs.grad_output)
+    assert points.grad is not None
+    assert [tensor.grad is None for tensor in maps] == [constant, constant]
+
+
+@pytest.mark.parametrize("name", FORWARD)
+def test_gradients_that_are_not_wanted_are_empty(make_inputs, name):
+    inputs = make_inputs().to(torch.float32)
+    _, backward = arguments_of(inputs, name, False)
+    operator = getattr(torch.ops.lite_focus_detr, f"{name}_backward").default
+    *arguments, _, _ = backward
+    expected = operator(*backward)
+    actual = operator(*arguments, False, False)
+    torch.library.opcheck(operator, (*arguments, False, False))
+    maps = (0,) if name == "ms_deform_attn" else (1, 2)
+    for i, (gradient, full) in enumerate(zip(actual, expected, strict=True)):
+        assert (gradient.numel() == 0) if i in maps else torch.equal(gradient, full)
 
 
 @pytest.mark.parametrize("name", ["multi_scale", "key_aware"])

@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
+#include <random>
 #include <type_traits>
 #include <utility>
 #include <vector>
@@ -36,6 +37,8 @@ using std::min;
 
 inline uint3 threadIdx;
 inline uint3 blockIdx;
+inline dim3 blockDim;
+inline dim3 gridDim;
 
 namespace lite_focus {
 namespace {
@@ -55,6 +58,11 @@ constexpr size_t kStackBytes = 64 * 1024;
 
 // Additions of single numbers to global memory.
 inline int64_t atomic_additions = 0;
+
+// Zero: blocks and threads in order, every other block the other way round.
+inline unsigned order_seed = 0;
+
+inline int shared_bytes_of_device = int(lite_focus::kSharedBytes);
 
 struct Barrier {
   unsigned size = kWarpSize;
@@ -195,6 +203,15 @@ T atomicAdd(T* target, T value) {
   return before;
 }
 
+template <typename T>
+T atomicMax(T* target, T value) {
+  const T before = *target;
+  *target = std::max(before, value);
+  return before;
+}
+
+inline int __ffs(int x) { return __builtin_ffs(x); }
+
 // Others come first, so that what the caller has seen is out of date at times.
 inline unsigned atomicCAS(unsigned* target, unsigned expected, unsigned value) {
   emulation::block.give_way();
@@ -203,8 +220,23 @@ inline unsigned atomicCAS(unsigned* target, unsigned expected, unsigned value) {
   return before;
 }
 
-extern "C" inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int) {
+extern "C" inline cudaError_t cudaFuncSetAttribute(const void*, cudaFuncAttribute, int bytes) {
+  return bytes <= emulation::shared_bytes_of_device ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+extern "C" inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
   return cudaSuccess;
+}
+
+extern "C" inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = emulation::shared_bytes_of_device;
+  return cudaSuccess;
+}
+
+extern "C" inline const char* cudaGetErrorString(cudaError_t error) {
+  return error == cudaErrorLaunchTimeout ? "threads wait for others that do not come"
+                                         : "invalid use of the device";
 }
 
 extern "C" inline cudaError_t cudaMemsetAsync(void* target, int value, size_t bytes, cudaStream_t) {
@@ -212,19 +244,44 @@ extern "C" inline cudaError_t cudaMemsetAsync(void* target, int value, size_t by
   return cudaSuccess;
 }
 
+namespace emulation {
+
+// The blocks of a grid, in the order of the seed.
+inline std::vector<uint3> blocks_of(const dim3& grid) {
+  std::vector<uint3> blocks;
+  for (unsigned z = 0; z < grid.z; ++z) {
+    for (unsigned y = 0; y < grid.y; ++y) {
+      for (unsigned x = 0; x < grid.x; ++x) {
+        blocks.push_back({x, y, z});
+      }
+    }
+  }
+  if (order_seed != 0) {
+    std::shuffle(blocks.begin(), blocks.end(), std::mt19937(order_seed));
+  }
+  return blocks;
+}
+
+}  // namespace emulation
+
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                const Arguments&... arguments) {
   using lite_focus::memory;
   const size_t bytes = config->dynamicSmemBytes;
-  if (bytes > lite_focus::kSharedBytes || config->gridDim.x == 0) {
+  const unsigned threads = config->blockDim.x;
+  gridDim = config->gridDim;
+  blockDim = config->blockDim;
+  if (bytes > size_t(emulation::shared_bytes_of_device) || gridDim.x == 0 || gridDim.y > 65535 ||
+      gridDim.z > 65535 || threads > 1024) {
     return cudaErrorInvalidConfiguration;
   }
-  for (blockIdx.x = 0; blockIdx.x < config->gridDim.x; ++blockIdx.x) {
+  unsigned index = emulation::order_seed;
+  for (const uint3& block : emulation::blocks_of(gridDim)) {
+    blockIdx = block;
     std::memset(memory, 0xff, bytes + lite_focus::kGuardBytes);
-    const bool descending = blockIdx.x % 2 == 1;
-    const bool ended =
-        emulation::block.run(config->blockDim.x, descending, [&] { kernel(arguments...); });
+    const bool descending = index++ % 2 == 1;
+    const bool ended = emulation::block.run(threads, descending, [&] { kernel(arguments...); });
     const bool intact = std::all_of(memory + bytes, memory + bytes + lite_focus::kGuardBytes,
                                     [](char byte) { return byte == char(0xff); });
     if (!ended || !intact) {

@@ -9,9 +9,12 @@ namespace lite_focus {
 namespace {
 
 struct EmulatedBackend {
+  static constexpr bool kAddsInAnyOrder = true;
+  static constexpr bool kCanIgnoreMaps = true;
+
   static void run(Operator name, const Problem& problem, const Tensor&) {
-    const cudaError_t status = run_on_cuda(name, problem, nullptr);
-    STD_TORCH_CHECK(status == cudaSuccess, "emulated kernel: CUDA error ", int(status));
+    const LaunchStatus status = run_on_cuda(name, problem, nullptr);
+    STD_TORCH_CHECK(status.ok(), "deformable attention: ", describe(status, problem));
   }
 };
 
@@ -21,6 +24,16 @@ struct EmulatedBackend {
 // Additions of single numbers to global memory since the last call.
 extern "C" __attribute__((visibility("default"))) int64_t take_atomic_additions() {
   return std::exchange(emulation::atomic_additions, 0);
+}
+
+// Of blocks and threads, one for each seed.
+extern "C" __attribute__((visibility("default"))) void set_order(unsigned seed) {
+  emulation::order_seed = seed;
+}
+
+// What a block may have, as on a smaller GPU.
+extern "C" __attribute__((visibility("default"))) void set_shared_bytes(int bytes) {
+  emulation::shared_bytes_of_device = bytes;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lite_focus_detr_emulation, CPU, library) {

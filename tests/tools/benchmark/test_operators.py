@@ -4,19 +4,15 @@ import pytest
 import torch
 
 from lite_focus_detr.tools.benchmark import operators
-from lite_focus_detr.tools.benchmark.__main__ import main
 
 DEVICE = torch.device("cpu")
-
-PEAK_MEMORIES = "lite_focus_detr.tools.benchmark.measure.peak_memories"
 
 
 @pytest.fixture
 def small(monkeypatch):
-    """Levels of a small image, and no other process."""
+    """Levels of a small image."""
     monkeypatch.setattr(operators, "SHAPES", ((8, 12), (4, 6), (2, 3), (1, 2)))
     monkeypatch.setattr(operators, "QUERIES", {"encoder": 128, "decoder": 20})
-    monkeypatch.setattr(PEAK_MEMORIES, lambda make, _: dict.fromkeys(make(), 2_000_000))
 
 
 @pytest.mark.usefixtures("small")
@@ -50,15 +46,3 @@ def test_points_of_the_encoder_lie_around_their_own_pixel():
     torch.testing.assert_close(inputs.references[0, 2 * width + 1, 0], centre)
     distance = (inputs.locations - inputs.references[:, :, None, :, None]).abs()
     assert distance[..., 0, :, 0].median() < 5 / width
-
-
-@pytest.mark.usefixtures("small")
-def test_the_table_names_times_ratios_and_memory(capsys):
-    main(["op", "--rounds", "1", "--size", "decoder"])
-    _, setting, header, _, first, *rest = capsys.readouterr().out.splitlines()
-    assert setting.startswith("cpu, float32, ")
-    assert header.split("  ")[-1] == "ratio"
-    assert "peak MB" in header
-    assert first.split()[:3] == ["decoder", "multi-scale", "native"]
-    assert first.split()[4:] == ["1.0", "1.0", "2.0", "1.0"]
-    assert any("key-aware, key = value, gradients" in row and "grid_sample" in row for row in rest)

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import torch
 
-from . import acceleration, encoders, layer, models, operators
+from . import acceleration, encoders, layer, models, operator_command
 from .measure import processor
 
 _COMMANDS = {
-    "op": operators,
+    "op": operator_command,
     "encoder": encoders,
     "layer": layer,
     "model": models,

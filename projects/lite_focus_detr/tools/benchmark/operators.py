@@ -1,18 +1,12 @@
-"""Speed and memory of the operators against the formulations that others use.
-
-    lite-focus-detr benchmark op [--size encoder] [--rounds 5]
+"""The operators and the formulations that others use, as contenders of a benchmark.
 
 Levels of an image of 800x1333 pixels, queries of the encoder (all tokens), of Lite DETR's high
 levels and of the decoder. The formulations are those of grid_sample and, where they are installed,
-the packages torch-ms-deform-attn and transformers. All contenders of a case take turns in every
-round, so that a busy machine slows all of them; times are medians over the rounds. The ratios say
-how many times the contender takes as much as the native operator, in wall-clock time, in processor
-time and in memory, which is the most that is needed beyond the inputs.
+the packages torch-ms-deform-attn and transformers.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
@@ -21,11 +15,10 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from tabulate import tabulate
 from torch import Tensor
 
 from ... import ops
-from .measure import Measurement, measure, ratio_cells
+from .measure import Measurement, ratio_cells
 from .peak_memory import Workload
 
 # A ResNet-50 at 800 x 1333 pixels.
@@ -60,9 +53,9 @@ class Case(NamedTuple):
     backward: bool
 
 
-def make_inputs(queries: int, device: torch.device, dtype: torch.dtype) -> Inputs:
+def make_inputs(queries: int, device: torch.device, dtype: torch.dtype, seed: int = 0) -> Inputs:
     """Points as a trained model has them: a few pixels around the reference of their query."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(seed)
     levels = len(SHAPES)
     tokens = QUERIES["encoder"]
     sizes = torch.tensor([(width, height) for height, width in SHAPES])
@@ -237,29 +230,3 @@ def table(results: Mapping[tuple[str, str], Measurement]) -> list[list[object]]:
         [case, name, *ratio_cells(result, results[case, "native"])]
         for (case, name), result in results.items()
     ]
-
-
-def run(args: argparse.Namespace) -> None:
-    """Measure every operator at the sizes of encoder and decoder and print a table per device."""
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        print(
-            f"{device}, {args.dtype}, {ops.backend(device)} operators, "
-            f"{torch.get_num_threads()} threads, median of {args.rounds} interleaved rounds"
-        )
-        rows = []
-        for size in args.size or QUERIES:
-            workloads = partial(make_workloads, QUERIES[size], device, args.dtype)
-            rows += [[size, *row] for row in table(measure(workloads, args.rounds, device))]
-        headers = ["queries", "operator", "", "ms", "ratio", "CPU ratio", "peak MB", "ratio"]
-        print(tabulate(rows, headers=headers, floatfmt=".1f"), flush=True)
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
-    parser.add_argument("--size", action="append", choices=tuple(QUERIES), help="default: all")
-    parser.add_argument(
-        "--dtype",
-        choices=("float32", "bfloat16", "float16"),
-        default="float32",
-        help="of keys, values and queries; default float32",
-    )
