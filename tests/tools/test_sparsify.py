@@ -7,12 +7,13 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from lite_focus_detr import model_zoo
+from lite_focus_detr.data import DetrDatasetMapper
 from lite_focus_detr.tools import sparsify
 
 #: What each encoder adds to a dense detector with proposals.
 ADDED = {
-    "focus": {"scorer"},
-    "sparse": {"scorer"},
+    "focus": {"scorer", "shortcuts"},
+    "sparse": {"scorer", "shortcuts"},
     "lite": {"linear12", "linear22", "norm22"},
     "lite_focus": {"scorer", "linear12", "linear22", "norm22"},
 }
@@ -81,6 +82,26 @@ def test_what_is_added_moves_and_everything_does_in_the_fine_tuning(dense, tmp_p
     assert not torch.equal(second[name], first[name])
     scorer = "encoder.scorer.layer1.1.weight"
     assert not torch.equal(second[scorer], first[scorer])
+
+
+def test_shortcuts_are_fitted_to_the_dense_encoder(dense, tmp_path):
+    state = run(tmp_path, "sparse", "--opts", "SOLVER.BASE_LR", "1e-12")
+    options = ["MODEL.WEIGHTS", str(tmp_path / "dense.pth")]
+    dense_cfg = model_zoo.get_config(str(tmp_path / "dense.yaml"), options)
+    model = build_model(dense_cfg).eval()
+    model.load_state_dict(dense)
+    (record, *_) = DatasetCatalog.get(dense_cfg.DATASETS.TRAIN[0])
+    image = DetrDatasetMapper(dense_cfg, is_train=False)(record)
+    with torch.inference_mode():
+        outputs = model.forward_outputs(model.preprocess_image([image]))
+        last = sparsify.sparse_config(dense_cfg, "sparse", 0.3)
+        encoder = build_model(last).encoder
+        names = {name: state[f"encoder.{name}"] for name in encoder.state_dict()}
+        encoder.load_state_dict(names)
+        shapes = outputs.tokens.spatial_shapes
+        predicted = encoder.shortcuts(1, outputs.tokens.features, shapes)
+    missed = (outputs.memory - outputs.tokens.features).norm()
+    assert (outputs.memory - predicted).norm() < 0.5 * missed
 
 
 def test_without_labels_the_detections_are_learned(dense, tmp_path, monkeypatch):

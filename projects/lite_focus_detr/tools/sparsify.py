@@ -6,20 +6,23 @@
 
 The detector of the configuration, with any host and weights of this project or published ones, gets
 the encoder. Everything stays as it was trained but what the encoder adds: the scores that select
-tokens, for lite and lite_focus also the small feed-forward part of the low levels. That is trained
-on ``DATASETS.TRAIN``, and with --fine-tune the whole detector afterwards; --without-labels takes
-the detections of the dense detector there for the ground truth. AP on ``DATASETS.TEST``
-before and after, and that of other keep ratios, goes to sparsify.md in the folder; the weights to
-model_final.pth in its folders ``added`` and ``fine_tuned``.
+tokens, for focus and sparse the shortcuts of the other tokens, for lite and lite_focus the small
+feed-forward part of the low levels. The shortcuts are fitted to the dense encoder in closed form;
+then all of that is trained on ``DATASETS.TRAIN``, and with --fine-tune the whole detector
+afterwards; --without-labels takes the detections of the dense detector there for the ground truth.
+AP on ``DATASETS.TEST`` before and after, and that of other keep ratios, goes to sparsify.md in the
+folder; the weights to model_final.pth in its folders ``added`` and ``fine_tuned``.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, default_argument_parser
 from detectron2.utils.logger import setup_logger
@@ -27,10 +30,14 @@ from torch import nn
 
 from .. import model_zoo
 from ..config import validate_config
+from ..data import DetrDatasetMapper
 from ..engine import DetrTrainer, prepare_run, user_errors
 from ..modeling import DetectionTransformer
+from ..modeling.encoder.deformable import DeformableEncoder
+from ..modeling.encoder.selective import SelectiveEncoder
+from ..modeling.encoder.shortcuts import fitting
 from .command_line import add_config_arguments, config_of, options_with_weights
-from .detected_labels import detect_labels
+from .detected_labels import detect_labels, training_records
 from .pareto import measure_budgets, table
 
 # Under ``python -m`` the name of this module is not its own.
@@ -42,11 +49,14 @@ ARCHITECTURES = {
     "lite": "LiteDETR",
     "lite_focus": "LiteFocusDETR",
 }
+WITH_SHORTCUTS = ("focus", "sparse")
 KEEP_RATIOS = (0.1, 0.2, 0.3, 0.5, 1.0)
 #: Of detections in place of labels.
 LEAST_SCORE = 0.3
 #: Modules that an encoder adds to the dense one.
-ADDED = ("scorer", "linear12", "linear22", "norm22", "aux_heads")
+ADDED = ("scorer", "shortcuts", "linear12", "linear22", "norm22", "aux_heads")
+#: Training images that shortcuts are fitted to.
+FITTED_IMAGES = 100
 #: Learning rate of the fine-tuning, of which the dense weights have had much, relative to BASE_LR.
 FINE_TUNING_RATE = 0.1
 
@@ -129,6 +139,7 @@ def sparse_config(cfg: CfgNode, encoder: str, keep_ratio: float) -> CfgNode:
     model.FOCUS.OBJECT_TOKENS = model.LITE_FOCUS.OBJECT_TOKENS = 0
     model.SPARSE.KEEP_RATIO = float(keep_ratio)
     model.SPARSE.OBJECT_TOKENS, model.SPARSE.AUX_HEADS = 0, False
+    model.FOCUS.SHORTCUTS = model.SPARSE.SHORTCUTS = encoder in WITH_SHORTCUTS
     validate_config(cfg)
     return cfg
 
@@ -145,14 +156,34 @@ def stage_config(cfg: CfgNode, folder: Path, iterations: int, rate: float) -> Cf
     return cfg
 
 
-def train(trainer_class: type[DetrTrainer], cfg: CfgNode) -> tuple[DetectionTransformer, float]:
-    """Train, or go on with, one of the two trainings; returns the detector and its AP."""
+def fit_shortcuts(cfg: CfgNode, dense: DetectionTransformer, model: DetectionTransformer) -> None:
+    """Fit the shortcuts of a detector, in place, to what a dense one does to training images."""
+    dense.eval()
+    mapper = DetrDatasetMapper(cfg, is_train=False)
+    records = itertools.islice(training_records(cfg), FITTED_IMAGES)
+    encoder, selective = dense.encoder, model.encoder
+    assert isinstance(encoder, DeformableEncoder)
+    assert isinstance(selective, SelectiveEncoder)
+    assert selective.shortcuts is not None
+    with fitting(list(encoder.layers), selective.shortcuts), torch.inference_mode():
+        for record in records:
+            dense([mapper(record)])
+
+
+def train(
+    trainer_class: type[DetrTrainer], cfg: CfgNode, dense: DetectionTransformer | None = None
+) -> tuple[DetectionTransformer, float]:
+    """Train, or go on with, one of the two trainings; returns the detector and its AP. Shortcuts
+    are fitted to the ``dense`` detector before the first iteration."""
     with user_errors():
         prepare_run(cfg, default_argument_parser().parse_args([]))
         trainer = trainer_class(cfg)
-        trainer.resume_or_load(resume=trainer.checkpointer.has_checkpoint())
-    trainer.train()
+        resume = trainer.checkpointer.has_checkpoint()
+        trainer.resume_or_load(resume=resume)
     model: DetectionTransformer = trainer.checkpointer.model
+    if dense is not None and not resume:
+        fit_shortcuts(cfg, dense, model)
+    trainer.train()
     return model, float(DetrTrainer.test(cfg, model)["bbox"]["AP"])
 
 
@@ -174,7 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.without_labels:
         cfg = detect_labels(cfg, dense, output, LEAST_SCORE)
     model, ap = train(
-        AddedPartsTrainer, stage_config(cfg, output / "added", args.iterations, rate=1.0)
+        AddedPartsTrainer,
+        stage_config(cfg, output / "added", args.iterations, rate=1.0),
+        dense if args.encoder in WITH_SHORTCUTS else None,
     )
     rows.append(f"{args.encoder}, {args.iterations} iterations of what it adds: {ap:.1f} AP")
     if args.fine_tune:

@@ -71,12 +71,17 @@ class FocusEncoder(ForegroundSupervised, SelectiveEncoder):
         # They have the highest product of class and foreground score, before (logit, release) or
         # after (probability, paper eq. 3) the sigmoid. Two negative logits have a high product.
         focus.OBJECT_SCORE = "logit"
+        # Tokens that no layer updates are given a linear prediction of what the layers would have
+        # made of them, which sparsify fits to a dense encoder; with VALUE updated.
+        focus.SHORTCUTS = False
 
     @staticmethod
     def validate_config(cfg: CfgNode) -> None:
         """See :meth:`Encoder.validate_config`."""
         require_keep_ratios("MODEL.FOCUS.KEEP_RATIOS", cfg.MODEL.FOCUS.KEEP_RATIOS)
         ForegroundSupervised.validate_config(cfg)
+        if cfg.MODEL.FOCUS.SHORTCUTS and cfg.MODEL.FOCUS.VALUE != "updated":
+            raise ValueError("MODEL.FOCUS.SHORTCUTS needs MODEL.FOCUS.VALUE updated, not frozen")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -85,6 +90,7 @@ class FocusEncoder(ForegroundSupervised, SelectiveEncoder):
         layers = [EncoderLayer(cfg) for _ in focus.KEEP_RATIOS]
         objects = ObjectRule(count=focus.OBJECT_TOKENS, score=focus.OBJECT_SCORE)
         options = {"value": focus.VALUE, "modulation": focus.MODULATION}
+        options["shortcuts"] = focus.SHORTCUTS
         parts = build_selective_parts(cfg, layers, focus.KEEP_RATIOS, objects, **options)
         rule = ForegroundRule.from_config(cfg)
         return {"parts": parts, "rule": rule, "loss_weight": focus.LOSS_WEIGHT}

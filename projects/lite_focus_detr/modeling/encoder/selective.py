@@ -14,6 +14,7 @@ from ..transformer_layer import run_layer
 from .base import Encoder
 from .dual_attention import DualAttention, ObjectRule
 from .layer import EncoderLayer
+from .shortcuts import LinearShortcuts
 from .token_scorer import TokenScorer, score_tokens
 from .token_selection import budget_mask, token_budgets, tokens_per_layer, topk_tokens
 
@@ -38,12 +39,15 @@ class SelectiveParts(NamedTuple):
     dual_attention: Sequence[DualAttention]  #: one for each of the ratios; empty: none
     keep_ratios: Sequence[float]  #: shares of an image's tokens; in (0, 1], not rising
     settings: SelectionSettings
+    shortcuts: LinearShortcuts | None  #: of the other tokens; None: they keep their features
 
 
 class SelectiveEncoder(Encoder):
-    """Score all tokens once, then update the best in every layer; the others keep their features.
+    """Score all tokens once, then update the best in every layer.
 
-    The tokens of each layer are the best of those of the layer before, so one sort serves all.
+    The tokens of each layer are the best of those of the layer before, so one sort serves all. The
+    others keep the features of their last update, without one those of the neck or, if there are
+    shortcuts, what these predict.
     """
 
     needs_proposal_head = True
@@ -62,13 +66,14 @@ class SelectiveEncoder(Encoder):
         self.dual_attention = nn.ModuleList(parts.dual_attention)
         self.keep_ratios = parts.keep_ratios
         self.settings = parts.settings
+        self.shortcuts = parts.shortcuts
 
     def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """Encode ``tokens``; ``proposal_head`` scores them."""
         assert proposal_head is not None
         scores, ranking, trace = self.rank_tokens(tokens, proposal_head)
         initial = active = gather_queries(ranking, tokens)
-        memory = tokens.features
+        memory, latest = tokens.features, initial.features
         counts = tokens_per_layer(max(trace.budgets), self.keep_ratios)
         checkpointing = self.settings.gradient_checkpointing
         for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
@@ -82,16 +87,21 @@ class SelectiveEncoder(Encoder):
             if not self.carries_fillers:
                 features = kept.keep_fillers(features, initial.features[:, :count])
             active = active._replace(features=features)
+            latest = torch.cat((features, latest[:, count:]), 1)
             if self.settings.value == "updated":
-                memory = kept.scatter(memory, features)
+                memory = ranking.scatter(self.skip_layers(tokens, index), latest)
             trace.kept.append(kept)
             trace.features.append(features)
         if self.settings.value == "frozen":
-            # Of each layer the tokens that no later one updates, the last layer's first.
-            final = zip(trace.features, [*counts[1:], 0], strict=True)
-            updated = [features[:, start:] for features, start in final]
-            memory = ranking.scatter(memory, torch.cat(updated[::-1], 1))
+            memory = ranking.scatter(self.skip_layers(tokens, len(self.layers) - 1), latest)
         return EncoderOutput(memory, trace)
+
+    def skip_layers(self, tokens: FeatureTokens, last: int) -> Tensor:
+        """Features (B, S, C) after the layers up to the ``last`` of tokens that skip all."""
+        if self.shortcuts is None:
+            return tokens.features
+        skipped: Tensor = self.shortcuts(last, tokens.features, tokens.spatial_shapes)
+        return skipped
 
     def rank_tokens(
         self, tokens: FeatureTokens, proposal_head: TokenHead
@@ -137,6 +147,7 @@ def build_selective_parts(
     *,
     value: Source,
     modulation: str,
+    shortcuts: bool = False,
 ) -> SelectiveParts:
     """The parts of a selective encoder from ``MODEL.DETR`` and its own settings; there is a dual
     attention for each of the ``keep_ratios``."""
@@ -148,4 +159,8 @@ def build_selective_parts(
     sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": detr.ENCODER.DROPOUT}
     num_dual = len(keep_ratios) if objects.count else 0
     dual_attention = [DualAttention(**sizes) for _ in range(num_dual)]
-    return SelectiveParts(layers, scorer, dual_attention, list(keep_ratios), settings)
+    skipping = None
+    if shortcuts:
+        counts = {"num_layers": len(layers), "num_levels": detr.NUM_LEVELS}
+        skipping = LinearShortcuts(embed_dim=embed_dim, **counts)
+    return SelectiveParts(layers, scorer, dual_attention, list(keep_ratios), settings, skipping)

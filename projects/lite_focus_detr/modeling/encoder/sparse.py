@@ -56,6 +56,8 @@ class SparseEncoder(SelectiveEncoder):
         sparse.OBJECT_TOKENS = 0
         # As in MODEL.FOCUS.
         sparse.OBJECT_SCORE = "logit"
+        # Likewise.
+        sparse.SHORTCUTS = False
 
     @staticmethod
     def validate_config(cfg: CfgNode) -> None:
@@ -80,7 +82,7 @@ class SparseEncoder(SelectiveEncoder):
         ratios = [sparse.KEEP_RATIO] * num_layers
         layers = [EncoderLayer(cfg) for _ in ratios]
         objects = ObjectRule(count=sparse.OBJECT_TOKENS, score=sparse.OBJECT_SCORE)
-        options = {"value": "updated", "modulation": "joint"}
+        options = {"value": "updated", "modulation": "joint", "shortcuts": sparse.SHORTCUTS}
         parts = build_selective_parts(cfg, layers, ratios, objects, **options)
         return {"parts": parts, "aux_heads": aux_heads, "loss_weight": sparse.LOSS_WEIGHT}
 
