@@ -49,6 +49,18 @@ def test_maps_of_timm_models_have_channels_first_and_the_axes_of_the_image(tiny_
         assert maps[level].shape == (1, shape.channels, 64 // stride, 96 // stride)
 
 
+def test_images_are_padded_to_whole_patches(tiny_config):
+    cfg = tiny_config("dino", IN_FEATURES=["res3", "res5"])
+    cfg.MODEL.TIMM.NAME = "swin_tiny_patch4_window7_224"
+    backbone, x = build_backbone(cfg).eval(), torch.randn(1, 3, 61, 98)
+    padded = torch.zeros(1, 3, 64, 100)
+    padded[..., :61, :98] = x
+    for name, found in backbone(x).items():
+        torch.testing.assert_close(
+            found, backbone.model(padded)[name == "res5"].permute(0, 3, 1, 2)
+        )
+
+
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_weights_of_timm_are_taken_if_asked_for(tiny_config, monkeypatch, pretrained):
     asked, create_model = [], timm.create_model

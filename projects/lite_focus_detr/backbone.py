@@ -7,6 +7,10 @@ from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, SwinTransformer
 from torch import Tensor
+from torch.nn import functional
+
+#: What timm's models raise for images that they do not take.
+_ERRORS = (RuntimeError, AttributeError, AssertionError)
 
 
 @BACKBONE_REGISTRY.register()
@@ -56,10 +60,16 @@ class TimmBackbone(Backbone):
             # Some models take images of one size only.
             model(torch.zeros(1, in_channels, 160, 96))
             strides = model.feature_info.reduction()
-        except (RuntimeError, AttributeError, AssertionError) as error:
+        except _ERRORS as error:
             raise ValueError(
                 f"MODEL.TIMM.NAME {name!r} gives no feature maps of images of any size: {error}"
             ) from error
+        #: Sides of what the model takes are multiples of this: some need whole patches.
+        self.divisor = 1
+        try:
+            model(torch.zeros(1, in_channels, 161, 97))
+        except _ERRORS:
+            self.divisor = int(strides[0])
         # Stride 2 ** n is res{n}, as in detectron2's ResNets.
         indices = _positions(out_features, [f"res{stride.bit_length() - 1}" for stride in strides])
         self.model = timm.create_model(name, pretrained=pretrained, out_indices=indices, **options)
@@ -71,6 +81,9 @@ class TimmBackbone(Backbone):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Maps (B, C, H, W) by name."""
+        if self.divisor > 1:
+            height, width = x.shape[2:]
+            x = functional.pad(x, (0, -width % self.divisor, 0, -height % self.divisor))
         maps = self.model(x)
         if self.channels_last:
             maps = [level.permute(0, 3, 1, 2) for level in maps]

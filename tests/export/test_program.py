@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 
 from lite_focus_detr import ops
+from lite_focus_detr.export import export_program
 
 from .conftest import QUICK_CONFIGS
 
@@ -52,3 +54,15 @@ def test_the_mode_of_the_model_stays(trace):
     detector, _, _ = trace("dino_shapes")
     assert not detector.model.training
     assert torch.backends.mha.get_fastpath_enabled()
+
+
+@pytest.mark.parametrize("name", ["build_timm_backbone", "build_swin_backbone"])
+def test_swin_transformers_are_refused(tiny_config, name):
+    maps = ["res3", "res5"] if name == "build_timm_backbone" else ["p1", "p3"]
+    cfg = tiny_config("dino", IN_FEATURES=maps)
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.TIMM.NAME = name, "swin_tiny_patch4_window7_224"
+    cfg.MODEL.SWIN.EMBED_DIM, cfg.MODEL.SWIN.NUM_HEADS = 12, [1, 2, 4, 8]
+    with pytest.raises(
+        ValueError, match=r"the backbone has a \w*Swin\w*, which cannot be exported"
+    ):
+        export_program(build_model(cfg))

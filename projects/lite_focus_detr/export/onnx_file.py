@@ -64,8 +64,8 @@ def export_onnx(
         the comparison of each batch.
 
     Raises:
-        ValueError: the file would not be right, a package is missing, or the native operators are
-            needed and not there.
+        ValueError: the file would not be right, the backbone is a Swin Transformer, a package is
+            missing, or the native operators are needed and not there.
     """
     require_packages(*(["onnxruntime_extensions"] if dialect == "native" else []))
     from .conversion import convert_program

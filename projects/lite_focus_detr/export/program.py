@@ -25,8 +25,12 @@ def export_program(
 
     Returns:
         the program, for images with sides of at least two cells of the coarsest level.
+
+    Raises:
+        ValueError: the backbone is a Swin Transformer, whose windows are not traced for all sizes.
     """
     image_input = image_input or ImageInput()
+    _require_traceable(model)
     detector = TensorDetector(model, image_input)
     smallest = detector.smallest_side
     # All sizes differ, so that none is taken for another. All maps have odd sides: compilers take
@@ -52,6 +56,16 @@ def export_program(
         model.train(training)
     _remove_assumptions(program)
     return program
+
+
+def _require_traceable(model: DetectionTransformer) -> None:
+    names = sorted({type(module).__name__ for module in model.backbone.modules()})
+    windowed = [name for name in names if "swin" in name.lower()]
+    if windowed:
+        raise ValueError(
+            f"the backbone has a {windowed[0]}, which cannot be exported: the padding of its "
+            "windows depends on the size of the image; take a detector with another backbone"
+        )
 
 
 def _remove_assumptions(program: ExportedProgram) -> None:
