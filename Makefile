@@ -4,7 +4,7 @@
 # make test   all tests
 # make test-all  the tests, and every encoder on every family exported in every dialect
 # make lint   ruff, mypy --strict, clang-format
-# make asan   the kernels for the CPU under the address and undefined behaviour sanitizers
+# make asan   the kernels under the address and undefined behaviour sanitizers, CUDA's emulated
 # make tsan   their threads under the thread sanitizer
 # make wheel  dist/: one wheel for every Python, with the kernels for the CPU; it needs no compiler
 # make wheel-cuda  dist/cuda/: the same with the kernels for the CUDA of this PyTorch
@@ -62,7 +62,7 @@ lint: dev
 	$(PY) -m mypy --strict
 	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS) tests/ops/cuda_emulation/* dev/thread_sanitizer/run.cpp
 
-asan: env
+asan: dev
 	dev/sanitize_operators.sh asan $(PY)
 
 tsan:

@@ -5,9 +5,10 @@
 #     dev/sanitize_operators.sh tsan
 #
 # asan: addresses and undefined behaviour. The kernels are built once more in build/asan, with checks
-# instead of optimisations, and dev/fuzz_operators.py runs on them. The library in the checkout is not
-# touched. LITE_FOCUS_PORTABLE leaves out AVX2 and AVX-512: the templates are the same, compiling them
-# takes minutes each.
+# instead of optimisations, and dev/fuzz_operators.py runs on them; then the kernels for CUDA run so in
+# their emulation, where there are headers of CUDA. The library in the checkout is not touched.
+# LITE_FOCUS_PORTABLE leaves out AVX2 and AVX-512: the templates are the same, compiling them takes
+# minutes each.
 #
 # tsan: races. dev/thread_sanitizer/run.cpp calls the operators from threads that start threads. It
 # has no PyTorch, because the sanitizer knows nothing of the threads of an OpenMP library that was
@@ -66,3 +67,8 @@ assert b"__ubsan_handle" in library.read_bytes(), f"{library} has no checks"
 CHECK
 
 LD_PRELOAD=$preload "$PYTHON" dev/fuzz_operators.py --problems "${PROBLEMS:-2000}"
+
+# What takes longest has no code of its own.
+LITE_FOCUS_DETR_EMULATION_FLAGS="-O0 -g1 -w $flags" OMP_NUM_THREADS=1 LD_PRELOAD=$preload \
+  "$PYTHON" -m pytest -q -x -p no:cacheprovider tests/ops/test_cuda_emulation.py \
+  -k "${EMULATION_TESTS:-not (100_orders or half_precision or not_finite or pixels_of)}"

@@ -307,8 +307,9 @@ struct Kept {
   using PointFactors = Factors<typename Traits::Real, kScores>;
   static constexpr size_t kBytes =
       sizeof(Point<Traits>) + (kScores == Scores::kGiven ? 0 : sizeof(PointFactors));  // of a point
-  // Of a group with the points of a fast path.
+  // Of a group with the points of a fast path; some bytes at the end are free.
   static constexpr size_t kStride = bytes_of_group(kBytes, kTilePoints);
+  static_assert(kStride >= kBytes * kTilePoints + sizeof(int));
 
   Point<Traits>* points;
   PointFactors* factors;
@@ -327,6 +328,7 @@ struct Scratch {
   using Pair = Packet<Real, 2>;
   static constexpr int kOwn = Traits::kFast ? 0 : 2;  // arrays of OwnNumbers
   static constexpr size_t kBytes = sizeof(Dots) + sizeof(Pair) + kOwn * sizeof(Real);  // of a point
+  static_assert(kBytes * (Traits::kFast ? Traits::kPoints : 1) % 16 == 0);
 
   Dots* dots;  // of the gradient with the corners of the value, of the query with those of the key
   Pair* positions;  // gradients
@@ -635,7 +637,7 @@ __global__ void __launch_bounds__(Traits::kBackwardThreads, kBackwardBlocks<Trai
     const size_t bytes = bytes_of_group(Memory::kBytes + Scratch<Traits, kScores>::kBytes, count);
     char* own = memory + threadIdx.x / Traits::kLanes * bytes;
     const Memory kept(own, count);
-    Scratch<Traits, kScores> scratch(own + Memory::kBytes * count, count);
+    Scratch<Traits, kScores> scratch(own + (Memory::kBytes * count + 15) / 16 * 16, count);
     differentiate_points<Traits, kScores>(item, kept, scratch);
     if (kScores != Scores::kGiven || terms == Terms::kAdded) {
       sum_terms<Traits, kScores>(item, kept, item.exists && terms == Terms::kAdded);
@@ -676,7 +678,11 @@ __global__ void __launch_bounds__(Traits::kBackwardThreads, kBackwardBlocks<Trai
   }
   __syncthreads();
 
-  auto& lists = *reinterpret_cast<CornerLists*>(rest);  // in place of the scratch
+  // In place of the scratch. The number of lists takes the room behind the first query's points:
+  // with four bytes more two blocks would not fit into the 100 KB of compute capability 8.6
+  // and 8.9.
+  const CornerLists lists{reinterpret_cast<unsigned*>(rest),
+                          reinterpret_cast<int*>(memory + Memory::kStride) - 1};
   const auto corner_at = [&](unsigned corner) -> Corner<Traits>& {
     char* place = memory + Memory::kStride * (corner / kCornersOfQuery);
     return reinterpret_cast<Corner<Traits>*>(place)[corner % kCornersOfQuery];
@@ -692,7 +698,9 @@ __global__ void __launch_bounds__(Traits::kBackwardThreads, kBackwardBlocks<Trai
   Real* grad_value = static_cast<Real*>(problem.grad_value) + first;
   Real* grad_key = static_cast<Real*>(problem.grad_key) + first;
   make_global(grad_output);
-  make_global(queries);
+  if constexpr (!kGiven) {
+    make_global(queries);
+  }
   const unsigned row_stride = static_cast<unsigned>(problem.heads) * Traits::kChannels;
   Real value_sum[kVector];
   Real key_sum[kVector];

@@ -126,8 +126,8 @@ bool launch_tiles(const Problem& problem, size_t available, cudaStream_t stream,
   const QueryGrid grid = find_grid(problem, kTileQueries / kTileWidth);
   const size_t scratch = Traits::kBackwardThreads / Traits::kLanes *
                          bytes_of_group(Scratch<Traits, kScores>::kBytes, kTilePoints);
-  const size_t bytes =
-      Kept<Traits, kScores>::kStride * kTileQueries + std::max(scratch, sizeof(CornerLists));
+  const size_t bytes = Kept<Traits, kScores>::kStride * kTileQueries +
+                       std::max(scratch, kTileCorners * sizeof(unsigned));
   int64_t widest = 0;
   for (int l = 0; l < problem.levels; ++l) {
     widest = std::max<int64_t>(widest, problem.level[l].width);

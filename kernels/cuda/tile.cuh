@@ -121,20 +121,20 @@ struct Tile {
 // The corners of a tile by token. A corner links to the next one with the same token; a word holds
 // a token and its first corner. The words are an open hash table, and without gaps afterwards.
 struct CornerLists {
-  unsigned word[kTileCorners];
-  int count;
+  unsigned* word;  // kTileCorners, in shared memory like the next one
+  int* count;      // of words without gaps
 
   static __device__ __forceinline__ unsigned token_of(unsigned word) { return word >> kCornerBits; }
   static __device__ __forceinline__ unsigned first_of(unsigned word) { return word % kTileCorners; }
 
   // Tokens that follow each other, as those of a small map do, would fill slots that follow each
   // other, and every search would go through all of them.
-  static __device__ __forceinline__ unsigned first_slot(unsigned token) {
+  static LITE_FOCUS_INLINE unsigned first_slot(unsigned token) {
     return token * 2654435761u >> (32 - kCornerBits);
   }
 
   // Returns the corner that was the first one with this token, or kEnd.
-  __device__ __forceinline__ unsigned insert(unsigned token, unsigned corner) {
+  __device__ __forceinline__ unsigned insert(unsigned token, unsigned corner) const {
     const unsigned own = token << kCornerBits | corner;
     for (unsigned slot = first_slot(token);; slot = (slot + 1) % kTileCorners) {
       // Other threads write to it at the same time.
@@ -152,12 +152,12 @@ struct CornerLists {
   // By all kThreads threads of the block. corner_at(i) is the i-th corner, whose token makes room
   // for its link.
   template <int kThreads, typename CornerAt>
-  __device__ __forceinline__ void build(const Tile& tile, CornerAt corner_at) {
+  __device__ __forceinline__ void build(const Tile& tile, CornerAt corner_at) const {
     for (unsigned i = threadIdx.x; i < kTileCorners; i += kThreads) {
       word[i] = kFree;
     }
     if (threadIdx.x == 0) {
-      count = 0;
+      *count = 0;
     }
     __syncthreads();
     for (unsigned i = threadIdx.x; i < kTileCorners; i += kThreads) {
@@ -172,7 +172,7 @@ struct CornerLists {
   }
 
   template <int kThreads>
-  __device__ __forceinline__ void remove_gaps() {
+  __device__ __forceinline__ void remove_gaps() const {
     constexpr int kOwn = kTileCorners / kThreads;
     unsigned own[kOwn];
     int used = 0;
@@ -182,7 +182,7 @@ struct CornerLists {
       used += own[i] != kFree;
     }
     __syncthreads();
-    int target = atomicAdd(&count, used);
+    int target = atomicAdd(count, used);
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
       if (own[i] != kFree) {
@@ -197,7 +197,7 @@ struct CornerLists {
   template <int kGroups, typename Start, typename Add, typename Store>
   __device__ __forceinline__ void for_lists(unsigned group, Start start, Add add,
                                             Store store) const {
-    for (unsigned i = group; i < static_cast<unsigned>(count); i += kGroups) {
+    for (unsigned i = group; i < static_cast<unsigned>(*count); i += kGroups) {
       const unsigned first = word[i];
       start();
       for (unsigned corner = first_of(first); corner != kEnd;) {

@@ -55,9 +55,9 @@ __device__ __forceinline__ float reciprocal(float x) {
 #endif
 }
 
-// kCount values in one access of up to 128 bits.
+// kCount values in accesses of up to 128 bits.
 template <typename T, int kCount>
-struct alignas(sizeof(T) * kCount) Packet {
+struct alignas(sizeof(T) * kCount < 16 ? sizeof(T) * kCount : 16) Packet {
   T item[kCount];
 };
 

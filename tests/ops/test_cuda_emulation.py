@@ -81,6 +81,8 @@ def library(tmp_path_factory):
     libraries = [f"-L{folder}" for folder in cpp_extension.library_paths()]
     command = [compiler, "-O1", "-std=c++17", "-fPIC", "-shared", "-fvisibility=hidden"]
     command += ["-DTORCH_TARGET_VERSION=0x020a000000000000", *(f"-I{path}" for path in folders)]
+    # dev/sanitize_operators.sh has some.
+    command += os.environ.get("LITE_FOCUS_DETR_EMULATION_FLAGS", "").split()
     command += [str(source), "-o", str(target), *libraries, "-ltorch_cpu"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -295,6 +297,25 @@ def test_a_tile_adds_to_each_pixel_once(make_inputs, emulated, levels):
     assert emulated.take_atomic_additions() == 32 * lines_of_tiles(inputs, levels)
     run(ops, "key_aware", inputs)
     assert emulated.take_atomic_additions() == 2 * 32 * lines_of_tiles(inputs, levels)
+
+
+@pytest.mark.parametrize("points", ["dense", "uniform"])
+def test_tokens_of_a_tile_are_found_soon(emulated, points):
+    # About two thirds of the 4,096 slots are taken.
+    tokens = torch.arange(5000, 7800)
+    if points == "uniform":
+        generator = torch.Generator().manual_seed(0)
+        sizes, starts = (16700, 4200, 1050, 273), (0, 16700, 20900, 21950)
+        tokens = torch.cat(
+            [
+                start + torch.randint(size, (1024,), generator=generator)
+                for size, start in zip(sizes, starts, strict=True)
+            ]
+        )
+    tokens = tokens.int().contiguous()
+    # A table that starts at the token modulo its size would search more than 1,000 of the second.
+    longest = emulated.longest_search(ctypes.c_void_p(tokens.data_ptr()), tokens.numel())
+    assert longest <= (3 if points == "dense" else 40)
 
 
 @pytest.mark.parametrize("name", NAMES)

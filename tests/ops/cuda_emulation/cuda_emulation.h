@@ -54,7 +54,11 @@ alignas(64) char memory[kSharedBytes + kGuardBytes];
 namespace emulation {
 
 constexpr unsigned kWarpSize = 32;
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t kStackBytes = 256 * 1024;
+#else
 constexpr size_t kStackBytes = 64 * 1024;
+#endif
 
 // Additions of single numbers to global memory.
 inline int64_t atomic_additions = 0;

@@ -36,6 +36,23 @@ extern "C" __attribute__((visibility("default"))) void set_shared_bytes(int byte
   emulation::shared_bytes_of_device = bytes;
 }
 
+// The most slots of a tile's table that are looked at until a token is found or has found a place.
+extern "C" __attribute__((visibility("default"))) int longest_search(const int* tokens, int count) {
+  using namespace lite_focus;
+  std::vector<int> table(kTileCorners, -1);
+  int longest = 0;
+  for (int i = 0; i < count; ++i) {
+    unsigned slot = CornerLists::first_slot(unsigned(tokens[i]));
+    int steps = 1;
+    for (; table[slot] != -1 && table[slot] != tokens[i]; ++steps) {
+      slot = (slot + 1) % kTileCorners;
+    }
+    table[slot] = tokens[i];
+    longest = std::max(longest, steps);
+  }
+  return longest;
+}
+
 STABLE_TORCH_LIBRARY_IMPL(lite_focus_detr_emulation, CPU, library) {
   using lite_focus::EmulatedBackend;
   library.impl("ms_deform_attn", TORCH_BOX(&lite_focus::ms_deform_attn_op<EmulatedBackend>));

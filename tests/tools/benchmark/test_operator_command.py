@@ -1,5 +1,8 @@
 """The command that measures the operators."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -32,7 +35,7 @@ def test_the_table_names_times_ratios_and_memory(capsys):
 
 def test_a_gpu_that_is_not_there_is_an_error_of_one_line(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ValueError, match="--device cuda: PyTorch sees no GPU"):
+    with pytest.raises(SystemExit, match="--device cuda: PyTorch sees no GPU"):
         main(["op", "--device", "cuda"])
 
 
@@ -45,3 +48,13 @@ def test_a_gpu_is_measured_with_graphs(monkeypatch):
     monkeypatch.setattr(cuda_operators, "run", lambda *arguments: calls.append(arguments))
     main(["op", "--device", "cuda", "--dtype", "bfloat16", "--rounds", "3"])
     assert calls == [(["encoder", "decoder"], torch.device("cuda"), "bfloat16", 3)]
+
+
+def test_the_operators_are_measured_without_detectron2():
+    code = "import sys; sys.modules['detectron2'] = None\n"
+    code += "from lite_focus_detr.tools.benchmark.__main__ import main; main(sys.argv[1:])"
+    for option in ("--help", "--device=tpu"):
+        command = [sys.executable, "-c", code, "op", option]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert "--device {cpu,cuda}" in result.stdout + result.stderr
+        assert "detectron2" not in result.stderr

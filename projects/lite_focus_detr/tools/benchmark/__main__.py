@@ -10,19 +10,21 @@ lite-focus-detr benchmark accelerate  models of transformers
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
 from collections.abc import Sequence
 
 import torch
 
-from . import acceleration, encoders, layer, models, operator_command
 from .measure import processor
 
+# The module of a command is imported for it: the operators need no detectron2.
 _COMMANDS = {
-    "op": operator_command,
-    "encoder": encoders,
-    "layer": layer,
-    "model": models,
-    "accelerate": acceleration,
+    "op": "operator_command",
+    "encoder": "encoders",
+    "layer": "layer",
+    "model": "models",
+    "accelerate": "acceleration",
 }
 
 
@@ -34,7 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, module in _COMMANDS.items():
+    given = sys.argv[1:] if arguments is None else [*arguments]
+    for name, module_name in _COMMANDS.items():
+        if given[:1] != [name]:
+            commands.add_parser(name)
+            continue
+        module = importlib.import_module(f".{module_name}", __package__)
         command = commands.add_parser(
             name,
             description=module.__doc__,
@@ -48,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         module.add_arguments(command)
         command.set_defaults(run=module.run)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(given)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     print(f"{processor()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}")

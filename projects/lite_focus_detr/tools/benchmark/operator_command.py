@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     available = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device in [args.device] if args.device else available:
         if device not in available:
-            raise ValueError("--device cuda: PyTorch sees no GPU")
+            raise SystemExit("--device cuda: PyTorch sees no GPU")
         print(
             f"{device}, {args.dtype}, {ops.backend(device)} operators, "
             f"{torch.get_num_threads()} threads, median of {args.rounds} interleaved rounds"
