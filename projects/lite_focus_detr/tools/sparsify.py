@@ -31,7 +31,7 @@ from torch import nn
 from .. import model_zoo
 from ..config import validate_config
 from ..data import DetrDatasetMapper
-from ..engine import DetrTrainer, prepare_run, user_errors
+from ..engine import BudgetHook, DetrTrainer, prepare_run, user_errors
 from ..modeling import DetectionTransformer
 from ..modeling.encoder.deformable import DeformableEncoder
 from ..modeling.encoder.selective import SelectiveEncoder
@@ -54,7 +54,7 @@ KEEP_RATIOS = (0.1, 0.2, 0.3, 0.5, 1.0)
 #: Of detections in place of labels.
 LEAST_SCORE = 0.3
 #: Modules that an encoder adds to the dense one.
-ADDED = ("scorer", "shortcuts", "linear12", "linear22", "norm22", "aux_heads")
+ADDED = ("scorer", "linear12", "linear22", "norm22", "aux_heads")
 #: Training images that shortcuts are fitted to.
 FITTED_IMAGES = 100
 #: Learning rate of the fine-tuning, of which the dense weights have had much, relative to BASE_LR.
@@ -96,7 +96,11 @@ class AddedPartsTrainer(DetrTrainer):
             for module in model.modules()
             if not any(p.requires_grad for p in module.parameters())
         ]
-        return [KeepEvaluation(frozen), *super().build_hooks()]
+        hooks = [KeepEvaluation(frozen), *super().build_hooks()]
+        if isinstance(model.encoder, SelectiveEncoder):
+            # With all tokens it is the dense detector, from which the scores learn.
+            hooks.insert(0, BudgetHook(model=model, smallest=1.0, largest=1.0))
+        return hooks
 
 
 def is_added(name: str, model: DetectionTransformer) -> bool:

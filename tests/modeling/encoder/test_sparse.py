@@ -31,9 +31,13 @@ def test_encoder_layers_but_the_last_predict_in_training_only(model, make_batch)
     assert model.encoder(tokens, model.proposal_head).predictions == ()
 
 
-def test_scores_learn_the_tokens_that_the_decoder_looks_at(model, make_batch):
+# As many as are configured, also where the training has another budget.
+@pytest.mark.parametrize("budget", [None, 1.0])
+def test_scores_learn_the_tokens_that_the_decoder_looks_at(model, make_batch, budget):
     images = model.preprocess_image(make_batch((1, 1)))
     tokens = model.build_tokens(images)
+    budgets = model.encoder(tokens, model.proposal_head).trace.budgets
+    model.set_budget(budget)
     outputs = model.forward_outputs(images, return_sampling=True)
     encoded, sampling = outputs.encoder, outputs.sampling
     loss = model.encoder.losses(encoded, tokens, None, sampling)["loss_dam"]
@@ -41,9 +45,9 @@ def test_scores_learn_the_tokens_that_the_decoder_looks_at(model, make_batch):
     logits = encoded.trace.foreground
     logits = torch.where(tokens.padding_mask, logits.min(), logits)
     total = torch.zeros(())
-    for image, budget in enumerate(encoded.trace.budgets):
+    for image, count in enumerate(budgets):
         scores = attention[image].masked_fill(tokens.padding_mask[image], -1)
-        best = set(scores.argsort(descending=True)[:budget].tolist())
+        best = set(scores.argsort(descending=True)[:count].tolist())
         for token, logit in enumerate(logits[image]):
             total = total + (1 + (-logit if token in best else logit).exp()).log()
     torch.testing.assert_close(loss, total / logits.numel())

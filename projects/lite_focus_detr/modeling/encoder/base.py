@@ -53,11 +53,16 @@ class Encoder(nn.Module):
         none by default. ``sampling`` is empty unless ``needs_sampling``."""
         return {}
 
+    @property
+    def configured_keep_ratios(self) -> Sequence[float]:
+        """Those of the configuration, whatever the budget is."""
+        return self._configured_keep_ratios or self.keep_ratios
+
     def set_budget(self, keep_ratio: float | None) -> None:
         """See :meth:`DetectionTransformer.set_budget`."""
         if not self.keep_ratios:
             raise ValueError(f"{type(self).__name__} updates all tokens and has no budget")
-        self._configured_keep_ratios = self._configured_keep_ratios or self.keep_ratios
+        self._configured_keep_ratios = self.configured_keep_ratios
         self.keep_ratios = self._configured_keep_ratios
         if keep_ratio is not None:
             self.keep_ratios = spread_keep_ratio(keep_ratio, self.keep_ratios)

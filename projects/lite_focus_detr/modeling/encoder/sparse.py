@@ -15,7 +15,7 @@ from .base import ENCODER_REGISTRY
 from .dual_attention import ObjectRule
 from .layer import EncoderLayer
 from .selective import SelectiveEncoder, SelectiveParts, build_selective_parts
-from .token_selection import topk_tokens
+from .token_selection import token_budgets, topk_tokens
 
 
 @ENCODER_REGISTRY.register()
@@ -109,7 +109,8 @@ class SparseEncoder(SelectiveEncoder):
         logits = torch.where(tokens.padding_mask, trace.foreground.min(), trace.foreground)
         attention = decoder_attention(sampling, tokens)
         attention = attention.masked_fill(tokens.padding_mask, -1.0)
-        most = topk_tokens(attention, max(trace.budgets), trace.budgets)
+        budgets = token_budgets(tokens.num_valid, self.configured_keep_ratios[0])
+        most = topk_tokens(attention, max(budgets), budgets)
         ones = torch.ones_like(most.indices)[..., None]
         target = most.scatter(torch.zeros_like(attention)[..., None], ones)[..., 0]
         loss = F.multilabel_soft_margin_loss(logits, target)
