@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from lite_focus_detr import model_zoo
+from lite_focus_detr.tools.benchmark import models
 from lite_focus_detr.tools.benchmark.__main__ import main
 from lite_focus_detr.tools.benchmark.contenders import Contender, detector_workload, make_inputs
 from lite_focus_detr.tools.benchmark.models import PARTS, Runs, run_rounds, table
@@ -50,6 +51,24 @@ def test_the_command_prints_a_table_for_a_readme(capsys, monkeypatch, options):
     assert titles.startswith("| model ")
     names = [row.split("|")[1].strip() for row in rows]
     assert set(names) == {"dino_shapes", "lite_dino_shapes"}
+
+
+def test_detectors_are_exported_in_the_dialects_to_compare(monkeypatch, tmp_path):
+    written = []
+    monkeypatch.setattr(
+        models, "export_onnx", lambda model, path, dialect: written.append((model, path, dialect))
+    )
+    configs = {"quick/dino_shapes": model_zoo.get_config("dino_shapes")}
+    paths = models.export_detectors(configs, ["standard", "native"], tmp_path)
+    names = ["dino_shapes_standard.onnx", "dino_shapes_native.onnx"]
+    assert paths == [str(tmp_path / name) for name in names]
+    assert [(path, dialect) for _, path, dialect in written] == [
+        (paths[0], "standard"),
+        (paths[1], "native"),
+    ]
+    # The same detector, so that only the dialect differs.
+    assert written[0][0] is written[1][0]
+    assert models.export_detectors(configs, [], tmp_path) == []
 
 
 def test_a_file_that_is_missing_is_named():

@@ -1,7 +1,8 @@
 """Whole detectors: seconds per image and by part, as they are, optimised and of other libraries.
 
     lite-focus-detr benchmark model [--config-file NAME_OR_PATH ...] \
-        [--image-size 480 800] [--onnx FILE ...] [--training] [--markdown] [--opts KEY VALUE ...]
+        [--image-size 480 800] [--export DIALECT ...] [--onnx FILE ...] [--training] \
+        [--markdown] [--opts KEY VALUE ...]
 
 Detectors have random weights and see one image of noise. Of each configuration run
 
@@ -10,8 +11,9 @@ Detectors have random weights and see one image of noise. Of each configuration 
 * "optimized": after ``optimize_for_inference``; likewise "bfloat16", where the processor has it,
   and "int8", on the CPU.
 
-Beside them run the files of ``export_model`` that --onnx names, in ONNX Runtime and, where it is
-installed, OpenVINO, and where transformers is installed its Deformable DETR. With --training a
+Beside them run the detectors exported in the dialects that --export names, such as ``standard``
+and ``native``, and the files of ``export_model`` that --onnx names, in ONNX Runtime and, where it
+is installed, OpenVINO, and where transformers is installed its Deformable DETR. With --training a
 training step, the forward pass with the losses of a few boxes and the backward pass, takes the
 place of inference.
 
@@ -25,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -33,14 +36,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from detectron2.config import CfgNode
 from tabulate import tabulate
 
 from ...analysis.latency import PartTimer
 from ...engine import user_errors
+from ...export.onnx_file import DIALECTS, Dialect, export_onnx
 from ...model_zoo import get_config
 from ..command_line import BASELINE
 from .contenders import Contender, Name, make_contenders
-from .encoders import add_detector_arguments, heading
+from .encoders import add_detector_arguments, build_detector, heading
 from .measure import kinds_of_operators, timed
 from .peak_memory import Workload, peak_memories
 
@@ -65,6 +70,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"may be repeated; default {BASELINE}",
     )
     parser.add_argument("--onnx", action="append", default=[], metavar="FILE", help="likewise")
+    parser.add_argument(
+        "--export",
+        nargs="+",
+        choices=DIALECTS,
+        default=[],
+        metavar="DIALECT",
+        help="export the detectors first, in these dialects, and run the files as well",
+    )
     parser.add_argument("--training", action="store_true", help="training steps")
     parser.add_argument("--markdown", action="store_true", help="a table for a README")
     add_detector_arguments(parser)
@@ -78,11 +91,32 @@ def run(args: argparse.Namespace) -> None:
         if missing := [path for path in args.onnx if not Path(path).is_file()]:
             raise ValueError(f"--onnx: there is no file {missing[0]}")
     kinds = kinds_of_operators(args.device, args.native_only)
-    options = (configs, kinds, args.onnx, args.image_size, args.device, args.training)
-    peaks = peak_memories(partial(make_workloads, *options), args.device)
-    measured = run_rounds(make_contenders(*options), args.rounds, args.device)
+    with tempfile.TemporaryDirectory() as folder:
+        with user_errors():
+            files = [*args.onnx, *export_detectors(configs, args.export, Path(folder))]
+        options = (configs, kinds, files, args.image_size, args.device, args.training)
+        peaks = peak_memories(partial(make_workloads, *options), args.device)
+        measured = run_rounds(make_contenders(*options), args.rounds, args.device)
     print(heading("Training step" if args.training else "Inference", args))
     print(table(measured, peaks, "github" if args.markdown else "simple"))
+
+
+def export_detectors(
+    configs: Mapping[str, CfgNode], dialects: Sequence[Dialect], folder: Path
+) -> list[str]:
+    """Write the detectors of configurations as ONNX files; returns their paths.
+
+    Raises:
+        ValueError: see :func:`export_onnx`.
+    """
+    files = []
+    for name, cfg in configs.items() if dialects else ():
+        model = build_detector(cfg, "cpu")
+        for dialect in dialects:
+            path = str(folder / f"{Path(name).name}_{dialect}.onnx")
+            export_onnx(model, path, dialect=dialect)
+            files.append(path)
+    return files
 
 
 def make_workloads(*options: Any) -> dict[Name, Workload]:
