@@ -195,7 +195,7 @@ def test_float64_results_are_exact(make_inputs, name):
     "name", ["fused", "fused_key_aware", "fused_shared_key", "fused_masked_shared"]
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("queries", QUERIES)
+@pytest.mark.parametrize("queries", ["all_pixels", "pixels_of_high_levels", "no_pixels"])
 def test_half_precision_is_as_good_as_the_reference(make_inputs, name, dtype, queries):
     sizes = ODD if queries == "no_pixels" else FAST
     inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **sizes)
@@ -399,7 +399,7 @@ def gradients_by_order(make_inputs, emulated, name, orders):
         yield torch.stack(gradients)
 
 
-@pytest.mark.parametrize("name", ["multi_scale", "key_aware", "fused_shared_key"])
+@pytest.mark.parametrize("name", ["multi_scale", "key_aware"])
 def test_deterministic_gradients_are_the_same_for_100_orders_of_the_blocks(
     make_inputs, emulated, deterministic, name
 ):
