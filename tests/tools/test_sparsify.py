@@ -8,6 +8,7 @@ from torch import nn
 
 from lite_focus_detr import model_zoo
 from lite_focus_detr.data import DetrDatasetMapper
+from lite_focus_detr.modeling.encoder.sparse import SparseEncoder
 from lite_focus_detr.tools import sparsify
 
 #: What each encoder adds to a dense detector with proposals.
@@ -102,6 +103,29 @@ def test_shortcuts_are_fitted_to_the_dense_encoder(dense, tmp_path):
         predicted = encoder.shortcuts(1, outputs.tokens.features, shapes)
     missed = (outputs.memory - outputs.tokens.features).norm()
     assert (outputs.memory - predicted).norm() < 0.5 * missed
+
+
+def test_the_dense_detector_is_where_it_starts(tiny_config):
+    cfg = tiny_config("dino")
+    dense = build_model(cfg)
+    model = build_model(sparsify.sparse_config(cfg, "lite", 0.3))
+    sparsify.start_from(dense, model, cfg)
+    for name, tensor in dense.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_scores_learn_from_a_decoder_that_sees_all_tokens_updated(dense, tmp_path, monkeypatch):
+    updated, losses = [], SparseEncoder.losses
+
+    def spy(self, output, tokens, targets, sampling):
+        updated.append((list(output.trace.budgets), tokens.num_valid))
+        return losses(self, output, tokens, targets, sampling)
+
+    monkeypatch.setattr(SparseEncoder, "losses", spy)
+    # Budgets of the fine-tuning do not count.
+    run(tmp_path, "sparse", "--opts", "SOLVER.KEEP_RATIO_RANGE", "[0.1, 0.6]")
+    assert len(updated) == 2
+    assert all(list(budgets) == list(counts) for budgets, counts in updated)
 
 
 def test_without_labels_the_detections_are_learned(dense, tmp_path, monkeypatch):

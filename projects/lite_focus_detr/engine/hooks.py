@@ -145,8 +145,8 @@ class BudgetHook(HookBase):
 
         Args:
             model: that is trained, without a wrapper for several processes.
-            smallest: keep ratio, in (0, 1).
-            largest: keep ratio, above it, at most 1.
+            smallest: keep ratio, in (0, 1].
+            largest: keep ratio, at least that, at most 1.
 
         Raises:
             ValueError: the encoder of the model updates all tokens.

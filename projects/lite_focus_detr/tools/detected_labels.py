@@ -37,7 +37,7 @@ def detect_labels(
     mapper = DetrDatasetMapper(cfg, is_train=False)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, record in enumerate(training_records(cfg), start=1):
+    for number, record in enumerate(_records(cfg), start=1):
         inputs = mapper(record)
         height, width = inputs["height"], inputs["width"]
         file = str(Path(record["file_name"]).absolute())
@@ -63,7 +63,6 @@ def detect_labels(
     return cfg
 
 
-def training_records(cfg: CfgNode) -> Iterator[dict[str, Any]]:
-    """Images of ``DATASETS.TRAIN`` with what is known of them."""
+def _records(cfg: CfgNode) -> Iterator[dict[str, Any]]:
     for name in cfg.DATASETS.TRAIN:
         yield from DatasetCatalog.get(name)

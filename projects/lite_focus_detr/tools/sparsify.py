@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,14 +31,14 @@ from torch import nn
 
 from .. import model_zoo
 from ..config import validate_config
-from ..data import DetrDatasetMapper
 from ..engine import BudgetHook, DetrTrainer, prepare_run, user_errors
 from ..modeling import DetectionTransformer
 from ..modeling.encoder.deformable import DeformableEncoder
 from ..modeling.encoder.selective import SelectiveEncoder
 from ..modeling.encoder.shortcuts import fitting
+from ..modeling.encoder.sparse import SparseEncoder
 from .command_line import add_config_arguments, config_of, options_with_weights
-from .detected_labels import detect_labels, training_records
+from .detected_labels import detect_labels
 from .pareto import measure_budgets, table
 
 # Under ``python -m`` the name of this module is not its own.
@@ -97,8 +98,8 @@ class AddedPartsTrainer(DetrTrainer):
             if not any(p.requires_grad for p in module.parameters())
         ]
         hooks = [KeepEvaluation(frozen), *super().build_hooks()]
-        if isinstance(model.encoder, SelectiveEncoder):
-            # With all tokens it is the dense detector, from which the scores learn.
+        if isinstance(model.encoder, SparseEncoder):
+            # With all tokens it is the dense detector, whose decoder the scores learn from.
             hooks.insert(0, BudgetHook(model=model, smallest=1.0, largest=1.0))
         return hooks
 
@@ -160,33 +161,36 @@ def stage_config(cfg: CfgNode, folder: Path, iterations: int, rate: float) -> Cf
     return cfg
 
 
-def fit_shortcuts(cfg: CfgNode, dense: DetectionTransformer, model: DetectionTransformer) -> None:
-    """Fit the shortcuts of a detector, in place, to what a dense one does to training images."""
-    dense.eval()
-    mapper = DetrDatasetMapper(cfg, is_train=False)
-    records = itertools.islice(training_records(cfg), FITTED_IMAGES)
+def start_from(dense: DetectionTransformer, model: DetectionTransformer, cfg: CfgNode) -> None:
+    """Give a detector the weights of a dense one, and fit its shortcuts, if it has any, to what
+    that does to ``FITTED_IMAGES`` of the training."""
+    model.load_state_dict(dense.state_dict(), strict=False)
     encoder, selective = dense.encoder, model.encoder
     assert isinstance(encoder, DeformableEncoder)
-    assert isinstance(selective, SelectiveEncoder)
-    assert selective.shortcuts is not None
+    if not isinstance(selective, SelectiveEncoder) or selective.shortcuts is None:
+        return
+    dense.eval()
+    batches = math.ceil(FITTED_IMAGES / cfg.SOLVER.IMS_PER_BATCH)
+    loader = itertools.islice(DetrTrainer.build_train_loader(cfg), batches)
     with fitting(list(encoder.layers), selective.shortcuts), torch.inference_mode():
-        for record in records:
-            dense([mapper(record)])
+        for batch in loader:
+            dense(batch)
+    logger.info("The shortcuts are fitted to %d batches of the training", batches)
 
 
 def train(
     trainer_class: type[DetrTrainer], cfg: CfgNode, dense: DetectionTransformer | None = None
 ) -> tuple[DetectionTransformer, float]:
-    """Train, or go on with, one of the two trainings; returns the detector and its AP. Shortcuts
-    are fitted to the ``dense`` detector before the first iteration."""
+    """Train, or go on with, one of the two trainings, which starts from ``MODEL.WEIGHTS`` or from
+    the ``dense`` detector; returns the detector and its AP."""
     with user_errors():
         prepare_run(cfg, default_argument_parser().parse_args([]))
         trainer = trainer_class(cfg)
         resume = trainer.checkpointer.has_checkpoint()
         trainer.resume_or_load(resume=resume)
-    model: DetectionTransformer = trainer.checkpointer.model
-    if dense is not None and not resume:
-        fit_shortcuts(cfg, dense, model)
+        model: DetectionTransformer = trainer.checkpointer.model
+        if dense is not None and not resume:
+            start_from(dense, model, cfg)
     trainer.train()
     return model, float(DetrTrainer.test(cfg, model)["bbox"]["AP"])
 
@@ -208,11 +212,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [f"dense: {float(DetrTrainer.test(dense_cfg, dense)['bbox']['AP']):.1f} AP"]
     if args.without_labels:
         cfg = detect_labels(cfg, dense, output, LEAST_SCORE)
-    model, ap = train(
-        AddedPartsTrainer,
-        stage_config(cfg, output / "added", args.iterations, rate=1.0),
-        dense if args.encoder in WITH_SHORTCUTS else None,
-    )
+    added_cfg = stage_config(cfg, output / "added", args.iterations, rate=1.0)
+    added_cfg.SOLVER.KEEP_RATIO_RANGE = []
+    model, ap = train(AddedPartsTrainer, added_cfg, dense)
     rows.append(f"{args.encoder}, {args.iterations} iterations of what it adds: {ap:.1f} AP")
     if args.fine_tune:
         fine_cfg = stage_config(cfg, output / "fine_tuned", args.fine_tune, FINE_TUNING_RATE)

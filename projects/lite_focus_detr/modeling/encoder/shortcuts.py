@@ -39,8 +39,8 @@ class LinearShortcuts(nn.Module):
     def forward(self, layer: int, features: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
         """Features (B, S, C) after the ``layer``, from 0, of ``features`` (B, S, C)."""
         levels = torch.split(features, [height * width for height, width in spatial_shapes], 1)
-        linears = self.linears[layer * self.num_levels :]
-        pairs = zip(linears, levels, strict=False)
+        first = layer * self.num_levels
+        pairs = zip(self.linears[first : first + self.num_levels], levels, strict=True)
         return features + torch.cat([linear(level) for linear, level in pairs], dim=1)
 
     def solve(self, layer: int, level: int, moments: Tensor) -> None:

@@ -109,7 +109,9 @@ class SparseEncoder(SelectiveEncoder):
         logits = torch.where(tokens.padding_mask, trace.foreground.min(), trace.foreground)
         attention = decoder_attention(sampling, tokens)
         attention = attention.masked_fill(tokens.padding_mask, -1.0)
-        budgets = token_budgets(tokens.num_valid, self.configured_keep_ratios[0])
+        # Where all tokens are updated, all would be to be found: as many as are configured.
+        ratios = self.keep_ratios if self.keep_ratios[0] < 1 else self.configured_keep_ratios
+        budgets = token_budgets(tokens.num_valid, ratios[0])
         most = topk_tokens(attention, max(budgets), budgets)
         ones = torch.ones_like(most.indices)[..., None]
         target = most.scatter(torch.zeros_like(attention)[..., None], ones)[..., 0]
