@@ -1,4 +1,4 @@
-// The interface between the operators (register.cpp) and the CUDA kernels.
+// The interface between the operators (operators.h) and the CUDA kernels.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -6,6 +6,7 @@ No GPU was available when these tests were written. ``LITE_FOCUS_DETR_TEST_DEVIC
 the kernels for the CPU, but for those that are about a GPU itself: it tests the tests.
 """
 
+import contextlib
 import os
 
 import pytest
@@ -27,6 +28,10 @@ ARGUMENTS = {
     "fused_key_aware": (
         "fused_key_aware_deformable_attention",
         "query key value shapes references offsets",
+    ),
+    "fused_masked": (
+        "fused_key_aware_deformable_attention",
+        "query key value shapes references offsets scale mask_outside",
     ),
     "fused_masked_shared": (
         "fused_key_aware_deformable_attention",
@@ -53,11 +58,11 @@ only_cuda = pytest.mark.skipif(DEVICE != "cuda", reason="about a GPU itself")
 
 @pytest.fixture(autouse=True)
 def device():
-    """The device under test; skips where it has no kernels."""
+    """The device under test; skips where there is none. A GPU without kernels is a failure."""
     if DEVICE == "cuda" and not torch.cuda.is_available():
         pytest.skip("no GPU: torch.cuda.is_available() is false")
     if ops.backend(DEVICE) == "reference":
-        pytest.skip(f"no kernels for {DEVICE}: {ops.unavailable_reason(DEVICE)}")
+        pytest.fail(f"no kernels for {DEVICE}: {ops.unavailable_reason(DEVICE)}")
     return torch.device(DEVICE)
 
 
@@ -122,12 +127,21 @@ def assert_equals_reference(name, inputs, device, tolerance=1e-5):
     assert_close(run(ops, name, move(inputs, device)), expected, tolerance)
 
 
+@contextlib.contextmanager
+def determinism(exact):
+    """Whether results are the same in every run."""
+    torch.use_deterministic_algorithms(exact)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture
 def deterministic():
     """Results that are the same in every run."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
+    with determinism(True):
+        yield
 
 
 @only_cuda
@@ -172,10 +186,12 @@ def test_half_precision_is_as_good_as_the_reference(make_inputs, device, name, d
         assert error <= max(2 * allowed[key], torch.finfo(dtype).eps), key
 
 
-@pytest.mark.parametrize(("batch", "queries"), [(0, 5), (2, 0)])
-def test_nothing_gives_nothing(make_inputs, device, batch, queries):
-    inputs = make_inputs(channels=32, batch=batch, queries=queries, **FAST).to(torch.float32)
-    for name in NAMES:
+@pytest.mark.parametrize("sizes", [{"batch": 0}, {"queries": 0}, {"channels": 0}], ids=str)
+def test_nothing_gives_nothing(make_inputs, device, sizes):
+    inputs = make_inputs(**{"channels": 32, **FAST, **sizes}).to(torch.float32)
+    # The scale of dot products of no channels is 1 / 0.
+    has_dots = "channels" not in sizes
+    for name in NAMES if has_dots else ["multi_scale", "fused", "fused_box"]:
         assert_equals_reference(name, inputs, device)
 
 
@@ -196,12 +212,67 @@ def test_locations_at_infinity_and_no_numbers(make_inputs, device, name, queries
     assert torch.equal(output[0, 5:], clean[0, 5:])
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("fused")])
+@pytest.mark.parametrize("queries", ["all", "none"])
+def test_offsets_that_are_the_same_on_all_levels(make_inputs, device, name, queries):
+    inputs = make_inputs(channels=32, queries=QUERIES[queries], same_offsets=True, **FAST)
+    assert_equals_reference(name, inputs.to(torch.float32), device)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("number", [torch.nan, torch.inf], ids=["nan", "inf"])
+@pytest.mark.parametrize("queries", ["all", "none"])
+@pytest.mark.parametrize("exact", [False, True], ids=["fast", "deterministic"])
+def test_pixels_that_are_not_finite_are_read_by_points_next_to_them_alone(
+    make_inputs, device, name, number, queries, exact
+):
+    inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **FAST)
+    inputs = inputs.to(torch.float32)
+    inputs.value[0, 0] = inputs.key[0, 0] = number  # what points outside would read
+    expected = run(reference, name, inputs.to(torch.float64))
+    heads = expected["output"].unflatten(-1, inputs.query.shape[-2:]).isfinite().all(-1)
+    assert heads.any()
+    with determinism(exact):
+        results = run(ops, name, move(inputs, device))
+    for key, actual in results.items():
+        wanted = expected[key]
+        if key in ("locations", "offsets", "references", "boxes"):
+            # Of a head that is not finite any gradient of its points will do.
+            finite_heads = heads if key in ("locations", "offsets") else heads.all(-1)
+            actual, wanted = actual[finite_heads], wanted[finite_heads]
+        assert_finite_where_expected(key, actual, wanted)
+
+
+@only_cuda
+@pytest.mark.parametrize("name", ["multi_scale", "key_aware"])
+@pytest.mark.parametrize("queries", ["all", "none"])
+@pytest.mark.parametrize("exact", [False, True], ids=["fast", "deterministic"])
+def test_gradients_of_an_output_that_are_not_finite_show(make_inputs, device, name, queries, exact):
+    inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **FAST)
+    inputs = inputs.to(torch.float32)
+    inputs.grad_output[0, 2, 3] = torch.nan
+    inputs.grad_output[0, 3, 40] = torch.inf
+    expected = run(reference, name, inputs.to(torch.float64))["value"]
+    with determinism(exact):
+        actual = run(ops, name, move(inputs, device))["value"]
+    assert_finite_where_expected("value", actual, expected)
+
+
+def assert_finite_where_expected(name, actual, expected):
+    """The same numbers are finite, and these are close."""
+    finite = expected.isfinite()
+    assert torch.equal(actual.isfinite(), finite), name
+    assert_close({name: actual.where(finite, 0)}, {name: expected.where(finite, 0)}, 1e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("layout", ["shifted", "sliced", "head_major"])
-def test_views_give_the_same(make_inputs, device, name, layout):
-    inputs = move(
-        make_inputs(channels=32, queries=QUERIES["all"], **FAST).to(torch.float32), device
-    )
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_views_give_the_same(make_inputs, device, name, layout, dtype):
+    inputs = make_inputs(channels=32, queries=QUERIES["all"], **FAST).to(torch.float32)
+    halves = ("value", "key", "query", "grad_output")
+    inputs = inputs._replace(**{field: getattr(inputs, field).to(dtype) for field in halves})
+    inputs = move(inputs, device)
 
     def view(tensor):
         if layout == "shifted":
@@ -218,7 +289,9 @@ def test_views_give_the_same(make_inputs, device, name, layout):
             if isinstance(tensor, torch.Tensor)
         }
     )
-    assert_close(run(ops, name, views), run(ops, name, inputs), 1e-5)
+    # Sums in another order may be rounded to the next number.
+    tolerance = max(1e-5, torch.finfo(dtype).eps)
+    assert_close(run(ops, name, views), run(ops, name, inputs), tolerance)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -238,8 +311,16 @@ def test_a_query_more_that_makes_them_no_pixels_changes_nothing(make_inputs, dev
     assert_close(run(ops, name, pixels), expected, 1e-5)
 
 
-@pytest.mark.parametrize("name", ["multi_scale", "key_aware", "fused_masked_shared"])
-@pytest.mark.parametrize("locations", ["trained", "uniform"])
+@pytest.mark.parametrize(
+    ("name", "locations"),
+    [
+        ("multi_scale", "trained"),
+        ("multi_scale", "uniform"),
+        ("key_aware", "trained"),
+        ("key_aware", "uniform"),
+        ("fused_masked_shared", "trained"),  # has offsets, which are the same in both
+    ],
+)
 def test_an_image_of_full_size_equals_the_kernels_for_the_cpu(make_inputs, device, name, locations):
     queries = sum(height * width for height, width in LARGE)
     inputs = make_inputs(LARGE, queries=queries, heads=8, channels=32, batch=1)
@@ -251,7 +332,7 @@ def test_an_image_of_full_size_equals_the_kernels_for_the_cpu(make_inputs, devic
     results = run(ops, name, move(inputs, device))
     smooth = {"output", "value", "key", "query", "weights"}
     for key in results.keys() & smooth:
-        assert errors_of({key: results[key]}, {key: expected[key]})[key] <= 2e-5, key
+        assert errors_of({key: results[key]}, {key: expected[key]})[key] <= 5e-5, key
     for key in results.keys() - smooth:
         scale = expected[key].abs().max()
         wrong = (results[key] - expected[key]).abs() > 1e-4 * scale
@@ -268,6 +349,26 @@ def test_deterministic_gradients(make_inputs, device, deterministic, name, queri
     for _ in range(10):
         for key, tensor in run(ops, name, inputs).items():
             assert torch.equal(tensor, expected[key]), key
+
+
+@only_cuda
+@pytest.mark.parametrize("name", ["multi_scale", "key_aware"])
+@pytest.mark.parametrize("exact", [False, True], ids=["fast", "deterministic"])
+def test_deterministic_gradients_alone_do_not_depend_on_the_order_of_the_queries(
+    make_inputs, device, name, exact
+):
+    queries = sum(height * width for height, width in LARGE)
+    inputs = make_inputs(LARGE, queries=queries, heads=8, channels=32, batch=1)
+    order = torch.randperm(queries, generator=torch.Generator().manual_seed(0))
+    by_query = ("query", "locations", "weights", "grad_output")
+    mixed = inputs._replace(**{key: getattr(inputs, key)[:, order] for key in by_query})
+    with determinism(exact):
+        first, second = (
+            run(ops, name, move(given.to(torch.float32), device)) for given in (inputs, mixed)
+        )
+    # The fast sums differ, or the requirement of the others would find nothing.
+    for key in first.keys() & {"value", "key"}:
+        assert torch.equal(first[key], second[key]) == exact, key
 
 
 @only_cuda

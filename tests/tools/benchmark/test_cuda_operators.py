@@ -32,20 +32,68 @@ class FixedTimer:
 
 
 def test_every_case_has_its_contenders_bytes_and_share_of_the_floor(capsys):
-    cuda_operators.run(["decoder"], DEVICE, "float32", 1, FixedTimer())
+    cuda_operators.run(["encoder", "decoder"], DEVICE, "float32", 1, FixedTimer())
     first, header, _, *rows = capsys.readouterr().out.splitlines()
     # Of two megabytes in a microsecond.
     assert first.startswith("a copy moves 2097 GB/s")
     assert header.split() == ["queries", "operator", "us", "ratio", "GB/s", "share", "of", "floor"]
-    assert rows[0].split()[:5] == ["decoder", "multi-scale", "native", "2.0", "1.0"]
-    # 128 + 20 rows of 256, 20 x 128 points of 3 numbers, of 4 bytes each.
-    moved = 4 * (148 * 256 + 20 * 128 * 3)
+    assert rows[0].split()[:5] == ["encoder", "multi-scale", "native", "2.0", "1.0"]
+    # 128 + 128 rows of 256, 128 x 128 points of 3 numbers, of 4 bytes each.
+    moved = 4 * (256 * 256 + 128 * 128 * 3)
     assert float(rows[0].split()[5]) == pytest.approx(1e-9 * moved / 2e-6, abs=0.1)
     assert rows[0].split()[6] == f"{moved / 2**21 / 2:.0%}"
-    names = [row.split("  ")[2].strip() for row in rows if row.startswith("decoder")]
+    decoder = [row for row in rows if row.startswith("decoder")]
+    assert all(row.split()[-2:] == ["-", "-"] for row in decoder)  # reads a part of the maps
+    names = [row.split("  ")[2].strip() for row in decoder]
     assert {"multi-scale", "fused", "key-aware", "multi-scale, gradients"} <= {*names}
     # Its kernels do not run here.
     assert rows[-1].startswith("multi-scale, gradients: original algorithm fails (")
+
+
+def test_baselines_say_that_their_time_includes_casts(capsys):
+    cuda_operators.run(["decoder"], DEVICE, "bfloat16", 1, FixedTimer())
+    output = capsys.readouterr().out
+    assert "grid_sample, with casts" in output
+    assert "original algorithm, with casts fails (" in output
+    assert "native, with casts" not in output
+
+
+class FailingTimer(FixedTimer):
+    """Raises ``error`` in place of the measurement of one number."""
+
+    def __init__(self, number, error):
+        super().__init__()
+        self.number, self.error = number, error
+
+    def prepare(self, calls):
+        measure = super().prepare(calls)
+        if self.prepared == self.number:
+            raise self.error
+        return measure
+
+
+def test_after_a_failed_capture_what_was_measured_is_printed_and_nothing_else_is(capsys):
+    # The copy, three contenders at least of the first case, and then the second of "fused".
+    others = len(cuda_operators.peers(DEVICE)["multi-scale"]) - 1
+    inputs = operators.make_inputs(20, DEVICE, torch.float32)
+    first = next(iter(operators.make_cases(inputs, DEVICE)))
+    number = 1 + len(first.contenders) + others + 2
+    timer = FailingTimer(number, cuda_operators.CaptureError("operation not permitted\nmore"))
+    cuda_operators.run(["decoder"], DEVICE, "float32", 1, timer)
+    *_, row, peer, last = capsys.readouterr().out.splitlines()
+    assert timer.prepared == number
+    assert row.startswith("decoder")
+    assert " multi-scale " in row
+    assert peer.startswith("multi-scale: original algorithm fails (")
+    reason = "(CaptureError: operation not permitted); it and all that follows are left out"
+    assert last == f"fused: grid_sample fails {reason}"
+
+
+@pytest.mark.parametrize("error", [ValueError, cuda_operators.CaptureError])
+def test_a_native_operator_that_fails_is_an_error(error):
+    timer = FailingTimer(2, error("no kernel image"))
+    with pytest.raises(RuntimeError, match=r"multi-scale: native fails \(.*: no kernel image\)"):
+        cuda_operators.run(["decoder"], DEVICE, "float32", 1, timer)
 
 
 def test_sets_of_inputs_are_more_than_the_cache():

@@ -89,6 +89,22 @@ def test_the_baseline_computes_the_same_as_the_reference(emulated):
         torch.testing.assert_close(given.double(), wanted, rtol=1e-4, atol=1e-4)
 
 
+def test_the_kernels_need_no_toolkit(monkeypatch):
+    compiled = []
+
+    def compile_kernel(source, name):
+        compiled.append((name, cpp_extension.include_paths("cuda")))
+        return compiled.append
+
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", None)
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", compile_kernel, raising=False)
+    with pytest.raises(OSError, match="CUDA_HOME"):
+        cpp_extension.include_paths("cuda")
+    original_kernel.compile_kernel("original_forward")
+    assert [name for name, _ in compiled] == ["original_forward"]
+    assert cpp_extension.CUDA_HOME is None
+
+
 @pytest.mark.parametrize("name", ["original_forward", "original_backward"])
 def test_the_kernels_compile_as_pytorch_does_it(name):
     utilities = pytest.importorskip("torch.cuda._utils")

@@ -4,7 +4,8 @@ A kernel takes less time than its launch: each contender is captured in a CUDA g
 replayed between two events. The graph goes through several sets of inputs, together more than twice
 the L2 cache, so that no call finds in the cache what the one before has left there. All contenders
 take turns in every round. The floor of a case is the time to move its inputs and results once, at
-the speed of a copy on the same GPU.
+the speed of a copy on the same GPU; the decoder has none, because its queries read only a part of
+the maps.
 """
 
 from __future__ import annotations
@@ -27,17 +28,37 @@ from .original_kernel import level_table, original_attention
 
 HEADERS = ("queries", "operator", "", "us", "ratio", "GB/s", "share of floor")
 #: What other packages raise that are of another release or do not run on a GPU.
-PEER_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, OSError)
+PEER_ERRORS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    OSError,
+    ImportError,
+)
+#: What takes every dtype as it is; all others have casts to float32 and back.
+_WITHOUT_CASTS = {"native", "deformops"}
+#: Numbers of queries too small to read all of the maps.
+_READ_A_PART = {"decoder"}
 _COPIED_BYTES = 1 << 28
 #: Of a graph between two events.
 _REPLAYS = 20
+
+
+class CaptureError(RuntimeError):
+    """A function failed while it was captured, after which CUDA may not work any more."""
 
 
 class Timer(Protocol):
     """Measures functions on a device."""
 
     def prepare(self, calls: Sequence[Callable[[], object]]) -> Callable[[], float]:
-        """A function that runs all ``calls`` some times and returns the mean seconds of one."""
+        """A function that runs all ``calls`` some times and returns the mean seconds of one.
+
+        Raises:
+            CaptureError: they cannot be measured, and nothing can be after them.
+        """
 
 
 class GraphTimer:
@@ -53,9 +74,12 @@ class GraphTimer:
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            for call in calls:
-                call()
+        try:
+            with torch.cuda.graph(graph):
+                for call in calls:
+                    call()
+        except PEER_ERRORS as error:
+            raise CaptureError(_first_line(error)) from error
         graph.replay()
 
         def measure() -> float:
@@ -121,6 +145,10 @@ def peers(device: torch.device) -> dict[str, dict[str, Callable[..., Tensor]]]:
     return {"multi-scale": plain, "fused": fused}
 
 
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")
+
+
 def number_of_sets(tensors: Sequence[Tensor], cache_bytes: int) -> int:
     """How many sets of inputs are more than twice a cache; at least two.
 
@@ -181,6 +209,16 @@ def _cases_of_sets(queries: int, device: torch.device, dtype: torch.dtype) -> It
         yield list(cases)
 
 
+def _line_of_failure(case: str, contender: str, error: Exception) -> str:
+    """What became of a contender that is left out; raises where the others cannot go on."""
+    line = f"{case}: {contender} fails ({type(error).__name__}: {_first_line(error)})"
+    if contender == "native":
+        raise RuntimeError(line) from error
+    if isinstance(error, CaptureError):
+        raise CaptureError(f"{line}; it and all that follows are left out") from error
+    return line
+
+
 def measure_case(
     cases: Sequence[Case],
     contenders: Mapping[str, Callable[..., Tensor]],
@@ -191,9 +229,13 @@ def measure_case(
 
     Args:
         cases: the same case with several sets of inputs.
-        contenders: by name; one that fails is left out.
+        contenders: by name; one that fails is left out, but for the native operator.
         timer: measures them.
         rounds: the contenders take turns in each; times are medians.
+
+    Raises:
+        CaptureError: a contender failed in such a way that nothing can be measured any more.
+        RuntimeError: the native operator failed.
     """
     name = f"{cases[0].name}{', gradients' if cases[0].backward else ''}"
     measures, failures = {}, []
@@ -201,8 +243,7 @@ def measure_case(
         try:
             measures[contender] = timer.prepare([_call(function, case) for case in cases])
         except PEER_ERRORS as error:
-            line = next(iter(str(error).splitlines()), "")
-            failures.append(f"{name}: {contender} fails ({type(error).__name__}: {line})")
+            failures.append(_line_of_failure(name, contender, error))
     times: dict[str, list[float]] = {contender: [] for contender in measures}
     for _ in range(rounds):
         for contender, measure in measures.items():
@@ -238,6 +279,7 @@ def table(rows: Sequence[Row], size: str, speed: float) -> list[list[object]]:
         size: what the queries are called.
         speed: of a copy in bytes per second, which gives the floor.
     """
+    has_floor = size not in _READ_A_PART
     native = {row.case: row.seconds for row in rows if row.contender == "native"}
     return [
         [
@@ -246,11 +288,18 @@ def table(rows: Sequence[Row], size: str, speed: float) -> list[list[object]]:
             row.contender,
             1e6 * row.seconds,
             row.seconds / native[row.case] if row.case in native else "-",
-            1e-9 * row.moved_bytes / row.seconds,
-            f"{row.moved_bytes / speed / row.seconds:.0%}",
+            1e-9 * row.moved_bytes / row.seconds if has_floor else "-",
+            f"{row.moved_bytes / speed / row.seconds:.0%}" if has_floor else "-",
         ]
         for row in rows
     ]
+
+
+def _label(contender: str, dtype: str) -> str:
+    """The name of a contender, which says whether its time includes casts."""
+    if dtype == "float32" or contender in _WITHOUT_CASTS:
+        return contender
+    return f"{contender}, with casts"
 
 
 def run(
@@ -264,19 +313,26 @@ def run(
         dtype: name of the dtype of keys, values and queries.
         rounds: how often each is measured.
         timer: measures; by default CUDA graphs.
+
+    Raises:
+        RuntimeError: the native operator failed.
     """
     timer = GraphTimer() if timer is None else timer
     speed = copy_speed(device, timer, rounds)
     print(f"a copy moves {1e-9 * speed:.0f} GB/s; times of CUDA graphs, medians of {rounds} rounds")
     others = peers(device)
     cells, failures = [], []
-    for size in sizes:
-        queries = operators.QUERIES[size]
-        for cases in _cases_of_sets(queries, device, getattr(torch, dtype)):
-            contenders = {**cases[0].contenders, **others.get(cases[0].name, {})}
-            rows, failed = measure_case(cases, contenders, timer, rounds)
-            cells += table(rows, size, speed)
-            failures += failed
+    try:
+        for size in sizes:
+            queries = operators.QUERIES[size]
+            for cases in _cases_of_sets(queries, device, getattr(torch, dtype)):
+                contenders = {**cases[0].contenders, **others.get(cases[0].name, {})}
+                labelled = {_label(name, dtype): call for name, call in contenders.items()}
+                rows, failed = measure_case(cases, labelled, timer, rounds)
+                cells += table(rows, size, speed)
+                failures += failed
+    except CaptureError as error:
+        failures.append(str(error))
     print(tabulate(cells, headers=HEADERS, floatfmt=".1f"), flush=True)
     for failure in failures:
         print(failure)

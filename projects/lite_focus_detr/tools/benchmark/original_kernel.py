@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -118,11 +119,32 @@ extern "C" __global__ void original_backward(
 """
 
 
-@cache
-def _kernel(name: str) -> Callable[..., None]:
-    """Raises AttributeError where PyTorch compiles no kernels, before 2.9."""
-    kernel: Callable[..., None] = torch.cuda._compile_kernel(SOURCE, name)
+def compile_kernel(name: str) -> Callable[..., None]:
+    """A kernel of :data:`SOURCE`, with or without a CUDA toolkit.
+
+    Args:
+        name: of the kernel.
+
+    Returns:
+        what takes its grid, block, args and stream.
+
+    Raises:
+        AttributeError: PyTorch compiles no kernels, before 2.9.
+        ImportError: setuptools is missing.
+    """
+    from torch.utils import cpp_extension  # needs setuptools
+
+    home = cpp_extension.CUDA_HOME
+    # PyTorch wants the folder of the toolkit's headers, of which the kernels include none.
+    cpp_extension.CUDA_HOME = home or str(Path(__file__).parent)
+    try:
+        kernel: Callable[..., None] = torch.cuda._compile_kernel(SOURCE, name)
+    finally:
+        cpp_extension.CUDA_HOME = home
     return kernel
+
+
+_kernel = cache(compile_kernel)
 
 
 class _OriginalAttention(torch.autograd.Function):
