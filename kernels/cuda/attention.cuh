@@ -587,15 +587,21 @@ __device__ __forceinline__ void sum_terms_fixed(const Item<Traits>& item,
   constexpr int kVector = Traits::kVector;
   const Problem& problem = item.problem;
   const Rows<Traits, kScores> rows{item};
-  const auto sum = [&](const FixedSums& sums, int64_t i, const Real(&term)[kVector]) {
+  const auto sum = [&](const FixedSums& sums, double scale, int64_t i,
+                       const Real(&term)[kVector]) {
     if (measured) {
       measure_terms(static_cast<Real*>(sums.result) + i, term, sums.largest);
     } else {
-      add_fixed(sums.integers + i, term, fixed_scale(*sums.largest, term_bits));
+      add_fixed(sums.integers + i, term, scale);
     }
   };
   const FixedSums values = value_sums(problem);
   const FixedSums keys = key_sums(problem);
+  const auto scale_of = [&](const FixedSums& sums) {
+    return measured ? 0.0 : fixed_scale(*sums.largest, term_bits);
+  };
+  const double value_scale = scale_of(values);
+  const double key_scale = kScores == Scores::kKey ? scale_of(keys) : 0.0;
   item.for_channels([&](int channel) {
     Real gradient[kVector];
     Real query[kVector] = {};
@@ -617,9 +623,9 @@ __device__ __forceinline__ void sum_terms_fixed(const Item<Traits>& item,
       Real key[kVector];
       make_terms<Traits, kScores>(corner.weight, factors, gradient, query, value, key);
       const int64_t offset = item.map_offset() + channel + corner.offset;
-      sum(values, offset, value);
+      sum(values, value_scale, offset, value);
       if constexpr (kScores == Scores::kKey) {
-        sum(keys, offset, key);
+        sum(keys, key_scale, offset, key);
       }
     }
   });
