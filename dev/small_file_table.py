@@ -69,7 +69,15 @@ def time_all(args: argparse.Namespace) -> None:
             train(args, name, folder, "SOLVER.MAX_ITER", TIMED_ITERATIONS)
             seconds[name].append(last_values(folder)["time"])
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    (args.output / SECONDS).write_text(json.dumps(medians))
+    # Another process may have kept those of other files meanwhile.
+    (args.output / SECONDS).write_text(json.dumps(kept_seconds(args) | medians))
+
+
+def kept_seconds(args: argparse.Namespace) -> dict[str, float]:
+    """Seconds of an iteration by file, as far as they are known."""
+    path: Path = args.output / SECONDS
+    seconds: dict[str, float] = json.loads(path.read_text()) if path.is_file() else {}
+    return seconds
 
 
 def last_values(folder: Path) -> dict[str, float]:
@@ -88,8 +96,7 @@ def folder_of(args: argparse.Namespace, name: str, seed: int) -> Path:
 
 def table(args: argparse.Namespace) -> str:
     """What the finished trainings have reached, in Markdown."""
-    path = args.output / SECONDS
-    seconds = json.loads(path.read_text()) if path.is_file() else {}
+    seconds = kept_seconds(args)
     rows = []
     for name in args.names:
         folders = [folder_of(args, name, seed) for seed in range(1, args.seeds + 1)]

@@ -61,6 +61,20 @@ def test_images_are_padded_to_whole_patches(tiny_config):
         )
 
 
+@pytest.mark.parametrize(
+    ("name", "stride"),
+    # Both add maps of several strides to each other, which must halve without a rest.
+    [("hrnet_w18_small", 2), ("hieradet_small", 4)],
+)
+def test_images_are_padded_further_where_whole_patches_are_not_enough(tiny_config, name, stride):
+    cfg = tiny_config("dino", IN_FEATURES=["res3", "res5"])
+    cfg.MODEL.TIMM.NAME = name
+    backbone, x = build_backbone(cfg).eval(), torch.zeros(1, 3, 170, 133)
+    assert backbone.divisor == 32 > stride
+    # 170 and 133 are padded to 192 and 160.
+    assert [tuple(found.shape[2:]) for found in backbone(x).values()] == [(24, 20), (6, 5)]
+
+
 @pytest.mark.parametrize("pretrained", [True, False])
 def test_weights_of_timm_are_taken_if_asked_for(tiny_config, monkeypatch, pretrained):
     asked, create_model = [], timm.create_model

@@ -1,12 +1,14 @@
 """Backbones that detectron2 ships without registering them, and all of timm."""
 
+import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone, SwinTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 #: What timm's models raise for images that they do not take.
@@ -59,17 +61,14 @@ class TimmBackbone(Backbone):
             model = timm.create_model(name, **options).eval()
             # Some models take images of one size only.
             model(torch.zeros(1, in_channels, 160, 96))
-            strides = model.feature_info.reduction()
+            strides = [int(stride) for stride in model.feature_info.reduction()]
+            #: Sides of what the model takes are multiples of this: some need whole patches, or
+            #: maps that halve without a rest.
+            self.divisor = _find_divisor(model, in_channels, strides)
         except _ERRORS as error:
             raise ValueError(
                 f"MODEL.TIMM.NAME {name!r} gives no feature maps of images of any size: {error}"
             ) from error
-        #: Sides of what the model takes are multiples of this: some need whole patches.
-        self.divisor = 1
-        try:
-            model(torch.zeros(1, in_channels, 161, 97))
-        except _ERRORS:
-            self.divisor = int(strides[0])
         # Stride 2 ** n is res{n}, as in detectron2's ResNets.
         indices = _positions(out_features, [f"res{stride.bit_length() - 1}" for stride in strides])
         self.model = timm.create_model(name, pretrained=pretrained, out_indices=indices, **options)
@@ -99,6 +98,21 @@ def build_timm_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> TimmBackbone:
         in_channels=input_shape.channels,
         out_features=cfg.MODEL.DETR.IN_FEATURES,
     )
+
+
+def _find_divisor(model: nn.Module, in_channels: int, strides: Sequence[int]) -> int:
+    """Of what the sides of all images must be multiples; the model's error if none is found."""
+    for divisor in (1, strides[0]):
+        with suppress(*_ERRORS):
+            _run_on_odd_multiples(model, in_channels, divisor)
+            return divisor
+    _run_on_odd_multiples(model, in_channels, strides[-1])
+    return strides[-1]
+
+
+def _run_on_odd_multiples(model: nn.Module, in_channels: int, divisor: int) -> None:
+    height, width = (divisor * (math.ceil(side / divisor) | 1) for side in (161, 97))
+    model(torch.zeros(1, in_channels, height, width))
 
 
 def _positions(names: Sequence[str], known: list[str]) -> list[int]:

@@ -54,6 +54,15 @@ def test_a_training_is_begun_once_and_goes_on_where_it_was(script, tmp_path, mon
     assert commands[0][-2:] == ["SEED", "1"]
 
 
+def test_seconds_of_other_files_are_kept(script, tmp_path, monkeypatch):
+    monkeypatch.setattr(script, "train", lambda *_: None)
+    monkeypatch.setattr(script, "last_values", lambda folder: {"time": 0.25})
+    path = tmp_path / script.SECONDS
+    path.write_text('{"dino_small": 0.5, "lite_dino_small": 0.75}')
+    script.time_all(Namespace(output=tmp_path, names=["dino_small"]))
+    assert json.loads(path.read_text()) == {"dino_small": 0.25, "lite_dino_small": 0.75}
+
+
 def test_all_files_of_the_table_are_there(script):
     for name in script.NAMES:
         model_zoo.get_config_file(name)

@@ -1,3 +1,6 @@
+import json
+
+import onnx
 import pytest
 import torch
 
@@ -48,14 +51,25 @@ def test_a_file_that_is_no_onnx_is_an_error(tmp_path):
         OnnxDetector(path)
 
 
-def test_a_file_for_normalised_images_is_an_error(trace, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "message"), [("normalized", "normalised"), ("num_classes", "export it anew")]
+)
+def test_a_file_that_does_not_say_enough_of_itself_is_an_error(exported, key, message):
+    _, path = exported
+    model = onnx.load(path)
+    (entry,) = model.metadata_props
+    entry.value = json.dumps({k: v for k, v in json.loads(entry.value).items() if k != key})
+    onnx.save(model, path)
+    with pytest.raises(ValueError, match=message):
+        OnnxDetector(path)
+
+
+def test_it_knows_its_classes(trace, tmp_path):
     detector, _, traced = trace("dino_shapes")
     path = tmp_path / "model.onnx"
-    write_checked(traced, detector, path, "standard")
-    import onnx
-
-    model = onnx.load(path)
-    del model.metadata_props[:]
-    onnx.save(model, path)
-    with pytest.raises(ValueError, match="normalised"):
-        OnnxDetector(path)
+    names = ["disc", "square", "triangle"]
+    with pytest.raises(ValueError, match="there are 2 names of classes, and the detector has 3"):
+        write_checked(traced, detector, path, "standard", class_names=names[:2])
+    write_checked(traced, detector, path, "standard", class_names=names)
+    found = OnnxDetector(path)
+    assert (found.num_classes, found.class_names) == (3, tuple(names))

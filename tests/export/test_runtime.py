@@ -6,8 +6,9 @@ import onnx
 import pytest
 import torch
 
+from lite_focus_detr import ops
 from lite_focus_detr.export.onnx_file import METADATA_KEY
-from lite_focus_detr.export.runtime import read_contents, start_session
+from lite_focus_detr.export.runtime import open_file, read_contents, start_session
 
 
 @pytest.fixture
@@ -33,3 +34,18 @@ def test_contents_are_those_of_the_file(model):
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps({"dialect": "gather"})
     assert read_contents(start_session(model.SerializeToString())) == {"dialect": "gather"}
+
+
+def test_a_native_file_needs_the_kernels(model, tmp_path, monkeypatch):
+    entry = model.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, json.dumps({"dialect": "native"})
+    path = str(tmp_path / "model.onnx")
+    onnx.save(model, path)
+    monkeypatch.setenv("LITE_FOCUS_DETR_OPS", "reference")
+    with pytest.raises(
+        ValueError, match=r"model\.onnx is of the dialect native, which needs the ke"
+    ):
+        open_file(path)
+    monkeypatch.delenv("LITE_FOCUS_DETR_OPS")
+    if ops.backend("cpu") != "reference":
+        open_file(path)

@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -136,6 +137,18 @@ def test_integers_are_those_of_the_feed_forward_parts(tiny_config):
     assert_same_outputs(optimized, model, images, rtol=0, atol=0.1)
     with pytest.raises(AssertionError):
         assert_same_outputs(optimized, model, images, rtol=0, atol=1e-5)
+
+
+def test_integers_need_onednn_and_an_engine(tiny_config, monkeypatch):
+    assert detector.has_int8()
+    model = build_model(tiny_config("dino")).eval()
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+        assert not detector.has_int8()
+    monkeypatch.setattr(torch.backends, "quantized", SimpleNamespace(engine="none"))
+    assert not detector.has_int8()
+    with pytest.raises(ValueError, match=r"torch\.int8 needs .* an engine .* is none; take torch"):
+        optimize_for_inference(model, torch.int8)
 
 
 def test_what_cannot_be_optimised_is_named(tiny_config, monkeypatch):

@@ -95,3 +95,20 @@ def test_a_quantised_feed_forward_part_is_nearly_the_same(length):
         result = QuantizedFeedForward(first, activation, second)(x)
         assert result.shape == expected.shape
         assert (result - expected).norm() <= 0.03 * expected.norm()
+
+
+@pytest.mark.skipif(
+    "qnnpack" not in torch.backends.quantized.supported_engines, reason="there is no QNNPACK"
+)
+@pytest.mark.filterwarnings("error")
+def test_a_quantised_part_takes_all_bits_of_qnnpack(capfd):
+    first, second, x = nn.Linear(16, 48), nn.Linear(48, 16), torch.randn(100, 16)
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "qnnpack"
+    try:
+        result = QuantizedFeedForward(first, nn.ReLU(), second)(x)
+    finally:
+        torch.backends.quantized.engine = before
+    expected = second(first(x).relu())
+    assert (result - expected).norm() <= 0.015 * expected.norm()
+    assert "reduce_range" not in capfd.readouterr().err

@@ -1,6 +1,9 @@
 """The command that exports a detector, from a trained one to a file that other programs run."""
 
+import json
+
 import numpy as np
+import onnx
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -38,6 +41,17 @@ def test_a_file_for_bytes_is_exported_checked_and_evaluated(weights, tmp_path, c
 
     with pytest.raises(SystemExit, match=r"model\.onnx takes images in RGB order.* is BGR"):
         evaluate.main([*weights, "--onnx", str(output), "--opts", "INPUT.FORMAT", "BGR"])
+
+    (entry,) = (model := onnx.load(output)).metadata_props
+    contents = json.loads(entry.value)
+    for classes, text in (
+        ({"class_names": ["rbc", "wbc", "platelet"]}, "3 classes rbc wbc platelet"),
+        ({"class_names": None, "num_classes": 80}, "80 classes"),
+    ):
+        entry.value = json.dumps(contents | classes)
+        onnx.save(model, output)
+        with pytest.raises(SystemExit, match=rf"has {text}, and the detector .* 3 classes \w+"):
+            evaluate.main([*weights, "--onnx", str(output)])
 
 
 def test_mistakes_are_one_line_and_leave_no_file(weights, tmp_path, monkeypatch, capsys):

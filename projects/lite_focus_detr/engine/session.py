@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -13,10 +14,15 @@ from torch import nn
 
 from ..optimization import optimize_as_configured
 from ..screen import screen
+from .description import format_classes
+from .detector_record import num_classes
 from .results_table import format_results
 from .setup import RUN_ERRORS, user_errors
 from .summary import show_model
 from .trainer import DetrTrainer
+
+if TYPE_CHECKING:
+    from ..export.onnx_detector import OnnxDetector
 
 
 def train_or_evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
@@ -81,5 +87,22 @@ def _load_exported(cfg: CfgNode, path: str) -> nn.Module:
             f"{path} takes images in {detector.input_format} order, and INPUT.FORMAT is "
             f"{cfg.INPUT.FORMAT}: it is of another detector"
         )
+    _require_same_classes(cfg, path, detector)
     screen.info("Model: %s, in ONNX Runtime", path)
     return detector
+
+
+def _require_same_classes(cfg: CfgNode, path: str, detector: OnnxDetector) -> None:
+    names, count = MetadataCatalog.get(cfg.DATASETS.TEST[0]).get("thing_classes"), num_classes(cfg)
+    found, found_count = detector.class_names, detector.num_classes
+    same_names = names is None or found is None or list(names) == list(found)
+    if found_count == count and same_names:
+        return
+    raise ValueError(
+        f"{path} has {_describe(found, found_count)}, and the detector of this evaluation "
+        f"{_describe(names, count)}: it is of another detector"
+    )
+
+
+def _describe(names: Sequence[str] | None, count: int) -> str:
+    return f"{count} classes" if names is None else format_classes(names)

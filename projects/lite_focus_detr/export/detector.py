@@ -10,7 +10,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from ..modeling.meta_arch import DetectionTransformer
-from ..modeling.postprocess import best_detections
+from ..modeling.postprocess import COCO_IDS, best_detections
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,11 @@ class TensorDetector(nn.Module):
     def smallest_side(self) -> int:
         """Of an image, in pixels: two cells of the coarsest level."""
         return 2 * self.model.neck.strides[-1]
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the labels tell apart."""
+        return len(COCO_IDS) if self.model.coco_id_rows else self.model.heads.num_classes
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) with 0 to 255 as the detector takes them."""

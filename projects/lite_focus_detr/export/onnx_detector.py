@@ -27,22 +27,32 @@ class OnnxDetector(nn.Module):
         """
         super().__init__()
         require_packages()
-        from .runtime import FILE_ERRORS, read_contents, start_session
+        from .runtime import open_file, read_contents
 
         if not os.path.isfile(path):
             raise ValueError(f"there is no file {path}")
-        try:
-            self.session = start_session(os.fspath(path))
-        except FILE_ERRORS as error:
-            raise ValueError(f"ONNX Runtime cannot read {path}: {error}") from error
+        self.session = open_file(os.fspath(path))
         self.contents = read_contents(self.session)
         if self.contents.get("normalized", True):
             raise ValueError(f"{path} does not say how it takes images, or takes normalised ones")
+        if "num_classes" not in self.contents:
+            raise ValueError(f"{path} does not say how many classes it has: export it anew")
 
     @property
     def input_format(self) -> str:
         """Order of the channels of its images."""
         return str(self.contents["input_format"])
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes it tells apart."""
+        return int(self.contents["num_classes"])
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Of each class, as far as the export knew them."""
+        names = self.contents.get("class_names")
+        return None if names is None else tuple(map(str, names))
 
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> list[dict[str, Instances]]:
         """Detect as :meth:`DetectionTransformer.inference` does."""

@@ -42,6 +42,7 @@ def export_onnx(
     dialect: Dialect = "standard",
     image_input: ImageInput | None = None,
     images: Sequence[Tensor] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> list[Comparison]:
     """Write a detector as an ONNX file that ONNX Runtime runs like PyTorch runs the detector.
 
@@ -59,13 +60,15 @@ def export_onnx(
         image_input: how the file takes images; by default float32 (B, 3, H, W).
         images: what to compare on, each (3, H, W) with 0 to 255 in ``INPUT.FORMAT``, resized to
             the three sizes; by default generated ones.
+        class_names: of each class, which the file says of itself; None: they are not known.
 
     Returns:
         the comparison of each batch.
 
     Raises:
-        ValueError: the file would not be right, the backbone is a Swin Transformer, a package is
-            missing, or the native operators are needed and not there.
+        ValueError: the file would not be right, there is another number of names, the backbone is
+            a Swin Transformer, a package is missing, or the native operators are needed and not
+            there.
     """
     require_packages(*(["onnxruntime_extensions"] if dialect == "native" else []))
     from .conversion import convert_program
@@ -78,7 +81,8 @@ def export_onnx(
         raise ValueError(f"the dialect {dialect} needs the native operators: {reason}")
     model = copy.deepcopy(model).to("cpu").eval()
     traced = convert_program(export_program(model, image_input))
-    return write_checked(traced, TensorDetector(model, image_input), Path(path), dialect, images)
+    detector = TensorDetector(model, image_input)
+    return write_checked(traced, detector, Path(path), dialect, images, class_names)
 
 
 def write_checked(
@@ -87,6 +91,7 @@ def write_checked(
     path: Path,
     dialect: Dialect,
     images: Sequence[Tensor] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> list[Comparison]:
     """Write the file of a converted program if it does what the detector does.
 
@@ -96,14 +101,20 @@ def write_checked(
         path: see :func:`export_onnx`.
         dialect: likewise.
         images: likewise.
+        class_names: likewise.
 
     Raises:
-        ValueError: it does something else.
+        ValueError: it does something else, or there is another number of names.
     """
     from .conversion import name_interface, write, write_attention
     from .verification import compare
 
     path.unlink(missing_ok=True)
+    if class_names is not None and len(class_names) != detector.num_classes:
+        raise ValueError(
+            f"there are {len(class_names)} names of classes, and the detector has "
+            f"{detector.num_classes}"
+        )
     write_attention(traced, dialect)
     name_interface(traced)
     comparisons = compare(traced, detector, make_batches(detector, images))
@@ -113,8 +124,13 @@ def write_checked(
             f"ONNX Runtime does not give the detector's results; {path} is not written\n{table}"
         )
     del traced.graph.outputs[len(FILE_OUTPUTS) :]
-    image_input = dataclasses.asdict(detector.image_input)
-    contents = {"dialect": dialect, "input_format": detector.model.input_format, **image_input}
+    contents = {
+        "dialect": dialect,
+        "input_format": detector.model.input_format,
+        "num_classes": detector.num_classes,
+        "class_names": None if class_names is None else list(class_names),
+        **dataclasses.asdict(detector.image_input),
+    }
     traced.metadata_props[METADATA_KEY] = json.dumps(contents)
     write(traced, path)
     return comparisons

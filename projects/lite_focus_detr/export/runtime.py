@@ -10,6 +10,7 @@ import onnxruntime
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
+from .. import ops
 from .onnx_file import METADATA_KEY
 
 #: What ONNX Runtime raises for files that it cannot run; they have no base of their own.
@@ -25,6 +26,26 @@ def start_session(model: bytes | str) -> onnxruntime.InferenceSession:
 
         register_native_attention(options)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def open_file(path: str) -> onnxruntime.InferenceSession:
+    """A session of a file.
+
+    Args:
+        path: of a file that exists.
+
+    Raises:
+        ValueError: ONNX Runtime cannot run it, or it needs kernels that are not there.
+    """
+    try:
+        session = start_session(path)
+        needs_kernels = read_contents(session).get("dialect") == "native"
+    except FILE_ERRORS as error:
+        raise ValueError(f"ONNX Runtime cannot read {path}: {error}") from error
+    reason = ops.unavailable_reason("cpu")
+    if needs_kernels and reason is not None:
+        raise ValueError(f"{path} is of the dialect native, which needs the kernels: {reason}")
+    return session
 
 
 def read_contents(session: onnxruntime.InferenceSession) -> dict[str, Any]:

@@ -76,6 +76,7 @@ class DetectionHeads(nn.Module):
         self.class_embed = nn.ModuleList(class_head(embed_dim, num_classes) for _ in range(count))
         biases = [size_bias, *[0.0] * (count - 1)]
         self.bbox_embed = nn.ModuleList(box_head(embed_dim, bias) for bias in biases)
+        self.num_classes = num_classes
         self.share_heads = share_heads
         self.inverse_sigmoid_eps = inverse_sigmoid_eps
 

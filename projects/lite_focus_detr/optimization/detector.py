@@ -75,8 +75,14 @@ def _require_possible(device: torch.device, dtype: torch.dtype) -> None:
         raise ValueError(
             f"dtype is {dtype}; it must be torch.float32, torch.bfloat16 or torch.int8"
         )
-    if dtype == torch.int8 and (device.type != "cpu" or not torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
-        raise ValueError(f"torch.int8 is for the CPU, with oneDNN, and the model is on {device}")
+    if dtype == torch.int8 and device.type != "cpu":
+        raise ValueError(f"torch.int8 is for the CPU, and the model is on {device}")
+    if dtype == torch.int8 and not has_int8():
+        engine = torch.backends.quantized.engine
+        raise ValueError(
+            "torch.int8 needs a PyTorch with oneDNN and an engine for quantised layers, which here "
+            f"is {engine}; take torch.float32"
+        )
     if device.type == "cpu" and dtype == torch.bfloat16 and not has_bfloat16():
         raise ValueError("this processor has no instructions for bfloat16; take torch.float32")
 
@@ -85,6 +91,12 @@ def has_bfloat16() -> bool:
     """Whether the processor multiplies matrices in bfloat16."""
     supported: bool = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return supported
+
+
+def has_int8() -> bool:
+    """Whether this PyTorch multiplies matrices of 8-bit integers on this processor."""
+    packs: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return packs and torch.backends.quantized.engine != "none"
 
 
 def fold_batch_norm(backbone: nn.Module) -> None:

@@ -13,8 +13,6 @@ from torch import Tensor, nn
 
 #: Tokens of a feed-forward part at a time: hidden channels of so many stay in a core's cache.
 CHUNK = 1024
-#: Inputs have 7 bits: without VNNI a processor adds products in 16 bits, which may overflow.
-REDUCE_RANGE = True
 
 
 class PackedLinear(nn.Module):
@@ -97,6 +95,9 @@ class QuantizedFeedForward(nn.Module):
         """
         super().__init__()
         self.first, self.second = (_prepack_int8(layer) for layer in (first, second))
+        # Inputs have 7 bits: without VNNI a processor adds products in 16 bits, which may overflow.
+        # QNNPACK adds them in 32 and knows 8 bits only.
+        self.reduce_range = torch.backends.quantized.engine != "qnnpack"
         self.fused = isinstance(activation, nn.ReLU)
         self.activation = nn.Identity() if self.fused else activation
 
@@ -107,8 +108,8 @@ class QuantizedFeedForward(nn.Module):
         result = torch.empty_like(x, dtype=torch.float32)
         for start in range(0, len(x), CHUNK):
             part = slice(start, start + CHUNK)
-            hidden = self.activation(first(x[part].float(), self.first, REDUCE_RANGE))
-            result[part] = linear(hidden, self.second, REDUCE_RANGE)
+            hidden = self.activation(first(x[part].float(), self.first, self.reduce_range))
+            result[part] = linear(hidden, self.second, self.reduce_range)
         return result
 
 

@@ -34,9 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.opts = [*args.opts, "TEST.OPTIMIZE", "none"]
         cfg = inference_config(args)
         images = read_images(cfg, args.images)
-        model = Predictor(cfg).model
+        predictor = Predictor(cfg)
         options = {"dialect": args.dialect, "image_input": image_input, "images": images}
-        comparisons = export_onnx(model, args.output, **options)
+        names = predictor.class_names
+        comparisons = export_onnx(predictor.model, args.output, class_names=names, **options)
     print("Largest deviations of ONNX Runtime from PyTorch:")
     print(format_comparisons(comparisons))
     print(f"Wrote {args.output}")

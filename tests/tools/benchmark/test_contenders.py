@@ -14,6 +14,7 @@ from lite_focus_detr.tools.benchmark.contenders import (
     make_inputs,
     optimized_variants,
     peers,
+    short_names,
 )
 
 
@@ -36,14 +37,35 @@ def test_the_boxes_lie_in_the_image():
     torch.testing.assert_close(boxes.area(), torch.full((7,), 0.2 * 64 * 0.2 * 96))
 
 
-@pytest.mark.parametrize("has_bfloat16", [False, True])
-def test_a_detector_takes_part_in_every_form_that_the_processor_runs(monkeypatch, has_bfloat16):
+@pytest.mark.parametrize("there", [(False, True), (True, False)])
+def test_a_detector_takes_part_in_every_form_that_the_processor_runs(monkeypatch, there):
+    has_bfloat16, has_int8 = there
     for module in (contenders, detector):
         monkeypatch.setattr(module, "has_bfloat16", lambda: has_bfloat16)
+        monkeypatch.setattr(module, "has_int8", lambda: has_int8)
     variants = optimized_variants(model_zoo.get("dino_shapes", device="cpu"))
-    assert list(variants) == ["optimized", *["bfloat16"] * has_bfloat16, "int8"]
+    assert list(variants) == ["optimized", *["bfloat16"] * has_bfloat16, *["int8"] * has_int8]
     dtypes = [variant.inference_dtype for variant in variants.values()]
-    assert dtypes == [None, *[torch.bfloat16] * has_bfloat16, None]
+    assert dtypes == [None, *[torch.bfloat16] * has_bfloat16, *[None] * has_int8]
+
+
+def test_paths_with_equal_last_parts_are_told_apart():
+    names = short_names(["a/dino.yaml", "b/dino.yaml", "b/lite.yaml", "b/lite.yaml"])
+    assert names == {
+        "a/dino.yaml": "a/dino.yaml",
+        "b/dino.yaml": "b/dino.yaml",
+        "b/lite.yaml": "lite.yaml",
+    }
+
+
+def test_detectors_and_files_of_equal_names_all_take_part(monkeypatch):
+    cfg = model_zoo.get_config("dino_shapes")
+    monkeypatch.setattr(contenders, "peers", lambda *_: {})
+    monkeypatch.setattr(contenders, "optimized_variants", lambda _: {})
+    monkeypatch.setattr(contenders, "exported", lambda path, image, name: {(name, "x"): path})
+    files = ["a/model.onnx", "b/model.onnx"]
+    found = make_contenders({"a/d": cfg, "b/d": cfg}, ["cpu"], files, (64, 96), "cpu", False)
+    assert list(found) == [("a/d", "cpu"), ("b/d", "cpu"), *[(path, "x") for path in files]]
 
 
 def test_all_contenders_detect(monkeypatch):

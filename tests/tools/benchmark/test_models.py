@@ -71,6 +71,28 @@ def test_detectors_are_exported_in_the_dialects_to_compare(monkeypatch, tmp_path
     assert models.export_detectors(configs, [], tmp_path) == []
 
 
+def test_detectors_with_equal_last_parts_are_exported_to_files_of_their_own(monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "export_onnx", lambda *_, **__: None)
+    cfg = model_zoo.get_config("dino_shapes")
+    paths = models.export_detectors({"a/dino": cfg, "b/dino": cfg}, ["standard"], tmp_path)
+    assert len(set(paths)) == 2
+
+
+@pytest.mark.parametrize("options", [["--training"], ["--device", "cuda"]])
+@pytest.mark.parametrize("files", [["--export", "standard"], ["--onnx", "model.onnx"]])
+def test_exported_detectors_only_run_inference_on_the_cpu(options, files):
+    with pytest.raises(SystemExit, match=r"^error: exported detectors run inference on the CPU"):
+        main(["model", *files, *options])
+
+
+def test_a_file_that_is_no_onnx_is_one_line(tmp_path):
+    pytest.importorskip("onnxruntime")
+    path = tmp_path / "bad.onnx"
+    path.write_bytes(b"weights")
+    with pytest.raises(SystemExit, match=r"^error: ONNX Runtime cannot read .*bad\.onnx: "):
+        main(["model", "--onnx", str(path)])
+
+
 def test_a_file_that_is_missing_is_named():
     with pytest.raises(SystemExit, match=r"--onnx: there is no file missing\.onnx"):
         main(["model", "--onnx", "missing.onnx"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ...modeling import DetectionTransformer
 from ...optimization import optimize_for_inference
-from ...optimization.detector import has_bfloat16
+from ...optimization.detector import has_bfloat16, has_int8
 from . import acceleration
 from .encoders import build_detector
 from .measure import bind_operators
@@ -54,19 +55,20 @@ def make_contenders(
     """
     inputs = make_inputs(image_size, torch.device(device))
     contenders: dict[Name, Contender] = {}
+    names = short_names(configs)
     for config, cfg in configs.items():
         model = build_detector(cfg, device)
         for kind in kinds:
             workload = bind_operators(detector_workload(model, inputs, training), kind)
-            contenders[Path(config).name, kind] = Contender(workload, None if training else model)
+            contenders[names[config], kind] = Contender(workload, None if training else model)
         if not training:
             for kind, optimized in optimized_variants(model).items():
                 workload = detector_workload(optimized, inputs, train=False)
-                contenders[Path(config).name, kind] = Contender(workload, optimized)
+                contenders[names[config], kind] = Contender(workload, optimized)
     if torch.device(device).type == "cpu":
         contenders |= peers(image_size, training)
-        for path in files if not training else ():
-            contenders |= exported(path, inputs[0]["image"])
+        for path, name in short_names(files if not training else ()).items():
+            contenders |= exported(path, inputs[0]["image"], name)
     return contenders
 
 
@@ -75,7 +77,7 @@ def optimized_variants(model: DetectionTransformer) -> dict[str, DetectionTransf
     variants = {"optimized": optimize_for_inference(model)}
     if model.device.type != "cpu" or has_bfloat16():
         variants["bfloat16"] = optimize_for_inference(model, torch.bfloat16)
-    if model.device.type == "cpu":
+    if model.device.type == "cpu" and has_int8():
         variants["int8"] = optimize_for_inference(model, torch.int8)
     return variants
 
@@ -91,27 +93,43 @@ def peers(image_size: Sequence[int], training: bool) -> dict[Name, Contender]:
     return {("deformable_detr_r50", "transformers"): Contender(workload)}
 
 
-def exported(path: str, image: Tensor) -> dict[Name, Contender]:
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """What to show of each path or name of a configuration: its last part, where no other has it.
+
+    Args:
+        paths: to be told apart.
+    """
+    known = dict.fromkeys(paths)
+    last = Counter(Path(path).name for path in known)
+    return {path: name if last[name := Path(path).name] == 1 else path for path in known}
+
+
+def exported(path: str, image: Tensor, name: str | None = None) -> dict[Name, Contender]:
     """An exported file in the runtimes that are installed and can run it.
 
     Args:
         path: of a file with the default input of ``export_model``.
         image: (3, H, W) with 0 to 255.
+        name: to show; None: the last part of the path.
+
+    Raises:
+        ValueError: ONNX Runtime cannot run it.
     """
+    name = name or Path(path).name
     images = {"images": image[None].float().numpy()}
     contenders: dict[Name, Contender] = {}
     needs_kernels = False
     if importlib.util.find_spec("onnxruntime") is not None:
         runtime = importlib.import_module("lite_focus_detr.export.runtime")
-        session = runtime.start_session(path)
+        session = runtime.open_file(path)
         needs_kernels = runtime.read_contents(session).get("dialect") == "native"
         workload = partial(session.run, None, images)
-        contenders[Path(path).name, "onnxruntime"] = Contender(workload)
+        contenders[name, "onnxruntime"] = Contender(workload)
     if importlib.util.find_spec("openvino") is not None and not needs_kernels:
         openvino = importlib.import_module("openvino")
         options = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
         compiled = openvino.Core().compile_model(path, "CPU", options)
-        contenders[Path(path).name, "openvino"] = Contender(partial(compiled, images))
+        contenders[name, "openvino"] = Contender(partial(compiled, images))
     return contenders
 
 

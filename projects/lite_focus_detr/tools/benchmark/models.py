@@ -26,6 +26,8 @@ preprocessing, the selection of detections and what lies between the parts.
 from __future__ import annotations
 
 import argparse
+import importlib
+import importlib.util
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -36,6 +38,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from detectron2.config import CfgNode
 from tabulate import tabulate
 
@@ -44,7 +47,7 @@ from ...engine import user_errors
 from ...export.onnx_file import DIALECTS, Dialect, export_onnx
 from ...model_zoo import get_config
 from ..command_line import BASELINE
-from .contenders import Contender, Name, make_contenders
+from .contenders import Contender, Name, make_contenders, short_names
 from .encoders import add_detector_arguments, build_detector, heading
 from .measure import kinds_of_operators, timed
 from .peak_memory import Workload, peak_memories
@@ -88,8 +91,7 @@ def run(args: argparse.Namespace) -> None:
     names = args.config_file or [BASELINE]
     with user_errors():
         configs = {name: get_config(name, args.opts) for name in names}
-        if missing := [path for path in args.onnx if not Path(path).is_file()]:
-            raise ValueError(f"--onnx: there is no file {missing[0]}")
+        check_files(args)
     kinds = kinds_of_operators(args.device, args.native_only)
     with tempfile.TemporaryDirectory() as folder:
         with user_errors():
@@ -101,6 +103,20 @@ def run(args: argparse.Namespace) -> None:
     print(table(measured, peaks, "github" if args.markdown else "simple"))
 
 
+def check_files(args: argparse.Namespace) -> None:
+    """Raise a ValueError if the files of ``--onnx`` and ``--export`` cannot run as asked for."""
+    if (args.export or args.onnx) and (args.training or torch.device(args.device).type != "cpu"):
+        raise ValueError(
+            "exported detectors run inference on the CPU: leave --export and --onnx out with "
+            "--training or another --device"
+        )
+    for path in args.onnx:
+        if not Path(path).is_file():
+            raise ValueError(f"--onnx: there is no file {path}")
+        if importlib.util.find_spec("onnxruntime") is not None:
+            importlib.import_module("lite_focus_detr.export.runtime").open_file(path)
+
+
 def export_detectors(
     configs: Mapping[str, CfgNode], dialects: Sequence[Dialect], folder: Path
 ) -> list[str]:
@@ -109,11 +125,11 @@ def export_detectors(
     Raises:
         ValueError: see :func:`export_onnx`.
     """
-    files = []
-    for name, cfg in configs.items() if dialects else ():
+    files, names = [], short_names(configs)
+    for config, cfg in configs.items() if dialects else ():
         model = build_detector(cfg, "cpu")
         for dialect in dialects:
-            path = str(folder / f"{Path(name).name}_{dialect}.onnx")
+            path = str(folder / f"{names[config].replace('/', '_')}_{dialect}.onnx")
             export_onnx(model, path, dialect=dialect)
             files.append(path)
     return files
