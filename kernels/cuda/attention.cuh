@@ -587,8 +587,7 @@ __device__ __forceinline__ void sum_terms_fixed(const Item<Traits>& item,
   constexpr int kVector = Traits::kVector;
   const Problem& problem = item.problem;
   const Rows<Traits, kScores> rows{item};
-  const auto sum = [&](const FixedSums& sums, double scale, int64_t i,
-                       const Real(&term)[kVector]) {
+  const auto sum = [&](const FixedSums& sums, double scale, int64_t i, const Real(&term)[kVector]) {
     if (measured) {
       measure_terms(static_cast<Real*>(sums.result) + i, term, sums.largest);
     } else {
