@@ -1,4 +1,4 @@
-"""The shipped detector of blood cells keeps its AP in every form that it can be given."""
+"""The shipped detector of blood cells keeps its AP in the forms that it can be given."""
 
 import re
 from pathlib import Path
@@ -7,17 +7,15 @@ import pytest
 
 from lite_focus_detr import model_zoo
 from lite_focus_detr.config.trained_weights import FOLDER
-from lite_focus_detr.export import DIALECTS, ImageInput, export_program
-from lite_focus_detr.export.conversion import convert_program
-from lite_focus_detr.export.detector import TensorDetector
-from lite_focus_detr.export.onnx_file import write_checked
-from lite_focus_detr.optimization.detector import has_bfloat16
+from lite_focus_detr.export import export_onnx
+from lite_focus_detr.optimization.detector import has_bfloat16, has_int8
 from lite_focus_detr.tools import evaluate
 
 NAME = "lite_focus_dino_cells"
 SAMPLE = Path(__file__).resolve().parents[2] / "examples/blood_cells"
 (CARD,) = re.findall(r"^\| AP on the sample \| (.+) \|$", (FOLDER / f"{NAME}.md").read_text(), re.M)
 
+needs_int8 = pytest.mark.skipif(not has_int8(), reason="PyTorch has no engine for int8")
 needs_bfloat16 = pytest.mark.skipif(not has_bfloat16(), reason="the processor has no bfloat16")
 
 
@@ -35,28 +33,19 @@ def average_precision(tmp_path, monkeypatch):
     return run
 
 
-@pytest.fixture(scope="module")
-def traced():
+def test_exported(average_precision, tmp_path):
+    # What is written agrees with PyTorch in every dialect, see test_onnx_file.py: one will do.
     model = model_zoo.get(NAME, trained=True, device="cpu").eval()
-    return TensorDetector(model, ImageInput()), convert_program(export_program(model))
-
-
-@pytest.mark.parametrize("dialect", DIALECTS)
-def test_exported_in_every_dialect(average_precision, traced, tmp_path, dialect):
-    detector, program = traced
-    write_checked(program.clone(), detector, tmp_path / "model.onnx", dialect)
+    export_onnx(model, tmp_path / "model.onnx")
     found = average_precision("--onnx", str(tmp_path / "model.onnx"))
     assert found == pytest.approx(float(CARD), abs=0.1)
 
 
 @pytest.mark.parametrize(
-    ("precision", "change"),
-    [
-        ("float32", 0.01),
-        pytest.param("bfloat16", 0.5, marks=needs_bfloat16),
-        ("int8", 0.5),
-    ],
+    "precision",
+    [pytest.param("bfloat16", marks=needs_bfloat16), pytest.param("int8", marks=needs_int8)],
 )
-def test_optimised_in_every_precision(average_precision, precision, change):
-    # On all validation images bfloat16 and int8 change it by less than 0.2: docs/export.md.
-    assert average_precision("--optimize", precision) == pytest.approx(float(CARD), abs=change)
+def test_optimised_in_low_precision(average_precision, precision):
+    # On all validation images it changes by less than 0.2: docs/export.md. What is optimised in
+    # single precision predicts the same to 1e-5, see test_detector.py.
+    assert average_precision("--optimize", precision) == pytest.approx(float(CARD), abs=0.5)
