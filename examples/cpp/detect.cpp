@@ -40,6 +40,9 @@ at::Tensor read_image(const std::string& path, int64_t height, int64_t width) {
   if (!file.read(bytes.data(), static_cast<std::streamsize>(bytes.size()))) {
     throw std::runtime_error(path + " does not hold so many pixels");
   }
+  if (file.peek() != std::ifstream::traits_type::eof()) {
+    throw std::runtime_error(path + " holds more than these pixels");
+  }
   const at::Tensor pixels = at::from_blob(bytes.data(), {height, width, 3}, at::kByte);
   return pixels.permute({2, 0, 1}).to(at::kFloat).contiguous();
 }

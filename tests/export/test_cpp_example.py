@@ -67,6 +67,10 @@ def test_it_prints_what_the_detector_finds(tiny_config, program, library, tmp_pa
         torch.testing.assert_close(found[:, 1], scores[0, :10], rtol=0, atol=1e-4)
         assert int(found[0, 0]) == int(labels[0, 0])
         torch.testing.assert_close(found[0, 2:], boxes[0, 0], rtol=0, atol=0.05)
+    # An image of another width would be read askew.
+    done = run(program, library, package, str(height), str(width - 1), file)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {file} holds more than these pixels\n"
 
 
 @pytest.mark.parametrize(
