@@ -1,12 +1,8 @@
-import copy
-
 import pytest
 import torch
 from torch import nn
-from torch.amp.grad_scaler import GradScaler
 
 from lite_focus_detr.engine import build_optimizer
-from lite_focus_detr.engine.optimizer import adamw
 
 
 class Detector(nn.Module):
@@ -97,41 +93,3 @@ def test_on_a_gpu_it_is_fused(cfg):
         (g["fused"], g["foreach"]) for g in build_optimizer(cfg, Detector().cuda()).param_groups
     }
     assert options == (True, False)
-
-
-def steps(fused, scaler, count):
-    """A layer after some steps, of which the second overflows."""
-    torch.manual_seed(0)
-    layer = nn.Linear(4, 3)
-    optimizer = adamw([{"params": list(layer.parameters())}], 0.1, 0.01, fused=fused)
-    for index in range(count):
-        optimizer.zero_grad()
-        loss = layer(torch.randn(5, 4)).square().mean()
-        scaler.scale(loss * (torch.inf if index == 1 and scaler.is_enabled() else 1.0)).backward()
-        scaler.unscale_(optimizer)
-        before = copy.deepcopy(layer.state_dict())
-        scaler.step(optimizer)
-        scaler.update()
-        if index == 1 and scaler.is_enabled():
-            assert all(torch.equal(before[name], x) for name, x in layer.state_dict().items())
-    return layer, optimizer
-
-
-@pytest.mark.parametrize("scaled", [False, True])
-def test_fused_steps_are_the_same_and_leave_the_same_ones_out(scaled):
-    found = [steps(x, GradScaler("cpu", init_scale=64.0, enabled=scaled), 5) for x in (False, True)]
-    for plain, fused in zip(*(layer.parameters() for layer, _ in found), strict=True):
-        torch.testing.assert_close(fused, plain, rtol=0, atol=1e-6)
-    counts = [[s["step"].item() for s in o.state.values()] for _, o in found]
-    assert counts == [[4.0 if scaled else 5.0] * 2] * 2
-
-
-def test_a_fused_optimiser_goes_on_where_another_one_was_saved():
-    (_, plain), (layer, fused) = (steps(x, GradScaler("cpu", enabled=False), 2) for x in (0, 1))
-    options = [(g["fused"], g["foreach"]) for g in fused.param_groups]
-    state = {**fused.state_dict(), "state": plain.state_dict()["state"]}
-    fused.load_state_dict(state)
-    assert [(g["fused"], g["foreach"]) for g in fused.param_groups] == options
-    layer(torch.randn(2, 4)).sum().backward()
-    fused.step()
-    assert {s["step"].item() for s in fused.state.values()} == {3.0}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from detectron2.config import CfgNode
 from detectron2.solver import get_default_optimizer_params
@@ -13,22 +11,6 @@ from torch import nn
 SAMPLING_LAYERS = ("sampling_offsets", "reference_points")
 # Clipping by the norm of all gradients together; detectron2 itself clips per parameter only.
 FULL_MODEL = "full_model"
-
-
-def adamw(
-    parameters: list[dict[str, Any]], rate: float, weight_decay: float, *, fused: bool
-) -> torch.optim.AdamW:
-    """AdamW in one kernel for all parameters, or in one for each of its operations.
-
-    Args:
-        parameters: groups with ``params``.
-        rate: learning rate of groups that have none of their own.
-        weight_decay: likewise.
-        fused: one kernel, which also leaves a step out after an overflow without the host.
-    """
-    return torch.optim.AdamW(
-        parameters, lr=rate, weight_decay=weight_decay, fused=fused, foreach=not fused
-    )
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -66,7 +48,9 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         lr_factor_func=learning_rate_factor,
     )
     on_gpu = all(parameter.is_cuda for group in parameters for parameter in group["params"])
-    optimizer = adamw(parameters, solver.BASE_LR, solver.WEIGHT_DECAY, fused=on_gpu)
+    options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
+    # Fused, it is one kernel that also leaves a step out after an overflow without the host.
+    optimizer = torch.optim.AdamW(parameters, **options, fused=on_gpu, foreach=not on_gpu)
     if solver.CLIP_GRADIENTS.CLIP_TYPE == FULL_MODEL:
         return optimizer
     return maybe_add_gradient_clipping(cfg, optimizer)
