@@ -17,9 +17,10 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs/quick_schedules"
 QUICK_CONFIGS = sorted(path.stem for path in CONFIGS.glob("*dino_shapes.yaml"))
 
 
-def make_config(name):
+def make_config(name, *options):
     """A quick configuration with two decoder layers."""
-    cfg = model_zoo.get_config(name, ["MODEL.DEVICE", "cpu", "MODEL.DETR.DECODER.NUM_LAYERS", "2"])
+    options = ["MODEL.DEVICE", "cpu", "MODEL.DETR.DECODER.NUM_LAYERS", "2", *options]
+    cfg = model_zoo.get_config(name, options)
     cfg.MODEL.WEIGHTS = ""
     return cfg
 

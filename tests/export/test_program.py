@@ -10,8 +10,9 @@ from detectron2.modeling import build_model
 
 from lite_focus_detr import ops
 from lite_focus_detr.export import export_program
+from lite_focus_detr.export.detector import ImageInput, TensorDetector
 
-from .conftest import QUICK_CONFIGS
+from .conftest import QUICK_CONFIGS, make_config, make_model
 
 WITHOUT_THE_PACKAGE = """
 import sys, torch
@@ -31,6 +32,16 @@ def test_sizes_are_dynamic(trace, name, shape):
     images = torch.rand(shape, generator=torch.Generator().manual_seed(1)) * 255
     with torch.no_grad():
         found, expected = program.module()(images), detector(images)
+    for x, y in zip(found, expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
+
+
+def test_shortcuts_are_part_of_a_program():
+    model = make_model(make_config("sparse_dino_small", "MODEL.SPARSE.SHORTCUTS", "True"))
+    program = export_program(model).module()
+    images = torch.rand(1, 3, 131, 200, generator=torch.Generator().manual_seed(1)) * 255
+    with torch.no_grad():
+        found, expected = program(images), TensorDetector(model, ImageInput())(images)
     for x, y in zip(found, expected, strict=True):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
 
