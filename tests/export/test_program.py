@@ -36,8 +36,9 @@ def test_sizes_are_dynamic(trace, name, shape):
         torch.testing.assert_close(x, y, rtol=0, atol=1e-5)
 
 
-def test_shortcuts_are_part_of_a_program():
-    model = make_model(make_config("sparse_dino_small", "MODEL.SPARSE.SHORTCUTS", "True"))
+def test_shortcuts_and_neighbourhoods_are_part_of_a_program():
+    options = ("MODEL.SPARSE.SHORTCUTS", "True", "MODEL.SPARSE.SCORER_KERNEL_SIZE", "3")
+    model = make_model(make_config("sparse_dino_small", *options))
     program = export_program(model).module()
     images = torch.rand(1, 3, 131, 200, generator=torch.Generator().manual_seed(1)) * 255
     with torch.no_grad():

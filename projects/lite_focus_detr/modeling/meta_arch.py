@@ -273,7 +273,8 @@ class DetectionTransformer(nn.Module):
         """Weighted losses by name of what :meth:`forward_outputs` predicts with ``targets``."""
         if num_boxes is None:
             num_boxes = average_num_boxes(targets.counts, self.device)
-        arguments = (outputs.encoder, outputs.tokens, targets, outputs.sampling)
+        encoded = outputs.encoder._replace(proposal_indices=outputs.proposal_indices)
+        arguments = (encoded, outputs.tokens, targets, outputs.sampling)
         return self.criterion(outputs, targets, num_boxes) | self.encoder.losses(*arguments)
 
     def select_detections(self, outputs: DetectorOutputs, images: ImageList) -> list[Instances]:

@@ -207,6 +207,11 @@ class TokenSelection(NamedTuple):
             rows = self.keep_fillers(rows, self.gather(x))
         return x.flatten(0, 1).index_copy(0, self._flat(x), rows.flatten(0, 1)).view_as(x)
 
+    def mark(self, x: Tensor) -> Tensor:
+        """One for the selected of x (B, S), but fillers, zero for the others."""
+        zeros, ones = torch.zeros_like(x), torch.ones_like(self.indices, dtype=x.dtype)
+        return self.scatter(zeros[..., None], ones[..., None])[..., 0]
+
     def keep_fillers(self, rows: Tensor, fillers: Tensor) -> Tensor:
         """``rows`` (B, N, C), but beyond the budget those of ``fillers`` (B, N, C)."""
         if self.within_budget is None:
@@ -235,6 +240,7 @@ class EncoderOutput(NamedTuple):
     memory: Tensor  #: (B, S, C) all tokens
     trace: SelectionTrace | None = None  #: of encoders that select tokens
     predictions: Sequence[Prediction] = ()  #: of its layers, trained like the decoder's
+    proposal_indices: Tensor | None = None  #: (B, Q) tokens that became queries; for the losses
 
 
 class DecoderOutput(NamedTuple):

@@ -2,7 +2,7 @@
 
     lite-focus-detr sparsify --weights dense.pth [--config-file NAME_OR_PATH] \
         --encoder focus|sparse|lite|lite_focus --output FOLDER [--keep-ratio 0.3] \
-        [--iterations 300] [--fine-tune 0] [--without-labels] [--opts KEY VALUE ...]
+        [--iterations 600] [--fine-tune 0] [--without-labels] [--opts KEY VALUE ...]
 
 The detector of the configuration, with any host and weights of this project or published ones, gets
 the encoder. Everything stays as it was trained but what the encoder adds: the scores that select
@@ -19,24 +19,24 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase, default_argument_parser
 from detectron2.utils.logger import setup_logger
-from torch import nn
+from torch import Tensor, nn
 
 from .. import model_zoo
 from ..config import validate_config
 from ..engine import BudgetHook, DetrTrainer, prepare_run, user_errors
 from ..modeling import DetectionTransformer
-from ..modeling.encoder.deformable import DeformableEncoder
 from ..modeling.encoder.selective import SelectiveEncoder
 from ..modeling.encoder.shortcuts import fitting
 from ..modeling.encoder.sparse import SparseEncoder
+from ..modeling.structures import FeatureTokens
 from .command_line import add_config_arguments, config_of, options_with_weights
 from .detected_labels import detect_labels
 from .pareto import measure_budgets, table
@@ -58,8 +58,9 @@ LEAST_SCORE = 0.3
 ADDED = ("scorer", "linear12", "linear22", "norm22", "aux_heads")
 #: Training images that shortcuts are fitted to.
 FITTED_IMAGES = 100
-#: Learning rate of the fine-tuning relative to BASE_LR: of 0.1, 0.3 and 1 the best on blood cells.
-FINE_TUNING_RATE = 0.3
+#: Learning rates relative to BASE_LR, the best on blood cells: of scores with shortcuts, of 1 to
+#: 10, which then fall along a cosine, and of the fine-tuning, of 0.1 to 1.
+SCORES_RATE, FINE_TUNING_RATE = 5.0, 0.3
 
 
 class KeepEvaluation(HookBase):
@@ -78,8 +79,32 @@ class KeepEvaluation(HookBase):
             module.eval()
 
 
+class FitShortcuts(HookBase):
+    """Fits shortcuts to the dense encoder, once it is known which tokens will take them."""
+
+    def __init__(self, fit: Callable[[], None]) -> None:
+        """
+        Args:
+            fit: does so.
+        """
+        self.fit = fit
+
+    def after_train(self) -> None:
+        """Before the last evaluation, which comes after this hook."""
+        self.fit()
+
+
 class AddedPartsTrainer(DetrTrainer):
-    """Trains what the encoder adds to a dense one; every other tensor stays as it is."""
+    """Makes a dense detector sparse: trains what the encoder adds, every other tensor stays."""
+
+    def __init__(self, cfg: CfgNode, dense: DetectionTransformer) -> None:
+        """
+        Args:
+            cfg: of the sparse detector.
+            dense: from which it starts.
+        """
+        self.dense = dense
+        super().__init__(cfg)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -101,7 +126,35 @@ class AddedPartsTrainer(DetrTrainer):
         if isinstance(model.encoder, SparseEncoder):
             # With all tokens it is the dense detector, whose decoder the scores learn from.
             hooks.insert(0, BudgetHook(model=model, smallest=1.0, largest=1.0))
+        if isinstance(model.encoder, SelectiveEncoder) and model.encoder.shortcuts is not None:
+            hooks.insert(hooks.index(self.evaluation), FitShortcuts(self.fit_shortcuts))
         return hooks
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Go on with the last checkpoint, or start from the dense detector."""
+        if resume and self.checkpointer.has_checkpoint():
+            super().resume_or_load(resume=True)
+        else:
+            self.checkpointer.model.load_state_dict(self.dense.state_dict(), strict=False)
+
+    def fit_shortcuts(self) -> None:
+        """Fit the shortcuts to what the dense detector does to ``FITTED_IMAGES`` of the training,
+        as large as those of an evaluation, and save the detector."""
+        model, dense = self.checkpointer.model, self.dense.eval()
+        loaders = (self.build_test_loader(self.cfg, name) for name in self.cfg.DATASETS.TRAIN)
+        batches = itertools.islice(itertools.chain.from_iterable(loaders), FITTED_IMAGES)
+
+        def updated(tokens: FeatureTokens) -> Tensor:
+            found: Tensor = model.encoder.updated_tokens(tokens, model.proposal_head)
+            return found
+
+        layers = dense.encoder.layers
+        assert isinstance(layers, nn.ModuleList)
+        with fitting(list(layers), model.encoder.shortcuts, updated), torch.inference_mode():
+            for batch in batches:
+                dense(batch)
+        logger.info("The shortcuts are fitted to images of the training")
+        self._save("model_final")
 
 
 def is_added(name: str, model: DetectionTransformer) -> bool:
@@ -144,6 +197,7 @@ def sparse_config(cfg: CfgNode, encoder: str, keep_ratio: float) -> CfgNode:
     model.FOCUS.OBJECT_TOKENS = model.LITE_FOCUS.OBJECT_TOKENS = 0
     model.SPARSE.KEEP_RATIO = float(keep_ratio)
     model.SPARSE.OBJECT_TOKENS, model.SPARSE.AUX_HEADS = 0, False
+    model.SPARSE.TARGET, model.SPARSE.SCORER_KERNEL_SIZE = "attention", 3
     model.FOCUS.SHORTCUTS = model.SPARSE.SHORTCUTS = encoder in WITH_SHORTCUTS
     validate_config(cfg)
     return cfg
@@ -161,38 +215,20 @@ def stage_config(cfg: CfgNode, folder: Path, iterations: int, rate: float) -> Cf
     return cfg
 
 
-def start_from(dense: DetectionTransformer, model: DetectionTransformer, cfg: CfgNode) -> None:
-    """Give a detector the weights of a dense one, and fit its shortcuts, if it has any, to what
-    that does to ``FITTED_IMAGES`` of the training."""
-    model.load_state_dict(dense.state_dict(), strict=False)
-    encoder, selective = dense.encoder, model.encoder
-    assert isinstance(encoder, DeformableEncoder)
-    if not isinstance(selective, SelectiveEncoder) or selective.shortcuts is None:
-        return
-    dense.eval()
-    batches = math.ceil(FITTED_IMAGES / cfg.SOLVER.IMS_PER_BATCH)
-    loader = itertools.islice(DetrTrainer.build_train_loader(cfg), batches)
-    with fitting(list(encoder.layers), selective.shortcuts), torch.inference_mode():
-        for batch in loader:
-            dense(batch)
-    logger.info("The shortcuts are fitted to %d batches of the training", batches)
-
-
-def train(
-    trainer_class: type[DetrTrainer], cfg: CfgNode, dense: DetectionTransformer | None = None
-) -> tuple[DetectionTransformer, float]:
-    """Train, or go on with, one of the two trainings, which starts from ``MODEL.WEIGHTS`` or from
-    the ``dense`` detector; returns the detector and its AP."""
+def train(cfg: CfgNode, trainer: Callable[[CfgNode], DetrTrainer]) -> DetectionTransformer:
+    """Train, or go on with, one of the two trainings."""
     with user_errors():
         prepare_run(cfg, default_argument_parser().parse_args([]))
-        trainer = trainer_class(cfg)
-        resume = trainer.checkpointer.has_checkpoint()
-        trainer.resume_or_load(resume=resume)
-        model: DetectionTransformer = trainer.checkpointer.model
-        if dense is not None and not resume:
-            start_from(dense, model, cfg)
-    trainer.train()
-    return model, float(DetrTrainer.test(cfg, model)["bbox"]["AP"])
+        training = trainer(cfg)
+        training.resume_or_load(resume=training.checkpointer.has_checkpoint())
+    training.train()
+    model: DetectionTransformer = training.checkpointer.model
+    return model
+
+
+def evaluate(cfg: CfgNode, model: DetectionTransformer) -> float:
+    """AP of a detector."""
+    return float(DetrTrainer.test(cfg, model)["bbox"]["AP"])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -209,17 +245,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare_run(dense_cfg, default_argument_parser().parse_args([]))
         dense = DetrTrainer.load_model(dense_cfg)
         assert isinstance(dense, DetectionTransformer)
-    rows = [f"dense: {float(DetrTrainer.test(dense_cfg, dense)['bbox']['AP']):.1f} AP"]
+    rows = [f"dense: {evaluate(dense_cfg, dense):.1f} AP"]
     if args.without_labels:
         cfg = detect_labels(cfg, dense, output, LEAST_SCORE)
-    added_cfg = stage_config(cfg, output / "added", args.iterations, rate=1.0)
+    rate = SCORES_RATE if args.encoder in WITH_SHORTCUTS else 1.0
+    added_cfg = stage_config(cfg, output / "added", args.iterations, rate)
+    added_cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
     added_cfg.SOLVER.KEEP_RATIO_RANGE = []
-    model, ap = train(AddedPartsTrainer, added_cfg, dense)
+    model = train(added_cfg, partial(AddedPartsTrainer, dense=dense))
+    ap = evaluate(cfg, model)
     rows.append(f"{args.encoder}, {args.iterations} iterations of what it adds: {ap:.1f} AP")
     if args.fine_tune:
         fine_cfg = stage_config(cfg, output / "fine_tuned", args.fine_tune, FINE_TUNING_RATE)
         fine_cfg.MODEL.WEIGHTS = str(output / "added/model_final.pth")
-        model, ap = train(DetrTrainer, fine_cfg)
+        model = train(fine_cfg, DetrTrainer)
+        ap = evaluate(cfg, model)
         rows.append(f"{args.encoder}, {args.fine_tune} iterations of everything: {ap:.1f} AP")
     report = "\n".join(f"- {row}" for row in rows) + "\n"
     if model.encoder.keep_ratios:
@@ -238,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--output", required=True, help="folder of weights and report")
     parser.add_argument("--keep-ratio", type=float, default=0.3, help="default %(default)s")
     parser.add_argument(
-        "--iterations", type=int, default=300, help="of what the encoder adds; default %(default)s"
+        "--iterations", type=int, default=600, help="of what the encoder adds; default %(default)s"
     )
     parser.add_argument(
         "--fine-tune", type=int, default=0, help="iterations of everything; default none"

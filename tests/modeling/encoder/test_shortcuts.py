@@ -82,7 +82,7 @@ def test_affine_layers_are_found(config, padding):
         for mask in [tokens.padding_mask[..., None]] * 8
     ]
     shortcuts = LinearShortcuts(embed_dim=32, num_layers=2, num_levels=4)
-    with fitting(layers, shortcuts):
+    with fitting(layers, shortcuts, lambda batch: torch.zeros_like(batch.padding_mask)):
         for batch in batches:
             for layer in layers:
                 layer(None, None, batch)
@@ -93,6 +93,24 @@ def test_affine_layers_are_found(config, padding):
             torch.testing.assert_close(found.weight, expected, rtol=0, atol=0.01)
             torch.testing.assert_close(found.bias, layer.biases[level], rtol=0, atol=0.02)
     assert not any(layer._forward_hooks for layer in layers)
+
+
+def test_tokens_that_are_updated_count_little(config):
+    tokens = tokens_of(build(config("SparseDETR", 0.3)))
+    torch.manual_seed(2)
+    updated = torch.rand(tokens.padding_mask.shape) < 0.5
+    # Half of the tokens learn one constant, half another.
+    added = torch.where(updated[..., None], 1.0, 2.0).expand_as(tokens.features)
+    layers = nn.ModuleList([nn.Module()])
+    layers[0].forward = lambda queries, value, batch: batch.features + added
+    shortcuts = LinearShortcuts(embed_dim=32, num_layers=1, num_levels=4)
+    with fitting(layers, shortcuts, lambda batch: updated):
+        layers[0](None, None, tokens)
+    with torch.no_grad():
+        predicted = shortcuts(0, tokens.features, tokens.spatial_shapes) - tokens.features
+    num_finest = tokens.spatial_shapes[0][0] * tokens.spatial_shapes[0][1]
+    # 0.02 of 1 and 1 of 2: the mean is 1.98.
+    assert predicted[:, :num_finest].mean() == pytest.approx(1.98, abs=0.03)
 
 
 def test_the_least_squares_are_those_of_numpy():

@@ -3,7 +3,7 @@ import torch
 from detectron2.modeling import build_model
 
 from lite_focus_detr.config import load_config
-from lite_focus_detr.modeling.encoder.sparse import decoder_attention
+from lite_focus_detr.modeling.encoder.sparse import attention_loss, decoder_attention
 
 
 @pytest.fixture
@@ -53,6 +53,45 @@ def test_scores_learn_the_tokens_that_the_decoder_looks_at(model, make_batch, bu
     torch.testing.assert_close(loss, total / logits.numel())
 
 
+def test_attention_is_learned_as_a_distribution():
+    attention = torch.tensor([[3.0, 1.0, 0.0, 0.0], [0.0, 2.0, 2.0, 0.0]])
+    padding = torch.tensor([[False, False, False, True], [False, False, False, False]])
+    logits = torch.tensor([[1.0, 2.0, 3.0, 50.0], [0.0, -1.0, 0.5, 2.0]], requires_grad=True)
+    for proposals in (None, torch.tensor([[2, 0], [3, 1]])):
+        expected = 0.0
+        for image in range(2):
+            count = 3 if image == 0 else 4
+            shares = (attention[image] / 4).tolist()
+            for token in () if proposals is None else proposals[image].tolist():
+                shares[token] += 0.25
+            total = logits[image, :count].exp().sum().log()
+            expected += sum(shares[i] * (total - logits[image, i]) for i in range(count)) / 2
+        loss = attention_loss(logits, attention, proposals, padding)
+        torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert logits.grad[0, 3] == 0
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_what_becomes_a_query_is_learned_as_well(tiny_config, make_batch):
+    torch.manual_seed(0)
+    cfg = tiny_config("dino")
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.SPARSE.TARGET = "SparseDETR", "attention"
+    model = build_model(cfg).train()
+    seen, losses = [], model.encoder.losses
+
+    def spy(output, tokens, targets, sampling):
+        seen.append((output, tokens, decoder_attention(sampling, tokens)))
+        return losses(output, tokens, targets, sampling)
+
+    model.encoder.losses = spy
+    loss = model(make_batch((2, 1)))["loss_dam"]
+    ((output, tokens, attention),) = seen
+    assert output.proposal_indices.shape == (2, cfg.MODEL.DETR.NUM_QUERIES)
+    scores = (output.trace.foreground, attention, output.proposal_indices, tokens.padding_mask)
+    torch.testing.assert_close(loss, attention_loss(*scores))
+
+
 def test_denoising_queries_are_not_looked_at(model, make_batch):
     batch = make_batch((3, 1))
     seen = []
@@ -81,6 +120,8 @@ def test_the_decoder_is_not_watched_by_encoders_that_do_not_ask(tiny_config, mak
         (["MODEL.SPARSE.OBJECT_TOKENS", -3], "OBJECT_TOKENS is -3; .* at least 0"),
         (["MODEL.SPARSE.KEEP_RATIO", 0.0], r"KEEP_RATIO is 0.0; it must lie in \(0, 1\]"),
         (["MODEL.DETR.DECODER.ATTENTION", "key_aware"], "SparseDETR learns from"),
+        (["MODEL.SPARSE.SCORER_KERNEL_SIZE", 2], "SCORER_KERNEL_SIZE is 2; it must be odd"),
+        (["MODEL.SPARSE.TARGET", "boxes"], "TARGET"),
     ],
 )
 def test_impossible_mixtures_are_refused_with_the_keys_named(options, message):

@@ -62,6 +62,28 @@ def test_modulation_scales_a_level_by_the_scores_of_the_one_before(projected, or
         torch.testing.assert_close(level(scores, this), expected)
 
 
+@pytest.mark.parametrize("order", ["joint", "none"])
+def test_a_score_depends_on_the_neighbourhood(projected, order):
+    scorer = TokenScorer(embed_dim=16, num_levels=3, modulation=order, kernel_size=3).double()
+    seen = []
+    scorer.layer2[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    scorer(projected, SHAPES)
+    # The same by a sum over shifted maps: tokens of a level differ by nothing but that.
+    kernel, bias = scorer.neighbors.weight[:, 0], scorer.neighbors.bias
+    hidden = scorer.layer1(projected)
+    for index, (height, width) in enumerate(SHAPES):
+        image = F.pad(level(hidden, index).unflatten(1, (height, width)), (0, 0, 1, 1, 1, 1))
+        total = bias + sum(
+            image[:, dy : dy + height, dx : dx + width] * kernel[:, dy, dx]
+            for dy in range(3)
+            for dx in range(3)
+        )
+        x = level(hidden, index) + F.gelu(total).flatten(1, 2)
+        local = x[..., :8] @ scorer.layer2[0].weight[:, :8].T
+        found = level(torch.cat(seen, 1), index)
+        torch.testing.assert_close(found - found[:, :1], local - local[:, :1])
+
+
 @pytest.mark.parametrize("order", ["top_down", "none", "joint"])
 def test_scores_under_autocast_are_in_full_precision(projected, order):
     scorer = make(order).float()

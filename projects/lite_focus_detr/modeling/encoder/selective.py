@@ -103,6 +103,10 @@ class SelectiveEncoder(Encoder):
         skipped: Tensor = self.shortcuts(last, tokens.features, tokens.spatial_shapes)
         return skipped
 
+    def updated_tokens(self, tokens: FeatureTokens, proposal_head: TokenHead) -> Tensor:
+        """Which tokens (B, S), bool, the first layer updates."""
+        return self.rank_tokens(tokens, proposal_head)[1].mark(tokens.padding_mask)
+
     def rank_tokens(
         self, tokens: FeatureTokens, proposal_head: TokenHead
     ) -> tuple[Tensor, TokenSelection, SelectionTrace]:
@@ -148,14 +152,16 @@ def build_selective_parts(
     value: Source,
     modulation: str,
     shortcuts: bool = False,
+    kernel_size: int = 1,
 ) -> SelectiveParts:
-    """The parts of a selective encoder from ``MODEL.DETR`` and its own settings; there is a dual
-    attention for each of the ``keep_ratios``."""
+    """The parts of a selective encoder from ``MODEL.DETR`` and its own settings: a dual
+    attention for each of the ``keep_ratios``, scores that know ``kernel_size`` tokens."""
     detr = cfg.MODEL.DETR
     checkpointing = detr.GRADIENT_CHECKPOINTING
     settings = SelectionSettings(value=value, objects=objects, gradient_checkpointing=checkpointing)
     embed_dim, num_heads = detr.EMBED_DIM, detr.NUM_HEADS
-    scorer = TokenScorer(embed_dim=embed_dim, num_levels=detr.NUM_LEVELS, modulation=modulation)
+    levels = {"num_levels": detr.NUM_LEVELS, "modulation": modulation}
+    scorer = TokenScorer(embed_dim=embed_dim, kernel_size=kernel_size, **levels)
     sizes = {"embed_dim": embed_dim, "num_heads": num_heads, "dropout": detr.ENCODER.DROPOUT}
     num_dual = len(keep_ratios) if objects.count else 0
     dual_attention = [DualAttention(**sizes) for _ in range(num_dual)]

@@ -1,6 +1,6 @@
 """Linear predictions of what layers would make of tokens that they do not update."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,6 +12,8 @@ from ..structures import FeatureTokens, SpatialShapes
 
 #: Ridge of the least squares, relative to the mean square of a feature.
 RIDGE = 1e-3
+#: In the sums, of tokens that layers update, so that a level without others has a solution.
+UPDATED_WEIGHT = 0.02
 
 
 class LinearShortcuts(nn.Module):
@@ -50,8 +52,8 @@ class LinearShortcuts(nn.Module):
             layer: from 0.
             level: from 0.
             moments: (C + 1, 2 C + 1) in double precision: of the features with a one behind them,
-                the sum over tokens of their outer product with themselves, and with what the
-                layers add to them.
+                the weighted sum over tokens of their outer product with themselves, and with what
+                the layers add to them.
         """
         count = moments.shape[0]
         squares, products = moments[:, :count], moments[:, count:]
@@ -62,17 +64,23 @@ class LinearShortcuts(nn.Module):
 
 
 @contextmanager
-def fitting(layers: Sequence[nn.Module], shortcuts: LinearShortcuts) -> Iterator[None]:
+def fitting(
+    layers: Sequence[nn.Module],
+    shortcuts: LinearShortcuts,
+    updated_tokens: Callable[[FeatureTokens], Tensor],
+) -> Iterator[None]:
     """Fit shortcuts to the encoder layers that are run within this block, in evaluation mode.
 
     Args:
         layers: of a dense encoder, called with queries, value and tokens, as
             :class:`EncoderLayer` is.
         shortcuts: for as many layers, and the levels of the tokens.
+        updated_tokens: says which tokens (B, S), bool, will not take the shortcuts; they count
+            little.
     """
     moments: dict[tuple[int, int], Tensor] = {}
     hooks = [
-        layer.register_forward_hook(partial(_add_moments, moments, index))
+        layer.register_forward_hook(partial(_add_moments, moments, updated_tokens, index))
         for index, layer in enumerate(layers)
     ]
     try:
@@ -86,6 +94,7 @@ def fitting(layers: Sequence[nn.Module], shortcuts: LinearShortcuts) -> Iterator
 
 def _add_moments(
     moments: dict[tuple[int, int], Tensor],
+    updated_tokens: Callable[[FeatureTokens], Tensor],
     layer: int,
     _: nn.Module,
     arguments: tuple[Any, Any, FeatureTokens],
@@ -96,6 +105,7 @@ def _add_moments(
     ones = (~tokens.padding_mask)[..., None]
     source = torch.cat((tokens.features * ones, ones), dim=-1).double()
     both = torch.cat((source, (updated - tokens.features) * ones), dim=-1).double()
+    source = torch.where(updated_tokens(tokens)[..., None], UPDATED_WEIGHT, 1.0) * source
     lengths = [height * width for height, width in tokens.spatial_shapes]
     levels = zip(torch.split(source, lengths, 1), torch.split(both, lengths, 1), strict=True)
     for level, (x, y) in enumerate(levels):

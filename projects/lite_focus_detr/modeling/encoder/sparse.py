@@ -1,6 +1,6 @@
 """The encoder of Sparse DETR: tokens chosen by where the decoder will look."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,12 +10,15 @@ from torch import Tensor
 from ... import ops
 from ..heads import DetectionHeads
 from ..proposals import TokenHead, token_anchors
-from ..structures import EncoderOutput, FeatureTokens, Prediction, Sampling, Targets
+from ..structures import EncoderOutput, FeatureTokens, Prediction, Sampling, Targets, TokenSelection
 from .base import ENCODER_REGISTRY
 from .dual_attention import ObjectRule
 from .layer import EncoderLayer
 from .selective import SelectiveEncoder, SelectiveParts, build_selective_parts
 from .token_selection import token_budgets, topk_tokens
+
+#: Of what the scores learn, the proposals' part relative to that of the decoder's attention.
+PROPOSALS_SHARE = 0.5
 
 
 @ENCODER_REGISTRY.register()
@@ -25,21 +28,36 @@ class SparseEncoder(SelectiveEncoder):
     needs_sampling = True
     carries_fillers = True
     training_only = ("aux_heads",)
-    choices: ClassVar = {"MODEL.SPARSE.OBJECT_SCORE": ("logit", "probability")}
-    minimum_values: ClassVar = {"MODEL.SPARSE.OBJECT_TOKENS": 0, "MODEL.SPARSE.LOSS_WEIGHT": 0}
+    choices: ClassVar = {
+        "MODEL.SPARSE.OBJECT_SCORE": ("logit", "probability"),
+        "MODEL.SPARSE.TARGET": ("most_attended", "attention"),
+    }
+    minimum_values: ClassVar = {
+        "MODEL.SPARSE.OBJECT_TOKENS": 0,
+        "MODEL.SPARSE.LOSS_WEIGHT": 0,
+        "MODEL.SPARSE.SCORER_KERNEL_SIZE": 1,
+    }
 
     @configurable
     def __init__(
-        self, *, parts: SelectiveParts, aux_heads: DetectionHeads | None, loss_weight: float
+        self,
+        *,
+        parts: SelectiveParts,
+        aux_heads: DetectionHeads | None,
+        target: Literal["most_attended", "attention"],
+        loss_weight: float,
     ) -> None:
         """
         Args:
             parts: of the selection.
             aux_heads: detect from the tokens of all layers but the last, in training only.
+            target: what the scoring network learns: which tokens the decoder looks at most, or how
+                its attention is shared among them.
             loss_weight: of the scoring network's loss, at least 0.
         """
         super().__init__(parts)
         self.aux_heads = aux_heads
+        self.target = target
         self.loss_weight = loss_weight
 
     @staticmethod
@@ -50,6 +68,12 @@ class SparseEncoder(SelectiveEncoder):
         sparse.KEEP_RATIO = 0.3
         # Train every encoder layer but the last with class and box heads of its own.
         sparse.AUX_HEADS = True
+        # The scores learn which tokens the decoder looks at most, as many as are kept
+        # (most_attended, as published), or how it shares its attention among all, and the tokens
+        # that become queries (attention).
+        sparse.TARGET = "most_attended"
+        # Tokens along a side of the neighbourhood that a score depends on, odd; 1: as published.
+        sparse.SCORER_KERNEL_SIZE = 1
         # Weight of the loss of the scoring network.
         sparse.LOSS_WEIGHT = 1.0
         # The dual attention of Focus-DETR (its Table 11: 300), see MODEL.FOCUS; 0: none.
@@ -66,6 +90,10 @@ class SparseEncoder(SelectiveEncoder):
         if not 0 < sparse.KEEP_RATIO <= 1:
             ratio = sparse.KEEP_RATIO
             raise ValueError(f"MODEL.SPARSE.KEEP_RATIO is {ratio}; it must lie in (0, 1]")
+        if sparse.SCORER_KERNEL_SIZE % 2 == 0:
+            raise ValueError(
+                f"MODEL.SPARSE.SCORER_KERNEL_SIZE is {sparse.SCORER_KERNEL_SIZE}; it must be odd"
+            )
         if attention != "deformable":
             raise ValueError(
                 f"SparseDETR learns from MODEL.DETR.DECODER.ATTENTION deformable, not {attention}"
@@ -82,9 +110,18 @@ class SparseEncoder(SelectiveEncoder):
         ratios = [sparse.KEEP_RATIO] * num_layers
         layers = [EncoderLayer(cfg) for _ in ratios]
         objects = ObjectRule(count=sparse.OBJECT_TOKENS, score=sparse.OBJECT_SCORE)
-        options = {"value": "updated", "modulation": "joint", "shortcuts": sparse.SHORTCUTS}
-        parts = build_selective_parts(cfg, layers, ratios, objects, **options)
-        return {"parts": parts, "aux_heads": aux_heads, "loss_weight": sparse.LOSS_WEIGHT}
+        parts = build_selective_parts(
+            cfg,
+            layers,
+            ratios,
+            objects,
+            value="updated",
+            modulation="joint",
+            shortcuts=sparse.SHORTCUTS,
+            kernel_size=sparse.SCORER_KERNEL_SIZE,
+        )
+        loss = {"target": sparse.TARGET, "loss_weight": sparse.LOSS_WEIGHT}
+        return {"parts": parts, "aux_heads": aux_heads, **loss}
 
     def forward(self, tokens: FeatureTokens, proposal_head: TokenHead | None) -> EncoderOutput:
         """Encode, in training with a prediction from every layer but the last."""
@@ -104,19 +141,44 @@ class SparseEncoder(SelectiveEncoder):
         self, output: EncoderOutput, tokens: FeatureTokens, targets: Targets, sampling: Sampling
     ) -> dict[str, Tensor]:
         """``loss_dam``: the tokens that the decoder looks at most; see :class:`Encoder`."""
-        trace = output.trace
-        assert trace is not None
-        logits = torch.where(tokens.padding_mask, trace.foreground.min(), trace.foreground)
+        assert output.trace is not None
+        logits, padding = output.trace.foreground, tokens.padding_mask
         attention = decoder_attention(sampling, tokens)
-        attention = attention.masked_fill(tokens.padding_mask, -1.0)
+        if self.target == "attention":
+            loss = attention_loss(logits, attention, output.proposal_indices, padding)
+        else:
+            most = self.most_attended(attention.masked_fill(padding, -1.0), tokens)
+            logits = torch.where(padding, logits.min(), logits)
+            loss = F.multilabel_soft_margin_loss(logits, most.mark(attention))
+        return {"loss_dam": self.loss_weight * loss}
+
+    def most_attended(self, attention: Tensor, tokens: FeatureTokens) -> TokenSelection:
+        """As many tokens with the most of the ``attention`` (B, S) as are kept."""
         # Where all tokens are updated, all would be to be found: as many as are configured.
         ratios = self.keep_ratios if self.keep_ratios[0] < 1 else self.configured_keep_ratios
         budgets = token_budgets(tokens.num_valid, ratios[0])
-        most = topk_tokens(attention, max(budgets), budgets)
-        ones = torch.ones_like(most.indices)[..., None]
-        target = most.scatter(torch.zeros_like(attention)[..., None], ones)[..., 0]
-        loss = F.multilabel_soft_margin_loss(logits, target)
-        return {"loss_dam": self.loss_weight * loss}
+        return topk_tokens(attention, max(budgets), budgets)
+
+
+def attention_loss(
+    logits: Tensor, attention: Tensor, proposal_indices: Tensor | None, padding_mask: Tensor
+) -> Tensor:
+    """Cross-entropy of the shares of tokens in the decoder's attention and in what they score.
+
+    Args:
+        logits: (B, S) scores.
+        attention: (B, S), at least 0, that the tokens get.
+        proposal_indices: (B, Q) tokens that became queries, which count as attended to as well;
+            None: there are none.
+        padding_mask: (B, S) bool, True for tokens without a share.
+    """
+    shares = attention / attention.sum(1, keepdim=True)
+    if proposal_indices is not None:
+        count = proposal_indices.shape[1]
+        each = torch.full(proposal_indices.shape, PROPOSALS_SHARE / count).to(shares)
+        shares = shares.scatter_add(1, proposal_indices, each)
+    log_shares = logits.masked_fill(padding_mask, float("-inf")).log_softmax(1)
+    return -(shares * log_shares.masked_fill(padding_mask, 0)).sum(1).mean()
 
 
 def decoder_attention(sampling: Sampling, tokens: FeatureTokens) -> Tensor:

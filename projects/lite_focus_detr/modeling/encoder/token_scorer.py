@@ -17,13 +17,17 @@ class TokenScorer(nn.Module):
     trained so, although the first LayerNorm removes the factor but for its sign.
     """
 
-    def __init__(self, *, embed_dim: int, num_levels: int, modulation: str) -> None:
+    def __init__(
+        self, *, embed_dim: int, num_levels: int, modulation: str, kernel_size: int = 1
+    ) -> None:
         """
         Args:
             embed_dim: channels C of the tokens, a multiple of 4.
             num_levels: feature levels L.
             modulation: the scores of a level scale the next, ``top_down`` or ``bottom_up``;
                 ``none``: each level by itself; ``joint``: all as one map (Sparse DETR).
+            kernel_size: tokens along a side of the neighbourhood that a score also depends on,
+                odd; 1: none, as published.
         """
         super().__init__()
         self.modulation = modulation
@@ -32,6 +36,11 @@ class TokenScorer(nn.Module):
         half, quarter = embed_dim // 2, embed_dim // 4
         linears = (nn.Linear(embed_dim, half), nn.Linear(half, quarter), nn.Linear(quarter, 1))
         self.layer2 = nn.Sequential(linears[0], nn.GELU(), linears[1], nn.GELU(), linears[2])
+        self.neighbors = None
+        if kernel_size > 1:
+            self.neighbors = nn.Conv2d(
+                embed_dim, embed_dim, kernel_size, padding=kernel_size // 2, groups=embed_dim
+            )
         xavier_matrices(self)
         self.alpha = None
         if modulation in ("top_down", "bottom_up"):
@@ -40,7 +49,7 @@ class TokenScorer(nn.Module):
     def forward(self, projected: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
         """Logits (B, S) of tokens (B, S, C) as the proposal head projects them, padded ones too."""
         if self.modulation == "joint":
-            return self._score(projected)
+            return self._score(projected, spatial_shapes)
         levels = torch.split(projected, [height * width for height, width in spatial_shapes], 1)
         turn = -1 if self.modulation == "top_down" else 1
         shapes = spatial_shapes[::turn]
@@ -50,12 +59,18 @@ class TokenScorer(nn.Module):
                 last = scores[-1].view(-1, 1, *shapes[step - 1])
                 scale = F.interpolate(last, shapes[step], mode="bilinear", align_corners=True)
                 x = x * (1 + self.alpha[step - 1] * scale.flatten(1)[..., None])
-            scores.append(self._score(x))
+            scores.append(self._score(x, shapes[step : step + 1]))
         return torch.cat(scores[::turn], dim=1)
 
-    def _score(self, x: Tensor) -> Tensor:
-        """Logits (B, N) of the tokens (B, N, C) of a map."""
-        local, context = self.layer1(x).chunk(2, dim=-1)
+    def _score(self, x: Tensor, shapes: SpatialShapes) -> Tensor:
+        """Logits (B, N) of the tokens (B, N, C) of maps of these ``shapes``, which share a mean."""
+        x = self.layer1(x)
+        if self.neighbors is not None:
+            levels = torch.split(x, [height * width for height, width in shapes], 1)
+            pairs = zip(levels, shapes, strict=True)
+            maps = [self.neighbors(y.mT.reshape(*y.mT.shape[:2], *shape)) for y, shape in pairs]
+            x = x + F.gelu(torch.cat([y.flatten(2) for y in maps], 2)).mT
+        local, context = x.chunk(2, dim=-1)
         first = self.layer2[0]
         assert isinstance(first, nn.Linear)
         # W [local; mean] + b = W_1 local + (W_2 mean + b): the second term is that of all tokens.
