@@ -371,8 +371,8 @@ void run_backward(Operator name, const Problem& problem) {
              logits->differentiate(problem)};
   }
   // Two threads at one head need less memory than two threads with a head each, and an image of 8
-  // heads has work for 16 threads.
-  const int64_t parts = 2;
+  // heads has work for 16 threads. The few queries of a decoder are less work than a second sum.
+  const int64_t parts = problem.query == nullptr && !is_reused(problem) ? 1 : 2;
   const int64_t group = (torch::stable::get_num_threads() + parts - 1) / parts;
   run_heads(steps, std::min(group, kMostHeads), parts, true);
 }

@@ -1,5 +1,4 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -106,14 +105,39 @@ def test_shortcuts_are_fitted_to_the_dense_encoder(dense, tmp_path):
     assert (outputs.memory - predicted).norm() < 0.5 * missed
 
 
-def test_the_dense_detector_is_where_it_starts(tiny_config):
-    cfg = tiny_config("dino")
-    dense = build_model(cfg)
-    model = build_model(sparsify.sparse_config(cfg, "lite", 0.3))
-    trainer = SimpleNamespace(checkpointer=SimpleNamespace(model=model), dense=dense)
-    sparsify.AddedPartsTrainer.resume_or_load(trainer, resume=False)
-    for name, tensor in dense.state_dict().items():
-        assert torch.equal(model.state_dict()[name], tensor), name
+def test_a_training_that_ended_before_the_fit_goes_on_with_it(dense, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("the power is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sparsify.AddedPartsTrainer, "fit_shortcuts", fail)
+        with pytest.raises(RuntimeError, match="power"):
+            run(tmp_path, "sparse")
+    path = tmp_path / "sparse/added/model_final.pth"
+    before = torch.load(path, weights_only=True)["model"]
+    after = run(tmp_path, "sparse")
+    for name, tensor in after.items():
+        assert torch.equal(tensor, before[name]) == ("shortcuts" not in name), name
+
+
+def test_nothing_is_fitted_after_a_step_that_failed(dense, tmp_path, monkeypatch):
+    def fail(_):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(sparsify.AddedPartsTrainer, "run_step", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(tmp_path, "sparse")
+    assert not (tmp_path / "sparse/added/model_final.pth").exists()
+
+
+def test_files_of_the_dense_detector_are_left_alone(dense, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "dense.yaml"
+    own = path.read_text().replace(f"OUTPUT_DIR: {tmp_path}/output", "OUTPUT_DIR: ./its_own")
+    path.write_text(own)
+    assert "its_own" in own
+    run(tmp_path, "sparse")
+    assert not (tmp_path / "its_own").exists()
 
 
 def test_scores_learn_from_a_decoder_that_sees_all_tokens_updated(dense, tmp_path, monkeypatch):

@@ -17,26 +17,28 @@ folder; the weights to model_final.pth in its folders ``added`` and ``fine_tuned
 from __future__ import annotations
 
 import argparse
-import itertools
 import logging
+import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
 from detectron2.engine import HookBase, default_argument_parser
 from detectron2.utils.logger import setup_logger
-from torch import Tensor, nn
+from torch import nn
 
 from .. import model_zoo
 from ..config import validate_config
+from ..data import DetrDatasetMapper
 from ..engine import BudgetHook, DetrTrainer, prepare_run, user_errors
 from ..modeling import DetectionTransformer
 from ..modeling.encoder.selective import SelectiveEncoder
-from ..modeling.encoder.shortcuts import fitting
+from ..modeling.encoder.shortcuts import LinearShortcuts, fitting
 from ..modeling.encoder.sparse import SparseEncoder
-from ..modeling.structures import FeatureTokens
 from .command_line import add_config_arguments, config_of, options_with_weights
 from .detected_labels import detect_labels
 from .pareto import measure_budgets, table
@@ -58,8 +60,8 @@ LEAST_SCORE = 0.3
 ADDED = ("scorer", "linear12", "linear22", "norm22", "aux_heads")
 #: Training images that shortcuts are fitted to.
 FITTED_IMAGES = 100
-#: Learning rates relative to BASE_LR, the best on blood cells: of scores with shortcuts, of 1 to
-#: 10, which then fall along a cosine, and of the fine-tuning, of 0.1 to 1.
+#: Learning rates relative to BASE_LR, the best on blood cells: of the scores that shortcuts go
+#: with, of 1 to 10 along a cosine, and of the fine-tuning, of 0.1 to 1.
 SCORES_RATE, FINE_TUNING_RATE = 5.0, 0.3
 
 
@@ -77,21 +79,6 @@ class KeepEvaluation(HookBase):
         """Undo what an evaluation or the start of the training has set."""
         for module in self.modules:
             module.eval()
-
-
-class FitShortcuts(HookBase):
-    """Fits shortcuts to the dense encoder, once it is known which tokens will take them."""
-
-    def __init__(self, fit: Callable[[], None]) -> None:
-        """
-        Args:
-            fit: does so.
-        """
-        self.fit = fit
-
-    def after_train(self) -> None:
-        """Before the last evaluation, which comes after this hook."""
-        self.fit()
 
 
 class AddedPartsTrainer(DetrTrainer):
@@ -126,8 +113,6 @@ class AddedPartsTrainer(DetrTrainer):
         if isinstance(model.encoder, SparseEncoder):
             # With all tokens it is the dense detector, whose decoder the scores learn from.
             hooks.insert(0, BudgetHook(model=model, smallest=1.0, largest=1.0))
-        if isinstance(model.encoder, SelectiveEncoder) and model.encoder.shortcuts is not None:
-            hooks.insert(hooks.index(self.evaluation), FitShortcuts(self.fit_shortcuts))
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -137,24 +122,29 @@ class AddedPartsTrainer(DetrTrainer):
         else:
             self.checkpointer.model.load_state_dict(self.dense.state_dict(), strict=False)
 
-    def fit_shortcuts(self) -> None:
-        """Fit the shortcuts to what the dense detector does to ``FITTED_IMAGES`` of the training,
-        as large as those of an evaluation, and save the detector."""
-        model, dense = self.checkpointer.model, self.dense.eval()
-        loaders = (self.build_test_loader(self.cfg, name) for name in self.cfg.DATASETS.TRAIN)
-        batches = itertools.islice(itertools.chain.from_iterable(loaders), FITTED_IMAGES)
+    def train(self) -> Any:
+        """Train, then fit the shortcuts, if there are any, to the tokens that will take them."""
+        results = super().train()
+        encoder = self.checkpointer.model.encoder
+        if isinstance(encoder, SelectiveEncoder) and encoder.shortcuts is not None:
+            self.fit_shortcuts(encoder, encoder.shortcuts)
+            self._save("model_final")
+        return results
 
-        def updated(tokens: FeatureTokens) -> Tensor:
-            found: Tensor = model.encoder.updated_tokens(tokens, model.proposal_head)
-            return found
-
+    def fit_shortcuts(self, encoder: SelectiveEncoder, shortcuts: LinearShortcuts) -> None:
+        """Fit to what the dense detector does to ``FITTED_IMAGES`` of the training, as large as
+        those of an evaluation."""
+        dense, head = self.dense.eval(), self.checkpointer.model.proposal_head
+        names, mapper = self.cfg.DATASETS.TRAIN, DetrDatasetMapper(self.cfg, is_train=False)
+        records = [record for name in names for record in DatasetCatalog.get(name)]
+        sample = random.Random(0).sample(records, min(FITTED_IMAGES, len(records)))
         layers = dense.encoder.layers
         assert isinstance(layers, nn.ModuleList)
-        with fitting(list(layers), model.encoder.shortcuts, updated), torch.inference_mode():
-            for batch in batches:
-                dense(batch)
-        logger.info("The shortcuts are fitted to images of the training")
-        self._save("model_final")
+        skipped = partial(encoder.skipped_tokens, proposal_head=head)
+        with fitting(list(layers), shortcuts, skipped), torch.inference_mode():
+            for record in sample:
+                dense([mapper(record)])
+        logger.info("The shortcuts are fitted to %d images of the training", len(sample))
 
 
 def is_added(name: str, model: DetectionTransformer) -> bool:
@@ -241,6 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if len(dense_cfg.DATASETS.TEST) != 1:
             raise ValueError("DATASETS.TEST must name one data set, to compare the AP on")
         cfg = sparse_config(dense_cfg, args.encoder, args.keep_ratio)
+        cfg.OUTPUT_DIR = str(output)
         dense_cfg.OUTPUT_DIR = str(output / "dense")
         prepare_run(dense_cfg, default_argument_parser().parse_args([]))
         dense = DetrTrainer.load_model(dense_cfg)
@@ -250,8 +241,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cfg = detect_labels(cfg, dense, output, LEAST_SCORE)
     rate = SCORES_RATE if args.encoder in WITH_SHORTCUTS else 1.0
     added_cfg = stage_config(cfg, output / "added", args.iterations, rate)
-    added_cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
     added_cfg.SOLVER.KEEP_RATIO_RANGE = []
+    if args.encoder in WITH_SHORTCUTS:
+        added_cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+        # Before the shortcuts are fitted an AP says nothing.
+        added_cfg.TEST.EVAL_PERIOD = added_cfg.SOLVER.PATIENCE = 0
     model = train(added_cfg, partial(AddedPartsTrainer, dense=dense))
     ap = evaluate(cfg, model)
     rows.append(f"{args.encoder}, {args.iterations} iterations of what it adds: {ap:.1f} AP")

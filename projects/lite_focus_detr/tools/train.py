@@ -28,7 +28,7 @@ from .run_arguments import (
 )
 
 #: For data of one's own: small enough for a machine without a GPU.
-DEFAULT_CONFIG = "lite_dino_small"
+DEFAULT_CONFIG = "dino_small"
 DEFAULT_OUTPUT = "./output"
 
 

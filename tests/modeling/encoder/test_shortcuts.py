@@ -82,7 +82,7 @@ def test_affine_layers_are_found(config, padding):
         for mask in [tokens.padding_mask[..., None]] * 8
     ]
     shortcuts = LinearShortcuts(embed_dim=32, num_layers=2, num_levels=4)
-    with fitting(layers, shortcuts, lambda batch: torch.zeros_like(batch.padding_mask)):
+    with fitting(layers, shortcuts, lambda batch: torch.ones_like(batch.padding_mask)):
         for batch in batches:
             for layer in layers:
                 layer(None, None, batch)
@@ -104,7 +104,7 @@ def test_tokens_that_are_updated_count_little(config):
     layers = nn.ModuleList([nn.Module()])
     layers[0].forward = lambda queries, value, batch: batch.features + added
     shortcuts = LinearShortcuts(embed_dim=32, num_layers=1, num_levels=4)
-    with fitting(layers, shortcuts, lambda batch: updated):
+    with fitting(layers, shortcuts, lambda batch: ~updated):
         layers[0](None, None, tokens)
     with torch.no_grad():
         predicted = shortcuts(0, tokens.features, tokens.spatial_shapes) - tokens.features
@@ -150,6 +150,19 @@ def test_tokens_that_are_not_kept_take_the_shortcut(config, architecture):
     queries = gather_queries(first, tokens)._replace(features=output.trace.features[0])
     updated = second(queries, attended, tokens)[first.within_budget]
     torch.testing.assert_close(output.trace.features[1][first.within_budget], updated)
+
+
+@pytest.mark.parametrize("architecture", ["FocusDETR", "SparseDETR"])
+def test_tokens_are_skipped_that_no_layer_updates(config, architecture):
+    model = build(config(architecture, 0.3))
+    tokens = tokens_of(model)
+    trace = model.encoder(tokens, model.proposal_head).trace
+    expected = torch.ones_like(tokens.padding_mask)
+    for image in range(2):
+        expected[image, trace.kept[0].of_image(image)] = False
+    skipped = model.encoder.skipped_tokens(tokens, model.proposal_head)
+    assert torch.equal(skipped, expected)
+    assert (~skipped).sum(1).tolist() == list(trace.budgets)
 
 
 @pytest.mark.parametrize("architecture", ["FocusDETR", "SparseDETR"])

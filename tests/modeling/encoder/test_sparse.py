@@ -88,6 +88,8 @@ def test_what_becomes_a_query_is_learned_as_well(tiny_config, make_batch):
     loss = model(make_batch((2, 1)))["loss_dam"]
     ((output, tokens, attention),) = seen
     assert output.proposal_indices.shape == (2, cfg.MODEL.DETR.NUM_QUERIES)
+    assert attention[tokens.padding_mask].sum() > 0
+    attention = attention.masked_fill(tokens.padding_mask, 0.0)
     scores = (output.trace.foreground, attention, output.proposal_indices, tokens.padding_mask)
     torch.testing.assert_close(loss, attention_loss(*scores))
 

@@ -16,7 +16,7 @@ from .splits import Split
 
 #: For data up to so many training images, and for more; see the README.
 SMALL_DATA = 5000
-SMALL_CONFIG = "lite_dino_small_pretrained"
+SMALL_CONFIG = "dino_small"
 LARGE_CONFIG = "lite_dino_h3l1_2p1x3_r50_36ep"
 
 #: Pixels that nine of ten objects shall have at least in the resized image, in the geometric mean

@@ -103,9 +103,9 @@ class SelectiveEncoder(Encoder):
         skipped: Tensor = self.shortcuts(last, tokens.features, tokens.spatial_shapes)
         return skipped
 
-    def updated_tokens(self, tokens: FeatureTokens, proposal_head: TokenHead) -> Tensor:
-        """Which tokens (B, S), bool, the first layer updates."""
-        return self.rank_tokens(tokens, proposal_head)[1].mark(tokens.padding_mask)
+    def skipped_tokens(self, tokens: FeatureTokens, proposal_head: TokenHead) -> Tensor:
+        """Which tokens (B, S), bool, no layer updates, padded ones among them."""
+        return ~self.rank_tokens(tokens, proposal_head)[1].mark(tokens.padding_mask)
 
     def rank_tokens(
         self, tokens: FeatureTokens, proposal_head: TokenHead

@@ -67,20 +67,20 @@ class LinearShortcuts(nn.Module):
 def fitting(
     layers: Sequence[nn.Module],
     shortcuts: LinearShortcuts,
-    updated_tokens: Callable[[FeatureTokens], Tensor],
+    skipped_tokens: Callable[[FeatureTokens], Tensor],
 ) -> Iterator[None]:
     """Fit shortcuts to the encoder layers that are run within this block, in evaluation mode.
 
     Args:
-        layers: of a dense encoder, called with queries, value and tokens, as
+        layers: of a dense encoder, called in order with queries, value and tokens, as
             :class:`EncoderLayer` is.
         shortcuts: for as many layers, and the levels of the tokens.
-        updated_tokens: says which tokens (B, S), bool, will not take the shortcuts; they count
+        skipped_tokens: says which tokens (B, S), bool, will take the shortcuts; the others count
             little.
     """
-    moments: dict[tuple[int, int], Tensor] = {}
+    moments = _Moments(skipped_tokens)
     hooks = [
-        layer.register_forward_hook(partial(_add_moments, moments, updated_tokens, index))
+        layer.register_forward_hook(partial(moments.add, index))
         for index, layer in enumerate(layers)
     ]
     try:
@@ -88,26 +88,35 @@ def fitting(
     finally:
         for hook in hooks:
             hook.remove()
-    for (layer, level), sums in moments.items():
+    for (layer, level), sums in moments.sums.items():
         shortcuts.solve(layer, level, sums)
 
 
-def _add_moments(
-    moments: dict[tuple[int, int], Tensor],
-    updated_tokens: Callable[[FeatureTokens], Tensor],
-    layer: int,
-    _: nn.Module,
-    arguments: tuple[Any, Any, FeatureTokens],
-    updated: Tensor,
-) -> None:
-    """Add what a call of a layer shows to its sums, those of :meth:`LinearShortcuts.solve`."""
-    tokens = arguments[2]
-    ones = (~tokens.padding_mask)[..., None]
-    source = torch.cat((tokens.features * ones, ones), dim=-1).double()
-    both = torch.cat((source, (updated - tokens.features) * ones), dim=-1).double()
-    source = torch.where(updated_tokens(tokens)[..., None], UPDATED_WEIGHT, 1.0) * source
-    lengths = [height * width for height, width in tokens.spatial_shapes]
-    levels = zip(torch.split(source, lengths, 1), torch.split(both, lengths, 1), strict=True)
-    for level, (x, y) in enumerate(levels):
-        sums = torch.einsum("bsi,bsj->ij", x, y)
-        moments[layer, level] = moments.get((layer, level), 0) + sums
+class _Moments:
+    """The sums of :meth:`LinearShortcuts.solve`, by layer and level."""
+
+    def __init__(self, skipped_tokens: Callable[[FeatureTokens], Tensor]) -> None:
+        """
+        Args:
+            skipped_tokens: see :func:`fitting`.
+        """
+        self.sums: dict[tuple[int, int], Tensor] = {}
+        self.skipped_tokens = skipped_tokens
+        self.weights: Tensor
+
+    def add(
+        self, layer: int, _: nn.Module, arguments: tuple[Any, Any, FeatureTokens], output: Tensor
+    ) -> None:
+        """Add what a call of a layer shows; the weights of the first one are those of all."""
+        tokens = arguments[2]
+        if layer == 0:
+            weights = torch.where(self.skipped_tokens(tokens), 1.0, UPDATED_WEIGHT)
+            self.weights = weights.masked_fill(tokens.padding_mask, 0.0)[..., None].double()
+        ones = torch.ones_like(tokens.features[..., :1])
+        source = torch.cat((tokens.features, ones), dim=-1).double()
+        both = torch.cat((source, output - tokens.features), dim=-1)
+        lengths = [height * width for height, width in tokens.spatial_shapes]
+        parts = (torch.split(x, lengths, 1) for x in (self.weights * source, both))
+        for level, (x, y) in enumerate(zip(*parts, strict=True)):
+            sums = torch.einsum("bsi,bsj->ij", x, y)
+            self.sums[layer, level] = self.sums.get((layer, level), 0) + sums

@@ -140,11 +140,12 @@ class SparseEncoder(SelectiveEncoder):
     def losses(
         self, output: EncoderOutput, tokens: FeatureTokens, targets: Targets, sampling: Sampling
     ) -> dict[str, Tensor]:
-        """``loss_dam``: the tokens that the decoder looks at most; see :class:`Encoder`."""
+        """``loss_dam``: what the decoder looks at, as ``target`` says; see :class:`Encoder`."""
         assert output.trace is not None
         logits, padding = output.trace.foreground, tokens.padding_mask
         attention = decoder_attention(sampling, tokens)
         if self.target == "attention":
+            attention = attention.masked_fill(padding, 0.0)
             loss = attention_loss(logits, attention, output.proposal_indices, padding)
         else:
             most = self.most_attended(attention.masked_fill(padding, -1.0), tokens)
@@ -163,11 +164,12 @@ class SparseEncoder(SelectiveEncoder):
 def attention_loss(
     logits: Tensor, attention: Tensor, proposal_indices: Tensor | None, padding_mask: Tensor
 ) -> Tensor:
-    """Cross-entropy of the shares of tokens in the decoder's attention and in what they score.
+    """Cross-entropy of the shares of tokens in the decoder's attention, which the proposals are
+    given ``PROPOSALS_SHARE`` more of, and in what they score.
 
     Args:
         logits: (B, S) scores.
-        attention: (B, S), at least 0, that the tokens get.
+        attention: (B, S), at least 0, that the tokens get, padded ones none.
         proposal_indices: (B, Q) tokens that became queries, which count as attended to as well;
             None: there are none.
         padding_mask: (B, S) bool, True for tokens without a share.

@@ -27,7 +27,7 @@ class TokenScorer(nn.Module):
             modulation: the scores of a level scale the next, ``top_down`` or ``bottom_up``;
                 ``none``: each level by itself; ``joint``: all as one map (Sparse DETR).
             kernel_size: tokens along a side of the neighbourhood that a score also depends on,
-                odd; 1: none, as published.
+                odd; 1: none, as published. At the border of an image it may be padding.
         """
         super().__init__()
         self.modulation = modulation
