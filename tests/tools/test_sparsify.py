@@ -8,6 +8,7 @@ from torch import nn
 
 from lite_focus_detr import model_zoo
 from lite_focus_detr.data import DetrDatasetMapper
+from lite_focus_detr.data.errors import UnreadableImage
 from lite_focus_detr.modeling.encoder.sparse import SparseEncoder
 from lite_focus_detr.tools import sparsify
 
@@ -128,6 +129,28 @@ def test_nothing_is_fitted_after_a_step_that_failed(dense, tmp_path, monkeypatch
     with pytest.raises(RuntimeError, match="out of memory"):
         run(tmp_path, "sparse")
     assert not (tmp_path / "sparse/added/model_final.pth").exists()
+
+
+def test_an_image_that_cannot_be_read_does_not_prevent_the_fit(dense, tmp_path, monkeypatch):
+    transform, calls = DetrDatasetMapper._transform, []
+
+    def fail_first(self, record):
+        calls.append(record["file_name"])
+        if len(calls) == 1:
+            raise UnreadableImage("damaged")
+        return transform(self, record)
+
+    fit = sparsify.AddedPartsTrainer.fit_shortcuts
+
+    def fit_with_a_damaged_image(self, *arguments):
+        with monkeypatch.context() as patch:
+            patch.setattr(DetrDatasetMapper, "_transform", fail_first)
+            fit(self, *arguments)
+
+    monkeypatch.setattr(sparsify.AddedPartsTrainer, "fit_shortcuts", fit_with_a_damaged_image)
+    state = run(tmp_path, "sparse", "--opts", "INPUT.SKIP_UNREADABLE", "True")
+    assert len(calls) == 4
+    assert state["encoder.shortcuts.linears.0.weight"].any()
 
 
 def test_files_of_the_dense_detector_are_left_alone(dense, tmp_path, monkeypatch):

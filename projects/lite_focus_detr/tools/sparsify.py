@@ -137,14 +137,16 @@ class AddedPartsTrainer(DetrTrainer):
         dense, head = self.dense.eval(), self.checkpointer.model.proposal_head
         names, mapper = self.cfg.DATASETS.TRAIN, DetrDatasetMapper(self.cfg, is_train=False)
         records = [record for name in names for record in DatasetCatalog.get(name)]
+        if self.cfg.INPUT.SKIP_UNREADABLE:
+            mapper.skip_unreadable(len(records))
         sample = random.Random(0).sample(records, min(FITTED_IMAGES, len(records)))
         layers = dense.encoder.layers
         assert isinstance(layers, nn.ModuleList)
         skipped = partial(encoder.skipped_tokens, proposal_head=head)
         with fitting(list(layers), shortcuts, skipped), torch.inference_mode():
-            for record in sample:
-                dense([mapper(record)])
-        logger.info("The shortcuts are fitted to %d images of the training", len(sample))
+            for inputs in filter(None, map(mapper, sample)):
+                dense([inputs])
+        logger.info("The shortcuts are fitted to images of the training")
 
 
 def is_added(name: str, model: DetectionTransformer) -> bool:
