@@ -106,6 +106,26 @@ def test_shortcuts_are_fitted_to_the_dense_encoder(dense, tmp_path):
     assert (outputs.memory - predicted).norm() < 0.5 * missed
 
 
+def test_what_is_evaluated_and_saved_has_the_fitted_shortcuts(dense, tmp_path, monkeypatch):
+    test, seen = sparsify.DetrTrainer.test.__func__, []
+
+    def remember(cls, cfg, model, evaluators=None):
+        seen.append({k: v.clone() for k, v in model.state_dict().items() if "shortcut" in k})
+        return test(cls, cfg, model, evaluators)
+
+    monkeypatch.setattr(sparsify.AddedPartsTrainer, "test", classmethod(remember))
+    state = run(tmp_path, "sparse")
+    (evaluated,) = seen
+    assert any(tensor.any() for tensor in evaluated.values())
+    assert all(torch.equal(state[name], tensor) for name, tensor in evaluated.items())
+    evaluations = [
+        json.loads(line)
+        for line in (tmp_path / "sparse/added/metrics.json").read_text().splitlines()
+        if "bbox/AP" in line
+    ]
+    assert len(evaluations) == 1
+
+
 def test_a_training_that_ended_before_the_fit_goes_on_with_it(dense, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("the power is gone")

@@ -122,13 +122,17 @@ class AddedPartsTrainer(DetrTrainer):
         else:
             self.checkpointer.model.load_state_dict(self.dense.state_dict(), strict=False)
 
-    def train(self) -> Any:
-        """Train, then fit the shortcuts, if there are any, to the tokens that will take them."""
-        results = super().train()
+    def _evaluate(self) -> dict[str, Any]:
+        """Fit the shortcuts, if there are any, to the tokens that will take them, and evaluate."""
         encoder = self.checkpointer.model.encoder
         if isinstance(encoder, SelectiveEncoder) and encoder.shortcuts is not None:
             self.fit_shortcuts(encoder, encoder.shortcuts)
-            self._save("model_final")
+        return super()._evaluate()
+
+    def train(self) -> Any:
+        """Train, and save what the evaluation at the end has fitted."""
+        results = super().train()
+        self._save("model_final")
         return results
 
     def fit_shortcuts(self, encoder: SelectiveEncoder, shortcuts: LinearShortcuts) -> None:
@@ -207,6 +211,19 @@ def stage_config(cfg: CfgNode, folder: Path, iterations: int, rate: float) -> Cf
     return cfg
 
 
+def added_config(cfg: CfgNode, encoder: str, folder: Path, iterations: int) -> CfgNode:
+    """The configuration of the training of what ``encoder`` adds, from that of the sparse detector,
+    for :class:`AddedPartsTrainer`."""
+    has_shortcuts = encoder in WITH_SHORTCUTS
+    cfg = stage_config(cfg, folder, iterations, SCORES_RATE if has_shortcuts else 1.0)
+    cfg.SOLVER.KEEP_RATIO_RANGE = []
+    if has_shortcuts:
+        cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
+        # They are fitted at the end; before, an AP says nothing.
+        cfg.TEST.EVAL_PERIOD = cfg.SOLVER.PATIENCE = 0
+    return cfg
+
+
 def train(cfg: CfgNode, trainer: Callable[[CfgNode], DetrTrainer]) -> DetectionTransformer:
     """Train, or go on with, one of the two trainings."""
     with user_errors():
@@ -241,13 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [f"dense: {evaluate(dense_cfg, dense):.1f} AP"]
     if args.without_labels:
         cfg = detect_labels(cfg, dense, output, LEAST_SCORE)
-    rate = SCORES_RATE if args.encoder in WITH_SHORTCUTS else 1.0
-    added_cfg = stage_config(cfg, output / "added", args.iterations, rate)
-    added_cfg.SOLVER.KEEP_RATIO_RANGE = []
-    if args.encoder in WITH_SHORTCUTS:
-        added_cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
-        # Before the shortcuts are fitted an AP says nothing.
-        added_cfg.TEST.EVAL_PERIOD = added_cfg.SOLVER.PATIENCE = 0
+    added_cfg = added_config(cfg, args.encoder, output / "added", args.iterations)
     model = train(added_cfg, partial(AddedPartsTrainer, dense=dense))
     ap = evaluate(cfg, model)
     rows.append(f"{args.encoder}, {args.iterations} iterations of what it adds: {ap:.1f} AP")

@@ -1,10 +1,14 @@
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from detectron2.modeling import build_model
 
+from lite_focus_detr.data import register_datasets
 from lite_focus_detr.tools.study import __main__ as study
-from lite_focus_detr.tools.study.suite import Cell
+from lite_focus_detr.tools.study.suite import SPARSIFIED, Cell
 from lite_focus_detr.tools.study.training import RESULT
 
 
@@ -71,8 +75,35 @@ def test_a_training_that_is_not_in_the_suite_is_one_line(command):
 
 def test_one_training_runs_in_this_process(command, monkeypatch):
     trained = []
-    monkeypatch.setattr(study, "train", lambda cfg, images: trained.append(cfg))
+    monkeypatch.setattr(study, "train", lambda cfg, images, trainer: trained.append(cfg))
     assert command("--only", NAMES[2], "--iterations", "60") == (0, [])
     (cfg,) = trained
     assert cfg.OUTPUT_DIR.endswith(NAMES[2])
     assert (cfg.SOLVER.MAX_ITER, cfg.SEED) == (60, 3)
+
+
+def test_a_sparsified_detector_starts_from_the_dense_one_of_its_seed(command, tmp_path):
+    cell = Cell("shapes", "dino", SPARSIFIED, 1)
+    cfg, dense_cfg = (study.cell_config(x, None, 9, tmp_path) for x in (cell, cell.dense))
+    assert cfg.MODEL.SPARSE.SHORTCUTS
+    assert Path(cfg.OUTPUT_DIR) == tmp_path / cell.name
+    register_datasets(cfg)
+    cfg.MODEL.DEVICE = dense_cfg.MODEL.DEVICE = "cpu"
+    with pytest.raises(ValueError, match="which is not there yet"):
+        study.build_sparsified(cfg, dense_cfg)
+    dense = build_model(dense_cfg).state_dict()
+    (tmp_path / cell.dense.name).mkdir()
+    torch.save({"model": dense}, tmp_path / cell.dense.name / "model_final.pth")
+    trainer = study.build_sparsified(cfg, dense_cfg)
+    given = trainer.dense.state_dict()
+    assert all(torch.equal(given[name], tensor) for name, tensor in dense.items())
+
+
+def test_the_command_gives_a_sparsified_detector_its_dense_one(command, monkeypatch, tmp_path):
+    cell, built = Cell("shapes", "dino", SPARSIFIED, 0), []
+    monkeypatch.setattr(study, "cells", lambda names, seeds: iter([cell]))
+    monkeypatch.setattr(study, "build_sparsified", lambda cfg, dense_cfg: built.append(dense_cfg))
+    monkeypatch.setattr(study, "train", lambda cfg, images, build: build(cfg))
+    assert command("--only", cell.name) == (0, [])
+    (dense_cfg,) = built
+    assert dense_cfg.OUTPUT_DIR.endswith(cell.dense.name)

@@ -17,15 +17,19 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
 from detectron2.utils.logger import setup_logger
 
-from ...engine import user_errors
+from ...engine import DetrTrainer, user_errors
+from ...modeling import DetectionTransformer
+from ..sparsify import AddedPartsTrainer
 from .comparison import COSTS, measure_costs, read_results, write_document
-from .suite import ENCODERS, ITERATIONS, Cell, Dataset, cell_config, cells
+from .suite import ENCODERS, ITERATIONS, SPARSIFIED, Cell, Dataset, cell_config, cells
 from .training import RESULT, train
 
 # Under ``python -m`` the name of this module is not its own.
@@ -45,8 +49,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.only:
         with user_errors():
             cell = _find(args.only, todo)
-            cfg = cell_config(cell, _dataset_of(cell, dataset), args.iterations, folder)
-            train(cfg, args.images)
+            used = _dataset_of(cell, dataset)
+            cfg = cell_config(cell, used, args.iterations, folder)
+            build: Callable[[CfgNode], DetrTrainer] = DetrTrainer
+            if cell.encoder == SPARSIFIED:
+                dense_cfg = cell_config(cell.dense, used, args.iterations, folder)
+                build = partial(build_sparsified, dense_cfg=dense_cfg)
+            train(cfg, args.images, build)
         return 0
     setup_logger(name="lite_focus_detr")
     failed = 0
@@ -82,6 +91,21 @@ def update_costs(folder: Path, todo: Sequence[Cell], dataset: Dataset | None) ->
         costs[name] = measure_costs(configs, IMAGE_SIZES[name == "shapes"])
         (folder / COSTS).write_text(json.dumps(costs, indent=1) + "\n")
     return costs
+
+
+def build_sparsified(cfg: CfgNode, dense_cfg: CfgNode) -> DetrTrainer:
+    """Build the trainer of a sparsified detector, which starts from a dense one of the study.
+
+    Raises:
+        ValueError: the dense detector has not been trained.
+    """
+    weights = Path(dense_cfg.OUTPUT_DIR) / "model_final.pth"
+    if not weights.is_file():
+        raise ValueError(f"{cfg.OUTPUT_DIR} starts from {weights}, which is not there yet")
+    dense_cfg.MODEL.WEIGHTS, dense_cfg.MODEL.DEVICE = str(weights), cfg.MODEL.DEVICE
+    dense = DetrTrainer.load_model(dense_cfg)
+    assert isinstance(dense, DetectionTransformer)
+    return AddedPartsTrainer(cfg, dense)
 
 
 def _find(name: str, todo: Sequence[Cell]) -> Cell:

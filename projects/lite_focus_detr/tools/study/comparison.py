@@ -19,7 +19,7 @@ from ...analysis.token_selection import SIZES
 from ...ops import backend
 from ..benchmark.encoders import build_detector, make_workloads
 from ..benchmark.measure import measure, processor, with_operators
-from .suite import BATCH, ENCODERS, Cell
+from .suite import BATCH, ENCODERS, SPARSIFIED, Cell
 from .training import RESULT
 
 #: The file with the costs of the encoders, in the folder of the study.
@@ -96,7 +96,9 @@ def _introduction(results: Results) -> str:
         "Small detectors with an encoder of two layers, trained from scratch on a processor by "
         "`python -m lite_focus_detr.tools.study`, which wrote this page. Every row has the same "
         "backbone, decoder, data, seeds and schedule as the dense encoder of its table: "
-        f"{' or '.join(map(str, iterations))} iterations of {BATCH} images. So short trainings of "
+        f"{' or '.join(map(str, iterations))} iterations of {BATCH} images. `{SPARSIFIED}` is not "
+        "trained from scratch: it is the dense detector of the same seed, and the iterations are "
+        "those of the parts that are added to it. So short trainings of "
         "so small models say which encoder learns how fast; they are no measure of what the "
         "published models reach.\n\n"
         "AP is COCO's, in percent, mean ± standard deviation over the seeds where there are "

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 
 from ... import model_zoo
+from ..sparsify import added_config, sparse_config
 
 #: Iterations of each training; the rate drops after five sixths of them.
 ITERATIONS = 300
@@ -50,6 +51,8 @@ def _sparse(keep_ratio: float) -> Options:
     return ("MODEL.META_ARCHITECTURE", "SparseDETR", "MODEL.SPARSE.KEEP_RATIO", keep_ratio)
 
 
+#: The encoder of a dense detector that :mod:`~lite_focus_detr.tools.sparsify` made sparse.
+SPARSIFIED = "sparsified_keep30"
 #: Changes of the dense detector, whose encoder has two layers, by the name in the table.
 ENCODERS: Mapping[str, Options] = {
     "dense": (),
@@ -57,6 +60,8 @@ ENCODERS: Mapping[str, Options] = {
     "focus_keep30": _focus(0.3),
     "lite_focus_keep30": _lite_focus(0.3),
     "sparse_keep30": _sparse(0.3),
+    # Not trained from scratch: the dense detector of the same seed, made sparse.
+    SPARSIFIED: (),
     "focus_keep30_dual": _focus(0.3, 30),
     "focus_keep10": _focus(0.1),
     "focus_keep50": _focus(0.5),
@@ -71,13 +76,14 @@ ENCODERS: Mapping[str, Options] = {
     "focus_keep10_dual": _focus(0.1, 30),
 }
 #: Of which every pair of data set and host has a first seed before the others begin.
-MAIN_ENCODERS = tuple(ENCODERS)[:5]
+MAIN_ENCODERS = tuple(ENCODERS)[:6]
 #: The encoders of the second host.
 TWO_STAGE_ENCODERS = ("dense", "lite_h2l2", "focus_keep30", "lite_focus_keep30")
 
 #: Changes of DINO, by the name of the host.
 HOSTS: Mapping[str, Options] = {
-    "dino": (),
+    # A level that begins alone by chance is no property of an encoder.
+    "dino": ("MODEL.DETR.PROPOSAL_LOSS", "all"),
     "two_stage": (
         "MODEL.DETR.QUERY_SELECTION",
         "two_stage",
@@ -111,6 +117,11 @@ class Cell(NamedTuple):
         """Name of its folder."""
         return f"{self.dataset}-{self.host}-{self.encoder}-seed{self.seed}"
 
+    @property
+    def dense(self) -> Cell:
+        """The training of the dense encoder with the same seed."""
+        return self._replace(encoder="dense")
+
 
 def cells(datasets: Sequence[str], num_seeds: int) -> Iterator[Cell]:
     """All trainings of the suite, the most important first."""
@@ -136,6 +147,10 @@ def cell_config(cell: Cell, dataset: Dataset | None, iterations: int, folder: Pa
     Raises:
         ValueError: a file of the data set cannot be read.
     """
+    if cell.encoder == SPARSIFIED:
+        dense = cell_config(cell.dense, dataset, iterations, folder)
+        sparse = sparse_config(dense, "sparse", 0.3)
+        return added_config(sparse, "sparse", folder / cell.name, iterations)
     options: list[object] = [*HOSTS[cell.host], *ENCODERS[cell.encoder]]
     base = "dino_shapes"
     if dataset is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +39,21 @@ class StepTimer(HookBase):
         self.steps += 1
 
 
-def train(cfg: CfgNode, num_images: int) -> None:
+def train(
+    cfg: CfgNode, num_images: int, build_trainer: Callable[[CfgNode], DetrTrainer] = DetrTrainer
+) -> None:
     """Train, or go on with, the detector of ``cfg`` and write ``RESULT`` beside its metrics.json.
 
     Args:
         cfg: of the training, with its folder as ``OUTPUT_DIR``.
         num_images: of the test set, of which the selection of tokens is measured.
+        build_trainer: of the configuration.
 
     Raises:
         ValueError: something in ``cfg`` or the data is wrong.
     """
     prepare_run(cfg, default_argument_parser().parse_args([]))
-    trainer, timer = DetrTrainer(cfg), StepTimer()
+    trainer, timer = build_trainer(cfg), StepTimer()
     trainer.register_hooks([timer])
     trainer.resume_or_load(resume=True)
     trainer.train()
