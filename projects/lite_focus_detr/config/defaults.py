@@ -48,7 +48,8 @@ def add_detr_config(cfg: CN) -> None:
     # Tokens whose boxes the proposal head computes: all, as DINO does, or only the selected, which
     # gives the same detections for 1 % less. Class-agnostic proposals train on all.
     detr.PROPOSAL_BOXES = "selected"
-    # Proposals with classes are trained on the selected (DINO) or on all tokens (Sparse DETR).
+    # Proposals with classes are trained on the selected (DINO) or on all tokens (Sparse DETR). With
+    # all, no small data set leaves them on the level that random weights have chosen.
     detr.PROPOSAL_LOSS = "selected"
     # Recompute encoder and decoder layers in the backward pass instead of keeping activations.
     detr.GRADIENT_CHECKPOINTING = False
