@@ -79,7 +79,7 @@ def count_instructions(names: Iterable[str], tools: tuple[str, str]) -> dict[str
         for name in names:
             template, stored, vector, scores = KERNELS[name]
             tiled = "true" if template == TILE else "false"
-            traits = f"Traits<{stored}, 32, 16, {vector}, {tiled}>"
+            traits = f"Traits<{stored}, 32, 16, {vector}, true, {tiled}>"
             source, binary = Path(folder, "kernel.cu"), Path(folder, "kernel.cubin")
             source.write_text(
                 '#include "cuda/attention.cuh"\n'

@@ -12,10 +12,13 @@ namespace {
 // Where attention comes from. kValue: the key is the value.
 enum class Scores { kGiven, kValue, kKey };
 
-// Blocks per multiprocessor that the registers of a backward kernel must allow.
+// Blocks per multiprocessor that the registers of a backward kernel must allow. The more points
+// there may be, the more numbers of its own points a thread keeps.
 template <typename Traits, Scores kScores>
-constexpr int kBackwardBlocks =
-    (Traits::kFast && kScores == Scores::kGiven ? 1024 : 768) / Traits::kBackwardThreads;
+constexpr int kBackwardBlocks = (Traits::kExact && kScores == Scores::kGiven         ? 1024
+                                 : Traits::kPoints > 16 && kScores != Scores::kGiven ? 512
+                                                                                     : 768) /
+                                Traits::kBackwardThreads;
 
 // What becomes of the terms of the gradients of value and key.
 enum class Terms : int {
@@ -197,13 +200,14 @@ __device__ __forceinline__ void attend_with_given_scores(const Item<Traits>& ite
   });
 }
 
-// Key and value are each read once: samples of a shared key stay in registers.
+// Key and value are each read once: samples of a shared key stay in registers where it is known how
+// many there are.
 template <typename Traits, Scores kScores>
 __device__ __forceinline__ void attend_with_keys(const Item<Traits>& item, char* memory) {
   using T = typename Traits::T;
   using Real = typename Traits::Real;
   constexpr int kVector = Traits::kVector;
-  constexpr bool kKeep = kScores == Scores::kValue && Traits::kFast;
+  constexpr bool kKeep = kScores == Scores::kValue && Traits::kExact;
   const int count = item.count();
   const Rows<Traits, kScores> rows{item};
   auto* points = take_array<Point<Traits>>(memory, count);
@@ -216,23 +220,30 @@ __device__ __forceinline__ void attend_with_keys(const Item<Traits>& item, char*
     const int channel = item.lane * kVector;
     const T* key = rows.key(channel);
     make_global(key);
-    Real logits[Traits::kPoints];
     Real query[kVector];
     rows.load_scaled_query(channel, query);
+    constexpr int kAtOnce = Traits::kExact ? Traits::kPoints : kSummedPoints;
 #pragma unroll
-    for (int p = 0; p < Traits::kPoints; ++p) {
-      Real sample[kVector];
-      interpolate_at<Traits>(key, points[p], sample);
-      logits[p] = 0;
+    for (int first = 0; first < count; first += kAtOnce) {
+      Real logits[kAtOnce];
 #pragma unroll
-      for (int i = 0; i < kVector; ++i) {
-        logits[p] += query[i] * sample[i];
-        if constexpr (kKeep) {
-          kept[p][i] = sample[i];
+      for (int p = 0; p < kAtOnce; ++p) {
+        logits[p] = 0;
+        if (!Traits::kExact && first + p >= count) {
+          continue;
+        }
+        Real sample[kVector];
+        interpolate_at<Traits>(key, points[first + p], sample);
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+          logits[p] += query[i] * sample[i];
+          if constexpr (kKeep) {
+            kept[p][i] = sample[i];
+          }
         }
       }
+      group_sums<kAtOnce, Traits::kLanes>(logits, attention + first, item.lane);
     }
-    group_sums<Traits::kPoints, Traits::kLanes>(logits, attention, item.lane);
   } else {
     for (int p = 0; p < count; ++p) {
       Real logit[1] = {};
@@ -257,7 +268,7 @@ __device__ __forceinline__ void attend_with_keys(const Item<Traits>& item, char*
     const T* value = rows.value(channel);
     make_global(value);
     Real sum[kVector] = {};
-#pragma unroll
+#pragma unroll(Traits::kExact ? Traits::kPoints : kSummedPoints)
     for (int p = 0; p < count; ++p) {
       Real sample[kVector];
       if constexpr (!kKeep) {
@@ -307,9 +318,11 @@ struct Kept {
   using PointFactors = Factors<typename Traits::Real, kScores>;
   static constexpr size_t kBytes =
       sizeof(Point<Traits>) + (kScores == Scores::kGiven ? 0 : sizeof(PointFactors));  // of a point
-  // Of a group with the points of a fast path; some bytes at the end are free.
-  static constexpr size_t kStride = bytes_of_group(kBytes, kTilePoints);
-  static_assert(kStride >= kBytes * kTilePoints + sizeof(int));
+  // Of a group; some bytes at the end are free.
+  static LITE_FOCUS_INLINE constexpr size_t stride(int count) {
+    return bytes_of_group(kBytes, count);
+  }
+  static_assert(kBytes * kSummedPoints % 32 == 0);  // one more 16 bytes makes their number odd
 
   Point<Traits>* points;
   PointFactors* factors;
@@ -328,7 +341,7 @@ struct Scratch {
   using Pair = Packet<Real, 2>;
   static constexpr int kOwn = Traits::kFast ? 0 : 2;  // arrays of OwnNumbers
   static constexpr size_t kBytes = sizeof(Dots) + sizeof(Pair) + kOwn * sizeof(Real);  // of a point
-  static_assert(kBytes * (Traits::kFast ? Traits::kPoints : 1) % 16 == 0);
+  static_assert(kBytes * kSummedPoints % 16 == 0);
 
   Dots* dots;  // of the gradient with the corners of the value, of the query with those of the key
   Pair* positions;  // gradients
@@ -401,7 +414,7 @@ __device__ __forceinline__ void all_corner_dots(const Item<Traits>& item,
     make_global(value);
     make_global(key);
 #pragma unroll 2
-    for (int p = 0; p < Traits::kPoints; ++p) {
+    for (int p = 0; p < item.count(); ++p) {
       Real dots[kDots] = {};
       corner_dots<Traits, kScores>(item, points[p], value, key, gradient, query, dots);
       group_sums<kDots, Traits::kLanes>(dots, scratch.dots[p].item, item.lane);
@@ -664,17 +677,20 @@ __global__ void __launch_bounds__(Traits::kBackwardThreads, kBackwardBlocks<Trai
   constexpr int kGroups = Traits::kBackwardThreads / Traits::kLanes;
   constexpr bool kGiven = kScores == Scores::kGiven;
   extern __shared__ __align__(64) char memory[];
+  using Lists = CornerLists<Traits::kPoints>;
   const unsigned group = threadIdx.x / Traits::kLanes;
-  char* const rest = memory + Memory::kStride * kTileQueries;
+  const int count = Traits::kExact ? Traits::kPoints : problem.levels * problem.points;
+  const unsigned stride = static_cast<unsigned>(Memory::stride(count));
+  char* const rest = memory + stride * kTileQueries;
   const Tile tile(problem, grid);
   {
     Scratch<Traits, kScores> scratch(
-        rest + group * bytes_of_group(Scratch<Traits, kScores>::kBytes, kTilePoints), kTilePoints);
+        rest + group * bytes_of_group(Scratch<Traits, kScores>::kBytes, count), count);
 // The next item of a group meets a barrier before it writes to the scratch.
 #pragma unroll 1
     for (unsigned place = group; place < kTileQueries; place += kGroups) {
       const auto item = tile.item_at<Traits>(place);
-      const Memory kept(memory + Memory::kStride * place, kTilePoints);
+      const Memory kept(memory + stride * place, count);
       differentiate_points<Traits, kScores>(item, kept, scratch);
       if constexpr (!kGiven) {
         sum_terms<Traits, kScores>(item, kept, false);
@@ -686,13 +702,12 @@ __global__ void __launch_bounds__(Traits::kBackwardThreads, kBackwardBlocks<Trai
   // In place of the scratch. The number of lists takes the room behind the first query's points:
   // with four bytes more two blocks would not fit into the 100 KB of compute capability 8.6
   // and 8.9.
-  const CornerLists lists{reinterpret_cast<unsigned*>(rest),
-                          reinterpret_cast<int*>(memory + Memory::kStride) - 1};
+  const Lists lists{reinterpret_cast<unsigned*>(rest), reinterpret_cast<int*>(memory + stride) - 1};
   const auto corner_at = [&](unsigned corner) -> Corner<Traits>& {
-    char* place = memory + Memory::kStride * (corner / kCornersOfQuery);
-    return reinterpret_cast<Corner<Traits>*>(place)[corner % kCornersOfQuery];
+    char* place = memory + stride * (corner / Lists::kCornersOfQuery);
+    return reinterpret_cast<Corner<Traits>*>(place)[corner % Lists::kCornersOfQuery];
   };
-  lists.build<Traits::kBackwardThreads>(tile, corner_at);
+  lists.template build<Traits::kBackwardThreads>(tile, 4 * count, corner_at);
 
   const int channel = threadIdx.x % Traits::kLanes * kVector;
   const int64_t first_row = tile.first_row(Traits::kChannels) + channel;
@@ -709,7 +724,7 @@ __global__ void __launch_bounds__(Traits::kBackwardThreads, kBackwardBlocks<Trai
   const unsigned row_stride = static_cast<unsigned>(problem.heads) * Traits::kChannels;
   Real value_sum[kVector];
   Real key_sum[kVector];
-  lists.for_lists<kGroups>(
+  lists.template for_lists<kGroups>(
       group,
       [&] {
 #pragma unroll
@@ -719,15 +734,14 @@ __global__ void __launch_bounds__(Traits::kBackwardThreads, kBackwardBlocks<Trai
       },
       [&](unsigned number) {
         const Corner<Traits> corner = corner_at(number);
-        const unsigned place = number / kCornersOfQuery;
+        const unsigned place = number / Lists::kCornersOfQuery;
         const unsigned row = tile.row_from_first(place, row_stride);
         Factors<Real, kScores> factors;
         Real gradient[kVector];
         Real query[kVector] = {};
         load(grad_output + row, gradient);
         if constexpr (!kGiven) {
-          factors = Memory(memory + Memory::kStride * place, kTilePoints)
-                        .factors[number / 4 % kTilePoints];
+          factors = Memory(memory + stride * place, count).factors[number / 4 % Traits::kPoints];
           load(queries + row, query);
         }
         Real value[kVector];

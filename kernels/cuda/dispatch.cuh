@@ -55,6 +55,11 @@ template <typename Traits>
 Blocks plan_blocks(const Problem& problem, unsigned threads, size_t bytes, size_t available) {
   Blocks blocks{};
   const int count = problem.levels * problem.points;
+  // Fewer groups share the memory where it is short; in a fast path they are at least one row.
+  const unsigned least = Traits::kLanes * (Traits::kFast ? kTileWidth : 1);
+  while (threads > least && threads / Traits::kLanes * bytes_of_group(bytes, count) > available) {
+    threads /= 2;
+  }
   if constexpr (Traits::kFast) {
     blocks.grid = find_grid(problem, threads / Traits::kLanes / kTileWidth);
     if (!blocks.grid.pixels && threads > 128) {
@@ -65,11 +70,6 @@ Blocks plan_blocks(const Problem& problem, unsigned threads, size_t bytes, size_
     blocks.count = dim3(blocks.grid.tiles, static_cast<unsigned>(problem.heads),
                         static_cast<unsigned>(problem.batch));
   } else {
-    // Fewer groups share the memory where it is short.
-    while (threads > Traits::kLanes &&
-           threads / Traits::kLanes * bytes_of_group(bytes, count) > available) {
-      threads /= 2;
-    }
     const int64_t groups = threads / Traits::kLanes;
     const int64_t items = problem.batch * problem.queries * problem.heads;
     blocks.count = dim3(static_cast<unsigned>((items + groups - 1) / groups));
@@ -123,17 +123,20 @@ cudaError_t launch_fixed(const Problem& problem, const Blocks& blocks, cudaStrea
 template <typename Traits, Scores kScores>
 bool launch_tiles(const Problem& problem, size_t available, cudaStream_t stream,
                   cudaError_t& error) {
+  using Lists = CornerLists<Traits::kPoints>;
   const QueryGrid grid = find_grid(problem, kTileQueries / kTileWidth);
+  const int count = problem.levels * problem.points;
   const size_t scratch = Traits::kBackwardThreads / Traits::kLanes *
-                         bytes_of_group(Scratch<Traits, kScores>::kBytes, kTilePoints);
-  const size_t bytes = Kept<Traits, kScores>::kStride * kTileQueries +
-                       std::max(scratch, kTileCorners * sizeof(unsigned));
+                         bytes_of_group(Scratch<Traits, kScores>::kBytes, count);
+  const size_t bytes = Kept<Traits, kScores>::stride(count) * kTileQueries +
+                       std::max(scratch, Lists::kTileCorners * sizeof(unsigned));
   int64_t widest = 0;
   for (int l = 0; l < problem.levels; ++l) {
     widest = std::max<int64_t>(widest, problem.level[l].width);
   }
   const int64_t rows = kTileWidth * (widest + 1) * problem.heads * problem.channels;
-  if (!grid.pixels || problem.tokens > kMaxTileTokens || rows > UINT32_MAX || bytes > available) {
+  if (!grid.pixels || problem.tokens > Lists::kMaxTokens || rows > UINT32_MAX ||
+      bytes > available) {
     return false;
   }
   error = launch_kernel(
@@ -190,23 +193,40 @@ bool allows_wide_access(const Problem& problem) {
          is_aligned(problem.reference, 2 * sizeof(float));
 }
 
+// Calls launch(Traits) with the traits of the fast path for as many channels; false: there is none.
+template <typename T, int kPoints, int kVector, bool kExact, typename Launch>
+bool with_channels(int channels, Launch launch) {
+  switch (channels) {
+    case 16:  // at least four threads for an item, or shared memory bounds the occupancy
+      launch(Traits<T, 16, kPoints, (kVector < 4 ? kVector : 4), kExact>());
+      return true;
+    case 32:
+      launch(Traits<T, 32, kPoints, kVector, kExact>());
+      return true;
+    case 64:
+      launch(Traits<T, 64, kPoints, kVector, kExact>());
+      return true;
+  }
+  return false;
+}
+
 // Calls launch(Traits) with the traits for the sizes; a thread reads kVector channels.
 template <typename T, int kVector, typename Launch>
 LaunchStatus with_sizes(const Problem& problem, Launch launch) {
   if constexpr (!std::is_same_v<T, double>) {
-    constexpr int kPoints = kTilePoints;
+    const int points = problem.levels * problem.points;
     const bool offsets_fit = problem.tokens * problem.token_stride <= INT32_MAX &&
                              problem.queries <= INT32_MAX - kTileQueries;
     const bool grid_fits = problem.heads <= kMaxGridSide && problem.batch <= kMaxGridSide;
-    if (problem.levels * problem.points == kPoints && offsets_fit && grid_fits &&
-        allows_wide_access<T, kVector>(problem)) {
-      switch (problem.channels) {
-        case 16:  // at least four threads for an item, or shared memory bounds the occupancy
-          return launch(Traits<T, 16, kPoints, (kVector < 4 ? kVector : 4)>());
-        case 32:
-          return launch(Traits<T, 32, kPoints, kVector>());
-        case 64:
-          return launch(Traits<T, 64, kPoints, kVector>());
+    if (offsets_fit && grid_fits && allows_wide_access<T, kVector>(problem)) {
+      LaunchStatus status;
+      const auto run = [&](auto traits) { status = launch(traits); };
+      const bool fast = points == 16   ? with_channels<T, 16, kVector, true>(problem.channels, run)
+                        : points < 16  ? with_channels<T, 16, kVector, false>(problem.channels, run)
+                        : points <= 32 ? with_channels<T, 32, kVector, false>(problem.channels, run)
+                                       : false;
+      if (fast) {
+        return status;
       }
     }
   }

@@ -11,18 +11,20 @@
 namespace lite_focus {
 
 // T is how value is stored; a thread reads kVector channels at once. A fast path knows the
-// channels and the points (else 0) and has offsets of 32 bits. kTiled: a block works on the queries
-// of a tile, see tile.cuh.
-template <typename T_, int kChannels_, int kPoints_, int kVector_, bool kTiled_ = false>
+// channels and how many points there may be (else 0), if kExact how many there are, and has offsets
+// of 32 bits. kTiled: a block works on the queries of a tile, see tile.cuh.
+template <typename T_, int kChannels_, int kPoints_, int kVector_, bool kExact_ = kPoints_ != 0,
+          bool kTiled_ = false>
 struct Traits {
   using T = T_;
   using Real = std::conditional_t<std::is_same_v<T, double>, double, float>;
   using Index = std::conditional_t<kPoints_ == 0, int64_t, int32_t>;
-  using Tiled = Traits<T_, kChannels_, kPoints_, kVector_, true>;
+  using Tiled = Traits<T_, kChannels_, kPoints_, kVector_, kExact_, true>;
   static constexpr int kChannels = kChannels_;
   static constexpr int kPoints = kPoints_;
   static constexpr int kVector = kVector_;
   static constexpr bool kFast = kPoints_ != 0;
+  static constexpr bool kExact = kExact_;
   static constexpr bool kTiled = kTiled_;
   static constexpr int kLanes = kFast ? kChannels_ / kVector_ : 32;
   // Threads of a block, at most.
@@ -45,10 +47,14 @@ struct alignas(16) Point {
   Corner<Traits> corner[4];
 };
 
+// Sums over the lanes of a group are written for so many points at once.
+constexpr int kSummedPoints = 4;
+
 // Shared memory for `bytes` of each point of a group. The groups of a warp read the same element of
 // theirs at once: an odd number of 16 bytes puts these into different banks.
 LITE_FOCUS_INLINE constexpr size_t bytes_of_group(size_t bytes, int points) {
-  return ((bytes * points + 15) / 16 | 1) * 16;
+  const int written = (points + kSummedPoints - 1) / kSummedPoints * kSummedPoints;
+  return ((bytes * written + 15) / 16 | 1) * 16;
 }
 
 // Arrays with one element per point, in the memory of a group.
@@ -59,7 +65,7 @@ __device__ __forceinline__ Element* take_array(char*& memory, int points) {
   return array;
 }
 
-// A number for each point of a lane: in registers where there are as many for all problems.
+// A number for each point of a lane: in registers where it is known how many there may be.
 template <typename Traits>
 struct OwnNumbers {
   using Real = typename Traits::Real;
@@ -112,7 +118,7 @@ struct Item {
   }
 
   __device__ __forceinline__ int count() const {
-    return Traits::kFast ? Traits::kPoints : problem.levels * problem.points;
+    return Traits::kExact ? Traits::kPoints : problem.levels * problem.points;
   }
   __device__ __forceinline__ int channels() const {
     return Traits::kFast ? Traits::kChannels : problem.channels;
@@ -140,7 +146,9 @@ struct Item {
     if constexpr (Traits::kFast) {
 #pragma unroll
       for (int i = 0; i < Traits::kPoints / kLanes; ++i) {
-        function(lane + i * kLanes, i);
+        if (Traits::kExact || lane + i * kLanes < count()) {
+          function(lane + i * kLanes, i);
+        }
       }
     } else {
       for (int p = lane; p < count(); p += kLanes) {
@@ -187,14 +195,25 @@ struct Item {
     }
   }
 
-  // A fast path has as many levels, and points of each, as are powers of two.
+  // An exact number of points is a power of two, hence that of each level as well. The other one is
+  // so small that a rounded quotient is right.
   __device__ __forceinline__ int level_of(int point) const {
-    return Traits::kFast ? point >> (__ffs(problem.points) - 1) : point / problem.points;
+    if constexpr (Traits::kExact) {
+      return point >> (__ffs(problem.points) - 1);
+    } else if constexpr (Traits::kFast) {
+      return static_cast<int>((static_cast<float>(point) + 0.5f) *
+                              reciprocal(static_cast<float>(problem.points)));
+    } else {
+      return point / problem.points;
+    }
   }
   // Of the x and y of a point.
   __device__ __forceinline__ int64_t sampling_pair(int point) const {
     const int stored = problem.point_levels * problem.points;
-    return sampling_start + (Traits::kFast ? point & (stored - 1) : point % stored);
+    if constexpr (Traits::kExact) {
+      return sampling_start + (point & (stored - 1));
+    }
+    return sampling_start + (point < stored ? point : point - level_of(point) * problem.points);
   }
 
   // A position in pixels is origin + scale * (location or offset).

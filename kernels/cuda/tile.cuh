@@ -9,16 +9,8 @@ namespace lite_focus {
 
 constexpr int kTileWidth = 8;
 constexpr int kTileQueries = 64;
-constexpr int kTilePoints = 16;
-
-// Corners of a tile are numbered; number and token share a word.
-constexpr int kCornersOfQuery = kTilePoints * 4;
-constexpr int kTileCorners = kTileQueries * kCornersOfQuery;
-constexpr int kCornerBits = 12;
-constexpr int64_t kMaxTileTokens = (int64_t{1} << (32 - kCornerBits)) - 1;
-constexpr unsigned kFree = 0xffffffffu;  // one token more
+constexpr unsigned kFree = 0xffffffffu;  // one token more than there may be
 constexpr unsigned kEnd = 0xffffffffu;
-static_assert(kTileCorners == 1 << kCornerBits);
 
 // The queries as the pixels of maps, in tiles of kTileWidth x rows. Queries that are no pixels of
 // the problem make one map, which is as wide as a tile; its last row may have places without one.
@@ -119,8 +111,16 @@ struct Tile {
 };
 
 // The corners of a tile by token. A corner links to the next one with the same token; a word holds
-// a token and its first corner. The words are an open hash table, and without gaps afterwards.
+// a token and the number of its first corner, of kPoints points of a query at most. The words are
+// an open hash table, and without gaps afterwards.
+template <int kPoints>
 struct CornerLists {
+  static constexpr int kCornersOfQuery = kPoints * 4;
+  static constexpr int kTileCorners = kTileQueries * kCornersOfQuery;
+  static constexpr int kCornerBits = kPoints == 16 ? 12 : 13;
+  static constexpr int64_t kMaxTokens = (int64_t{1} << (32 - kCornerBits)) - 1;
+  static_assert(kTileCorners == 1 << kCornerBits);
+
   unsigned* word;  // kTileCorners, in shared memory like the next one
   int* count;      // of words without gaps
 
@@ -150,9 +150,10 @@ struct CornerLists {
   }
 
   // By all kThreads threads of the block. corner_at(i) is the i-th corner, whose token makes room
-  // for its link.
+  // for its link; a query has `corners` of them.
   template <int kThreads, typename CornerAt>
-  __device__ __forceinline__ void build(const Tile& tile, CornerAt corner_at) const {
+  __device__ __forceinline__ void build(const Tile& tile, unsigned corners,
+                                        CornerAt corner_at) const {
     for (unsigned i = threadIdx.x; i < kTileCorners; i += kThreads) {
       word[i] = kFree;
     }
@@ -161,6 +162,9 @@ struct CornerLists {
     }
     __syncthreads();
     for (unsigned i = threadIdx.x; i < kTileCorners; i += kThreads) {
+      if (i % kCornersOfQuery >= corners) {
+        continue;
+      }
       auto& corner = corner_at(i);
       // No traffic where it changes nothing.
       if (tile.has_query(i / kCornersOfQuery) && corner.offset >= 0 && corner.weight != 0) {
@@ -178,7 +182,7 @@ struct CornerLists {
     int used = 0;
 #pragma unroll
     for (int i = 0; i < kOwn; ++i) {
-      own[i] = word[threadIdx.x * kOwn + i];
+      own[i] = word[threadIdx.x + i * kThreads];
       used += own[i] != kFree;
     }
     __syncthreads();

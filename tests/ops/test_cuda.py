@@ -40,12 +40,15 @@ ARGUMENTS = {
 }
 NAMES = list(ARGUMENTS)
 CONSTANTS = {"none": None, "scale": None, "mask_outside": True}
-#: Levels with 16 points in all, as the fast kernels want them, and others.
+#: Levels with 16 points in all, a number that the kernels know, and others.
 FAST = {"shapes": ((10, 9), (3, 17), (2, 2), (1, 1)), "points": 4}
 LAYOUTS = {
     "16_points": FAST,
     "one_level": {"shapes": ((7, 9),), "points": 16},
     "20_points": {"shapes": ((6, 5), (3, 7), (5, 3), (3, 3), (6, 3)), "points": 4},
+    "2_points": {"shapes": ((7, 9),), "points": 2},
+    "12_points": {"shapes": ((6, 5), (3, 7), (5, 3)), "points": 4},
+    "33_points": {"shapes": ((6, 5), (3, 7), (5, 3)), "points": 11},
     "15_points": {"shapes": ((3, 7), (1, 4), (5, 1)), "points": 5},
 }
 #: Queries that are the pixels of all levels, of the last ones, of the first ones, or none.

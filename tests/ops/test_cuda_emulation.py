@@ -52,9 +52,14 @@ ARGUMENTS = {
 }
 NAMES = list(ARGUMENTS)
 CONSTANTS = {"none": None, "scale": None, "mask_outside": True}
-#: Four levels with 16 points in all, as the fast kernels want them, and what they do not take.
+#: Four levels with 16 points in all, a number that the kernels know, and others.
 FAST = {"shapes": ((10, 9), (3, 17), (2, 2), (1, 1)), "points": 4, "heads": 2}
 ODD = {"shapes": ((3, 7), (1, 4), (5, 1)), "points": 5}
+#: More points than a fast kernel takes.
+MANY = {**ODD, "points": 11}
+#: Levels and points of each whose product is not 16: those of RF-DETR, RT-DETR, Mask2Former, DINO
+#: with five levels; the most that are fast, and one more.
+OTHER_POINTS = [(1, 2), (3, 4), (4, 5), (4, 8), (3, 11)]
 #: Queries that are the pixels of all levels, of the last ones, of the first ones, or none.
 QUERIES = {
     "all_pixels": 146,
@@ -171,6 +176,27 @@ def test_every_width_of_a_head_that_is_fast_equals_the_reference(make_inputs, na
     assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("queries", ["pixels", "no_pixels"])
+@pytest.mark.parametrize(("levels", "points"), OTHER_POINTS)
+def test_other_numbers_of_points_equal_the_reference(make_inputs, name, queries, levels, points):
+    sizes = {**FAST, "shapes": FAST["shapes"][:levels], "points": points}
+    pixels = sum(height * width for height, width in sizes["shapes"])
+    queries = pixels if queries == "pixels" else 5
+    inputs = make_inputs(channels=32, queries=queries, batch=1, **sizes)
+    assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["fused", "key_aware", "fused_shared_key"])
+@pytest.mark.parametrize("channels", [16, 64])
+@pytest.mark.parametrize("points", [3, 5])
+def test_every_width_of_a_head_takes_other_numbers_of_points(make_inputs, name, channels, points):
+    sizes = {**FAST, "points": points}
+    for queries in (QUERIES["all_pixels"], 3):
+        inputs = make_inputs(channels=channels, queries=queries, batch=1, **sizes)
+        assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
+
+
 @pytest.mark.parametrize("name", ["multi_scale", "fused", "fused_box"])
 def test_without_channels_the_gradients_of_points_are_zero(make_inputs, name):
     inputs = make_inputs(channels=0, queries=3, **FAST).to(torch.float32)
@@ -196,8 +222,11 @@ def test_float64_results_are_exact(make_inputs, name):
 )
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("queries", ["all_pixels", "pixels_of_high_levels", "no_pixels"])
-def test_half_precision_is_as_good_as_the_reference(make_inputs, name, dtype, queries):
-    sizes = ODD if queries == "no_pixels" else FAST
+@pytest.mark.parametrize("points", [4, 5])
+def test_half_precision_is_as_good_as_the_reference(make_inputs, name, dtype, queries, points):
+    sizes = {**FAST, "points": points}
+    if queries == "no_pixels":
+        sizes = ODD if points == 4 else MANY
     inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **sizes)
     # Rounded references would put points on pixel centres, where the derivative jumps.
     coordinates = {"references": inputs.references.float(), "boxes": inputs.boxes.float()}
@@ -240,8 +269,14 @@ def test_locations_that_are_no_numbers_show_in_their_head_only(make_inputs, quer
 
 @pytest.mark.parametrize(
     ("queries", "sizes"),
-    [("all_pixels", FAST), ("no_pixels", FAST), ("no_pixels", {**ODD, "heads": 2})],
-    ids=["tile", "fast", "odd"],
+    [
+        ("all_pixels", FAST),
+        ("all_pixels", {**FAST, "points": 5}),
+        ("no_pixels", FAST),
+        ("no_pixels", {**ODD, "heads": 2}),
+        ("no_pixels", {**MANY, "heads": 2}),
+    ],
+    ids=["tile", "tile_of_20", "fast", "odd", "many"],
 )
 def test_masked_points_have_no_weight_and_no_gradient(make_inputs, queries, sizes):
     inputs = make_inputs(channels=32, queries=QUERIES[queries], batch=1, **sizes)
@@ -289,14 +324,28 @@ def lines_of_tiles(inputs, levels):
 
 
 @pytest.mark.parametrize("levels", [(0, 1, 2, 3), (1, 2, 3), (0,), (0, 1)], ids=str)
-def test_a_tile_adds_to_each_pixel_once(make_inputs, emulated, levels):
+@pytest.mark.parametrize(
+    ("points", "channels", "dtype"),
+    [
+        (4, 32, torch.float32),
+        (1, 32, torch.float32),
+        (3, 16, torch.float32),
+        (5, 64, torch.bfloat16),
+        (8, 32, torch.float32),
+    ],
+    ids=str,
+)
+def test_a_tile_adds_to_each_pixel_once(make_inputs, emulated, levels, points, channels, dtype):
     queries = sum(height * width for height, width in [FAST["shapes"][level] for level in levels])
-    inputs = make_inputs(channels=32, queries=queries, batch=1, **FAST).to(torch.float32)
+    sizes = {**FAST, "points": points}
+    inputs = make_inputs(channels=channels, queries=queries, batch=1, **sizes).to(torch.float32)
+    maps = {key: getattr(inputs, key).to(dtype) for key in ("value", "key", "query", "grad_output")}
+    inputs = inputs._replace(**maps)
     emulated.take_atomic_additions()
     run(ops, "multi_scale", inputs)
-    assert emulated.take_atomic_additions() == 32 * lines_of_tiles(inputs, levels)
+    assert emulated.take_atomic_additions() == channels * lines_of_tiles(inputs, levels)
     run(ops, "key_aware", inputs)
-    assert emulated.take_atomic_additions() == 2 * 32 * lines_of_tiles(inputs, levels)
+    assert emulated.take_atomic_additions() == 2 * channels * lines_of_tiles(inputs, levels)
 
 
 @pytest.mark.parametrize("points", ["dense", "uniform"])
@@ -322,8 +371,14 @@ def test_tokens_of_a_tile_are_found_soon(emulated, points):
 @pytest.mark.parametrize("number", [torch.nan, torch.inf], ids=["nan", "inf"])
 @pytest.mark.parametrize(
     ("queries", "sizes"),
-    [("all_pixels", FAST), ("no_pixels", FAST), ("no_pixels", {**ODD, "heads": 2})],
-    ids=["tile", "fast", "odd"],
+    [
+        ("all_pixels", FAST),
+        ("all_pixels", {**FAST, "points": 5}),
+        ("no_pixels", FAST),
+        ("no_pixels", {**ODD, "heads": 2}),
+        ("no_pixels", {**MANY, "heads": 2}),
+    ],
+    ids=["tile", "tile_of_20", "fast", "odd", "many"],
 )
 def test_pixels_that_are_not_finite_are_read_by_points_next_to_them_alone(
     make_inputs, name, number, queries, sizes
@@ -375,8 +430,9 @@ def test_points_on_centres_of_pixels_have_gradients_of_their_positions(make_inpu
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_deterministic_gradients_equal_the_reference(make_inputs, deterministic, name):
-    inputs = make_inputs(channels=32, queries=13, batch=1, **FAST)
+@pytest.mark.parametrize("points", [3, 4, 5])
+def test_deterministic_gradients_equal_the_reference(make_inputs, deterministic, name, points):
+    inputs = make_inputs(channels=32, queries=13, batch=1, **{**FAST, "points": points})
     assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
     # Sums of very different sizes, which have units of their own.
     assert_equals_reference(name, inputs._replace(value=inputs.value * 1e-30), 1e-11)
@@ -439,10 +495,12 @@ def test_constant_maps_cost_no_sums(make_inputs, emulated, name, queries):
 
 
 @pytest.mark.parametrize("name", ["multi_scale", "key_aware"])
+@pytest.mark.parametrize("points", [4, 5])
 def test_a_gpu_without_memory_for_tiles_adds_each_corner_by_itself(
-    make_inputs, emulated, small_device, name
+    make_inputs, emulated, small_device, name, points
 ):
-    inputs = make_inputs(channels=32, queries=QUERIES["all_pixels"], batch=1, **FAST)
+    sizes = {**FAST, "points": points}
+    inputs = make_inputs(channels=32, queries=QUERIES["all_pixels"], batch=1, **sizes)
     inputs = inputs.to(torch.float32)
     emulated.take_atomic_additions()
     expected = run(ops, name, inputs)
@@ -452,6 +510,15 @@ def test_a_gpu_without_memory_for_tiles_adds_each_corner_by_itself(
     assert emulated.take_atomic_additions() > 2 * tiled
     errors = errors_of(actual, {key: tensor.double() for key, tensor in expected.items()})
     assert max(errors.values()) <= 1e-5, errors
+
+
+def test_many_fast_points_take_smaller_blocks(make_inputs, small_device):
+    inputs = make_inputs(
+        channels=64, queries=QUERIES["all_pixels"], batch=1, **FAST | {"points": 8}
+    )
+    small_device(24_000)
+    for name in ("multi_scale", "key_aware"):
+        assert_equals_reference(name, inputs.to(torch.float32), 1e-5)
 
 
 def test_many_points_take_smaller_blocks_or_say_what_is_missing(make_inputs, small_device):

@@ -36,16 +36,17 @@ extern "C" __attribute__((visibility("default"))) void set_shared_bytes(int byte
   emulation::shared_bytes_of_device = bytes;
 }
 
-// The most slots of a tile's table that are looked at until a token is found or has found a place.
+// The most slots of the table of a tile with 16 points that are looked at until a token is found or
+// has found a place.
 extern "C" __attribute__((visibility("default"))) int longest_search(const int* tokens, int count) {
-  using namespace lite_focus;
-  std::vector<int> table(kTileCorners, -1);
+  using Lists = lite_focus::CornerLists<16>;
+  std::vector<int> table(Lists::kTileCorners, -1);
   int longest = 0;
   for (int i = 0; i < count; ++i) {
-    unsigned slot = CornerLists::first_slot(unsigned(tokens[i]));
+    unsigned slot = Lists::first_slot(unsigned(tokens[i]));
     int steps = 1;
     for (; table[slot] != -1 && table[slot] != tokens[i]; ++steps) {
-      slot = (slot + 1) % kTileCorners;
+      slot = (slot + 1) % Lists::kTileCorners;
     }
     table[slot] = tokens[i];
     longest = std::max(longest, steps);
