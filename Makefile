@@ -43,7 +43,7 @@ demo: env
 # are small, and threads that wait for a busy core cost more than they bring. Tests of the kernels
 # choose their own number.
 FIRST_TESTS := $(addprefix tests/,analysis docs engine export extending tools)
-PYTEST = OMP_NUM_THREADS=1 COVERAGE_FILE=build/coverage.$(1) $(PY) -m pytest --cov --cov-report= --cov-fail-under=0
+PYTEST = OMP_NUM_THREADS=1 COVERAGE_FILE=build/coverage.$(1) $(PY) -m pytest --durations=25 --cov --cov-report= --cov-fail-under=0
 
 test: dev
 	@mkdir -p build && rm -f build/coverage*

@@ -12,13 +12,19 @@ namespace {
 // Where attention comes from. kValue: the key is the value.
 enum class Scores { kGiven, kValue, kKey };
 
-// Blocks per multiprocessor that the registers of a backward kernel must allow. The more points
-// there may be, the more numbers of its own points a thread keeps.
+// Blocks per multiprocessor that the registers of a kernel must allow; 0 leaves them to the
+// compiler. A thread needs more of them where the number of points is not exact.
 template <typename Traits, Scores kScores>
-constexpr int kBackwardBlocks = (Traits::kExact && kScores == Scores::kGiven         ? 1024
-                                 : Traits::kPoints > 16 && kScores != Scores::kGiven ? 512
-                                                                                     : 768) /
-                                Traits::kBackwardThreads;
+constexpr int kForwardBlocks =
+    Traits::kFast && !Traits::kExact && kScores != Scores::kGiven ? 1024 / Traits::kForwardThreads
+                                                                  : 0;
+template <typename Traits, Scores kScores>
+constexpr int kResidentThreads =
+    Traits::kExact && kScores == Scores::kGiven                     ? 1024
+    : Traits::kExact || !Traits::kFast || kScores == Scores::kGiven ? 768
+                                                                    : 512;
+template <typename Traits, Scores kScores>
+constexpr int kBackwardBlocks = kResidentThreads<Traits, kScores> / Traits::kBackwardThreads;
 
 // What becomes of the terms of the gradients of value and key.
 enum class Terms : int {
@@ -223,7 +229,7 @@ __device__ __forceinline__ void attend_with_keys(const Item<Traits>& item, char*
     Real query[kVector];
     rows.load_scaled_query(channel, query);
     constexpr int kAtOnce = Traits::kExact ? Traits::kPoints : kSummedPoints;
-#pragma unroll
+#pragma unroll 1
     for (int first = 0; first < count; first += kAtOnce) {
       Real logits[kAtOnce];
 #pragma unroll
@@ -268,7 +274,7 @@ __device__ __forceinline__ void attend_with_keys(const Item<Traits>& item, char*
     const T* value = rows.value(channel);
     make_global(value);
     Real sum[kVector] = {};
-#pragma unroll(Traits::kExact ? Traits::kPoints : kSummedPoints)
+#pragma unroll(Traits::kExact ? Traits::kPoints : 1)
     for (int p = 0; p < count; ++p) {
       Real sample[kVector];
       if constexpr (!kKeep) {
@@ -286,7 +292,7 @@ __device__ __forceinline__ void attend_with_keys(const Item<Traits>& item, char*
 }
 
 template <typename Traits, Scores kScores>
-__global__ void __launch_bounds__(Traits::kForwardThreads)
+__global__ void __launch_bounds__(Traits::kForwardThreads, kForwardBlocks<Traits, kScores>)
     deform_attn_kernel(const __grid_constant__ Problem problem,
                        const __grid_constant__ QueryGrid grid) {
   extern __shared__ __align__(64) char memory[];
