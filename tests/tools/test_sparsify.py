@@ -7,7 +7,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from lite_focus_detr import model_zoo
-from lite_focus_detr.data import DetrDatasetMapper
+from lite_focus_detr.data import DetrDatasetMapper, dataset_mapper
 from lite_focus_detr.data.errors import UnreadableImage
 from lite_focus_detr.modeling.encoder.sparse import SparseEncoder
 from lite_focus_detr.tools import sparsify
@@ -152,19 +152,19 @@ def test_nothing_is_fitted_after_a_step_that_failed(dense, tmp_path, monkeypatch
 
 
 def test_an_image_that_cannot_be_read_does_not_prevent_the_fit(dense, tmp_path, monkeypatch):
-    transform, calls = DetrDatasetMapper._transform, []
+    read, calls = dataset_mapper.read_image, []
 
-    def fail_first(self, record):
-        calls.append(record["file_name"])
+    def fail_first(path, image_format):
+        calls.append(path)
         if len(calls) == 1:
             raise UnreadableImage("damaged")
-        return transform(self, record)
+        return read(path, image_format)
 
     fit = sparsify.AddedPartsTrainer.fit_shortcuts
 
     def fit_with_a_damaged_image(self, *arguments):
         with monkeypatch.context() as patch:
-            patch.setattr(DetrDatasetMapper, "_transform", fail_first)
+            patch.setattr(dataset_mapper, "read_image", fail_first)
             fit(self, *arguments)
 
     monkeypatch.setattr(sparsify.AddedPartsTrainer, "fit_shortcuts", fit_with_a_damaged_image)

@@ -82,7 +82,8 @@ TWO_STAGE_ENCODERS = ("dense", "lite_h2l2", "focus_keep30", "lite_focus_keep30")
 
 #: Changes of DINO, by the name of the host.
 HOSTS: Mapping[str, Options] = {
-    # A level that begins alone by chance is no property of an encoder.
+    # Of proposals trained on the selected tokens alone, the seed would choose the level, and what
+    # it costs would hide the encoder.
     "dino": ("MODEL.DETR.PROPOSAL_LOSS", "all"),
     "two_stage": (
         "MODEL.DETR.QUERY_SELECTION",
