@@ -206,8 +206,8 @@ __device__ __forceinline__ void attend_with_given_scores(const Item<Traits>& ite
   });
 }
 
-// Key and value are each read once: samples of a shared key stay in registers where it is known how
-// many there are.
+// Key and value are each read once where the number of points is exact: samples of a shared key
+// stay in registers then. Else a shared key is read twice.
 template <typename Traits, Scores kScores>
 __device__ __forceinline__ void attend_with_keys(const Item<Traits>& item, char* memory) {
   using T = typename Traits::T;
