@@ -12,7 +12,6 @@ from lite_focus_detr import model_zoo, optimize_for_inference
 from lite_focus_detr.optimization import detector, optimize_as_configured
 from lite_focus_detr.optimization.detector import fold_batch_norm
 from lite_focus_detr.optimization.packed_layers import (
-    PackedConv2d,
     PackedFeedForward,
     QuantizedFeedForward,
 )
@@ -88,16 +87,23 @@ def test_batch_normalisation_becomes_part_of_the_convolutions():
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-5)
 
 
-def test_resnets_convolutions_and_feed_forward_parts_are_packed():
+def test_feed_forward_parts_are_packed():
     model = model_zoo.get("lite_detr/lite_dino_h2l2_2p1x3_r50_36ep").cpu()
     optimized = optimize_for_inference(model)
-    convolutions = [m for m in optimized.backbone.modules() if isinstance(m, PackedConv2d)]
-    # One, and three in each of 16 blocks, and four shortcuts; none is left.
-    assert len(convolutions) == 1 + 3 * 16 + 4
-    assert not [m for m in optimized.backbone.modules() if isinstance(m, torch.nn.Conv2d)]
     parts = [m for m in optimized.modules() if isinstance(m, PackedFeedForward)]
     # Six encoder layers, three of which have a second part for low levels, and six of the decoder.
     assert len(parts) == 6 + 3 + 6
+
+
+@needs_bfloat16
+def test_convolutions_keep_their_weights_in_half_precision(tiny_config):
+    model = build_model(tiny_config("dino")).eval()
+    optimized = optimize_for_inference(model, torch.bfloat16)
+    maps = (*optimized.backbone.modules(), *optimized.neck.modules())
+    convolutions = [m for m in maps if isinstance(m, torch.nn.Conv2d)]
+    assert convolutions
+    assert {m.weight.dtype for m in convolutions} == {torch.bfloat16}
+    assert all(m.weight.is_contiguous(memory_format=torch.channels_last) for m in convolutions)
 
 
 def test_layers_with_another_activation_keep_it(tiny_config):

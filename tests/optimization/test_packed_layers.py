@@ -4,7 +4,6 @@ from torch import nn
 
 from lite_focus_detr.optimization.packed_layers import (
     CHUNK,
-    PackedConv2d,
     PackedFeedForward,
     PackedLinear,
     QuantizedFeedForward,
@@ -51,24 +50,6 @@ def test_a_feed_forward_part_is_the_same_in_chunks(length):
         expected = second(activation(first(x)))
         packed = PackedFeedForward(first, activation, second, torch.float32)
         torch.testing.assert_close(packed(x), expected, rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"kernel_size": 1},
-        {"kernel_size": 3, "padding": 1, "stride": 2},
-        {"kernel_size": (3, 1), "padding": (2, 0), "dilation": 2, "groups": 4},
-    ],
-)
-def test_a_packed_convolution_is_the_convolution(options, layout):
-    convolution = nn.Conv2d(8, 12, **options)
-    x = torch.randn(2, 8, 13, 10)
-    expected = convolution.double()(x.double())
-    packed = PackedConv2d(convolution.float(), torch.float32)
-    result = packed(x.to(memory_format=layout))
-    torch.testing.assert_close(result.double(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, CHUNK, CHUNK + 1])

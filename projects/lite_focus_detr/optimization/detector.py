@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from ..modeling import DetectionTransformer
 from ..modeling.attention import SampledAttention
 from ..modeling.transformer_layer import TransformerLayer
-from .packed_layers import PackedConv2d, PackedFeedForward, PackedLinear, QuantizedFeedForward
+from .packed_layers import PackedFeedForward, PackedLinear, QuantizedFeedForward
 
 
 def optimize_for_inference(
@@ -22,9 +22,9 @@ def optimize_for_inference(
     """Return a copy of a detector for inference only, that gives the same detections sooner.
 
     Batch normalisation of the backbone becomes part of its convolutions, which work in
-    channels-last layout. On the CPU weights of convolutions, attention projections and feed-forward
-    parts are laid out once as oneDNN reads them, and a feed-forward part takes as many tokens at a
-    time as the cache of a core holds. The copy cannot be trained, saved or moved.
+    channels-last layout. On the CPU weights of attention projections and feed-forward parts are
+    laid out once as oneDNN reads them, and a feed-forward part takes as many tokens at a time as
+    the cache of a core holds. The copy cannot be trained, saved or moved.
 
     Args:
         model: trained, on the device where it will stay; it is left as it is.
@@ -49,8 +49,8 @@ def optimize_for_inference(
     maps = nn.ModuleList((optimized.backbone, optimized.neck))
     fold_batch_norm(maps)
     maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    convert_convolutions(maps, dtype)
     if model.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        pack_convolutions(maps, dtype)
         pack_transformer(optimized, dtype, quantized=quantized)
     return optimized
 
@@ -112,20 +112,15 @@ def fold_batch_norm(backbone: nn.Module) -> None:
             layer.norm = None
 
 
-def pack_convolutions(module: nn.Module, dtype: torch.dtype) -> None:
-    """Replace the plain convolutions in a module."""
-    for parent in list(module.modules()):
-        for name, layer in parent.named_children():
-            if isinstance(layer, nn.Conv2d) and is_plain(layer):
-                setattr(parent, name, PackedConv2d(layer, dtype))
+def convert_convolutions(module: nn.Module, dtype: torch.dtype) -> None:
+    """Keep the weights of convolutions in the precision in which they multiply.
 
-
-def is_plain(layer: nn.Conv2d) -> bool:
-    """Whether a layer is a convolution, with a bias, that does nothing else."""
-    if type(layer) is Conv2d:
-        return layer.norm is None and layer.activation is None and layer.bias is not None
-    known = type(layer) is nn.Conv2d and layer.padding_mode == "zeros"
-    return known and layer.bias is not None and not isinstance(layer.padding, str)
+    They are not laid out for oneDNN: its layout depends on the size of the image, and to get from
+    one such layout to another takes several times as long as from that of PyTorch.
+    """
+    for layer in module.modules():
+        if type(layer) in (nn.Conv2d, Conv2d):
+            layer.to(dtype)
 
 
 def pack_transformer(model: nn.Module, dtype: torch.dtype, *, quantized: bool = False) -> None:

@@ -120,38 +120,3 @@ def _prepack_int8(linear: nn.Linear) -> Any:
     zero_points = torch.zeros_like(scales, dtype=torch.int64)
     quantized = torch.quantize_per_channel(weight, scales, zero_points, 0, torch.qint8)
     return torch.ops.quantized.linear_prepack(quantized, linear.bias.detach())
-
-
-class PackedConv2d(nn.Module):
-    """A convolution in channels-last layout."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype) -> None:
-        """Pack the weights of a convolution, which has a bias and pads with zeros.
-
-        Args:
-            convolution: to pack.
-            dtype: of weights and results; inputs are converted.
-        """
-        super().__init__()
-        self.dtype = dtype
-        self.geometry = tuple(
-            list(getattr(convolution, name)) for name in ("padding", "stride", "dilation")
-        )
-        self.groups = convolution.groups
-        weight = convolution.weight.detach().to(dtype)
-        packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.geometry, self.groups)
-        self.register_buffer("weight", packed, persistent=False)
-        assert convolution.bias is not None
-        self.register_buffer("bias", convolution.bias.detach().to(dtype), persistent=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, D, H', W')."""
-        x = x.to(self.dtype, memory_format=torch.channels_last)
-        options = (*self.geometry, self.groups, "none", [], "")
-        result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            x, self.weight, self.bias, *options
-        )
-        return result
