@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 from lite_focus_detr.export import onnx_file
-from lite_focus_detr.export.runtime import start_session
+from lite_focus_detr.export.runtime import read_contents, start_session
 from lite_focus_detr.tools import evaluate, export_model
 
 
@@ -22,16 +22,20 @@ def weights(small_config, small_config_file, tmp_path):
     return ["--config-file", small_config_file, "--weights", str(path)]
 
 
-def test_a_file_for_bytes_is_exported_checked_and_evaluated(weights, tmp_path, capsys, monkeypatch):
+def test_a_file_for_bytes_is_exported_checked_and_evaluated(
+    weights, small_config, tmp_path, capsys, monkeypatch
+):
     output, photo = tmp_path / "model.onnx", tmp_path / "photo.png"
     pixels = np.random.default_rng(0).integers(0, 255, (90, 70, 3), np.uint8)
     Image.fromarray(pixels).save(photo)
-    options = ["--layout", "hwc", "--dtype", "uint8", "--images", str(photo)]
+    options = ["--layout", "hwc", "--dtype", "uint8", "--resize", "--images", str(photo)]
     options += ["--opts", "TEST.OPTIMIZE", "float32"]  # is for detection in PyTorch
     export_model.main([*weights, "--output", str(output), *options])
     assert f"Wrote {output}" in capsys.readouterr().out
-    (images,) = start_session(str(output)).get_inputs()
+    (images,) = (session := start_session(str(output))).get_inputs()
     assert (images.type, images.shape[3]) == ("tensor(uint8)", 3)
+    sides = [small_config.INPUT.MIN_SIZE_TEST, small_config.INPUT.MAX_SIZE_TEST]
+    assert read_contents(session)["resize"] == sides
 
     found = []
     monkeypatch.setattr(evaluate, "run", lambda main, args: found.append(main(args)["bbox"]["AP"]))

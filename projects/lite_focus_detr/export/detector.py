@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import torch
+from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import ImageList
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..modeling.meta_arch import DetectionTransformer
 from ..modeling.postprocess import COCO_IDS, best_detections
 
+#: A number, or the name of one that is dynamic.
+Side = TypeVar("Side", int, str)
+
 
 @dataclasses.dataclass(frozen=True)
 class ImageInput:
-    """How an exported detector takes its images; the caller resizes them.
+    """How an exported detector takes its images.
 
     All images of a batch have one size. Channels are in the order of ``INPUT.FORMAT``.
     """
@@ -24,12 +29,17 @@ class ImageInput:
     layout: Literal["chw", "hwc"] = "chw"
     dtype: Literal["float32", "uint8"] = "float32"  #: 0 to 255 in both
     normalized: bool = False  #: the caller subtracts ``PIXEL_MEAN`` and divides by ``PIXEL_STD``
+    #: The shorter side that images get, and the most for the longer one, as
+    #: ``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST`` say; None: the caller resizes them.
+    resize: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.resize is not None and min(self.resize) <= 0:
+            raise ValueError(f"resize is {self.resize}; both sides must be positive")
         if self.normalized and self.dtype == "uint8":
             raise ValueError("normalised images are float32, not uint8")
 
-    def shape(self, batch: int, height: int, width: int) -> tuple[int, ...]:
+    def shape(self, batch: Side, height: Side, width: Side) -> tuple[Side | int, ...]:
         """Shape of a batch."""
         return (batch, 3, height, width) if self.layout == "chw" else (batch, height, width, 3)
 
@@ -89,7 +99,10 @@ class TensorDetector(nn.Module):
         if not self.image_input.normalized:
             images = (images - model.pixel_mean) / model.pixel_std
         height, width = images.shape[2:]
-        batch = ImageList(images, [(height, width)])
+        if self.image_input.resize is not None:
+            size = ResizeShortestEdge.get_output_shape(height, width, *self.image_input.resize)
+            images = F.interpolate(images, size, mode="bilinear", antialias=True)
+        batch = ImageList(images, [tuple(images.shape[2:])])
         outputs = model.forward_outputs(batch)
         last = outputs.layers[-1]
         options = (model.max_detections, model.coco_id_rows, outputs.padding_mask)

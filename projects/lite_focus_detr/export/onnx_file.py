@@ -57,7 +57,8 @@ def export_onnx(
         dialect: how attention samples its maps: ``standard``, by GridSample; ``gather``, by Gather,
             for runtimes whose GridSample is wrong or slow; ``native``, in this project's kernels,
             for ONNX Runtime in Python with :func:`register_native_attention`.
-        image_input: how the file takes images; by default float32 (B, 3, H, W).
+        image_input: how the file takes images; by default float32 (B, 3, H, W), resized by the
+            caller.
         images: what to compare on, each (3, H, W) with 0 to 255 in ``INPUT.FORMAT``, resized to
             the three sizes; by default generated ones.
         class_names: of each class, which the file says of itself; None: they are not known.
@@ -72,6 +73,7 @@ def export_onnx(
     """
     require_packages(*(["onnxruntime_extensions"] if dialect == "native" else []))
     from .conversion import convert_program
+    from .resize import resize_inputs
 
     image_input = image_input or ImageInput()
     if not Path(path).parent.is_dir():
@@ -80,7 +82,12 @@ def export_onnx(
         reason = ops.unavailable_reason("cpu")
         raise ValueError(f"the dialect {dialect} needs the native operators: {reason}")
     model = copy.deepcopy(model).to("cpu").eval()
-    traced = convert_program(export_program(model, image_input))
+    # The sizes of a resized image are no expression that torch.export reasons about.
+    resizes = image_input.resize is not None
+    traced_input = ImageInput(normalized=image_input.normalized) if resizes else image_input
+    traced = convert_program(export_program(model, traced_input))
+    if resizes:
+        resize_inputs(traced, image_input)
     detector = TensorDetector(model, image_input)
     return write_checked(traced, detector, Path(path), dialect, images, class_names)
 

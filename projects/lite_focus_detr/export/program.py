@@ -21,15 +21,19 @@ def export_program(
 
     Args:
         model: the detector; it is not changed.
-        image_input: how the program takes images; by default float32 (B, 3, H, W).
+        image_input: how the program takes images, which the caller resizes; by default float32
+            (B, 3, H, W).
 
     Returns:
         the program, for images with sides of at least two cells of the coarsest level.
 
     Raises:
-        ValueError: the backbone is a Swin Transformer, whose windows are not traced for all sizes.
+        ValueError: the backbone is a Swin Transformer, whose windows are not traced for all sizes,
+            or ``image_input`` says that the program resizes.
     """
     image_input = image_input or ImageInput()
+    if image_input.resize is not None:
+        raise ValueError("programs of torch.export do not resize images, ONNX files do")
     _require_traceable(model)
     detector = TensorDetector(model, image_input)
     smallest = detector.smallest_side

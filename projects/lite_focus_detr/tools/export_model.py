@@ -2,7 +2,7 @@
 
     lite-focus-detr export --weights PATH [--config-file NAME_OR_PATH] \
         --output model.onnx [--dialect standard|gather|native] [--images IMAGE ...] \
-        [--layout hwc] [--dtype uint8] [--normalized] [--opts KEY VALUE ...]
+        [--layout hwc] [--dtype uint8] [--normalized] [--resize] [--opts KEY VALUE ...]
 
 The file takes ``images``, by default float32 (B, 3, H, W) with 0 to 255 in the order of channels of
 ``INPUT.FORMAT``, resized by the caller, and returns ``boxes`` (B, K, 4) as (x0, y0, x1, y1) in
@@ -29,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     exported model is not the same as the detector; nothing is written then."""
     args = _parser().parse_args(arguments)
     with user_errors():
-        image_input = ImageInput(args.layout, args.dtype, args.normalized)
         # Packed weights cannot be exported.
         args.opts = [*args.opts, "TEST.OPTIMIZE", "none"]
         cfg = inference_config(args)
+        resize = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) if args.resize else None
+        image_input = ImageInput(args.layout, args.dtype, args.normalized, resize)
         images = read_images(cfg, args.images)
         predictor = Predictor(cfg)
         options = {"dialect": args.dialect, "image_input": image_input, "images": images}
@@ -73,6 +74,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--normalized", action="store_true", help="the caller subtracts PIXEL_MEAN and so on"
+    )
+    parser.add_argument(
+        "--resize", action="store_true", help="the file resizes images as an evaluation does"
     )
     parser.add_argument(
         "--images", nargs="+", default=[], metavar="IMAGE", help="to compare on; else generated"
