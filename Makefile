@@ -60,7 +60,7 @@ lint: dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy --strict
-	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS) tests/ops/cuda_emulation/* dev/thread_sanitizer/run.cpp
+	$(VENV)/bin/clang-format --dry-run -Werror $(KERNELS) tests/ops/cuda_emulation/* dev/thread_sanitizer/*.cpp
 
 asan: dev
 	dev/sanitize_operators.sh asan $(PY)
@@ -99,6 +99,7 @@ $(VENV)/.detectron2: requirements-detectron2.txt dev/install_detectron2.sh $(VEN
 
 $(VENV)/.installed: setup.py pyproject.toml $(KERNELS) $(VENV)/.detectron2
 	@mkdir -p build
+	@test -e build/onnxruntime/onnxruntime_c_api.h || $(PY) dev/get_onnxruntime_header.py || true
 	$(PY) -m pip install -v --no-build-isolation --no-deps --editable . 2>&1 | tee build/nvcc.log
 	@touch $@
 

@@ -1,9 +1,10 @@
 """Installation of lite-focus-detr; the native attention kernels are built where that is possible.
 
 Nothing that goes wrong in the native build stops the installation, and nothing that goes wrong with
-CUDA costs the kernels for the CPU. PyTorch code takes their place, and the reason is printed here
-and by ``lite_focus_detr.ops.unavailable_reason``. As in torchvision and detectron2 the kernels for
-CUDA are built where a GPU can be seen, or with ``FORCE_CUDA=1`` in the environment.
+CUDA or with ONNX Runtime costs the kernels for the CPU. PyTorch code takes their place, and the
+reason is printed here and by ``lite_focus_detr.ops.unavailable_reason``. As in torchvision and
+detectron2 the kernels for CUDA are built where a GPU can be seen, or with ``FORCE_CUDA=1`` in the
+environment.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-fvisibility=hidden"
 COMPILE = ["-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-g0", *STABLE_ABI]
 # More flags for the CPU's library, behind all others; dev/sanitize_operators.sh has an example.
 EXTRA = os.environ.get("LITE_FOCUS_DETR_CXXFLAGS", "").split()
+# The header that the operators for ONNX Runtime need: dev/get_onnxruntime_header.py, or Debian.
+ONNXRUNTIME_HEADER = "onnxruntime_c_api.h"
+ONNXRUNTIME_FOLDERS = (ROOT / "build" / "onnxruntime", Path("/usr/include/onnxruntime"))
+# What of kernels/cpu knows PyTorch.
+PYTORCH_SOURCES = {"register.cpp", "torch_threads.cpp"}
 # Registers and spills of nvcc are for dev/check_cuda_registers.py.
 COMPILE_CUDA = ["-O3", "-std=c++17", "-Xptxas", "-v", STABLE_ABI[0], "-Xcompiler", STABLE_ABI[1]]
 # Those that nvcc does not know are left out; the last one of the rest also gets PTX.
@@ -113,8 +119,33 @@ def _cuda_architectures() -> list[str]:
     return [*names[:-1], f"{names[-1]}+PTX"] if names else ["8.0", "9.0+PTX"]
 
 
+def _onnxruntime_extensions() -> list[Extension]:
+    """The operators for ONNX Runtime, without PyTorch and Python, where its header is."""
+    given = os.environ.get("ONNXRUNTIME_INCLUDE")
+    folders = [Path(given)] if given else ONNXRUNTIME_FOLDERS
+    found = [folder for folder in folders if (folder / ONNXRUNTIME_HEADER).is_file()]
+    if not found:
+        logger.warning("Operators for ONNX Runtime are not built: no %s", ONNXRUNTIME_HEADER)
+        return []
+    sources = [x for x in _sources("kernels/cpu", ".cpp") if Path(x).name not in PYTORCH_SOURCES]
+    exports = KERNELS / "onnxruntime" / "exports.map"
+    return [
+        Extension(
+            f"{PACKAGE}.ops._onnxruntime",
+            [*sources, *_sources("kernels/onnxruntime", ".cpp")],
+            include_dirs=[str(KERNELS), str(found[0])],
+            define_macros=[("LITE_FOCUS_INFERENCE", None)],
+            extra_compile_args={"cxx": [*COMPILE, *EXTRA]},
+            extra_link_args=[f"-Wl,--version-script={exports}"],
+            py_limited_api=True,
+            optional=True,
+            language="c++",
+        )
+    ]
+
+
 def _extensions() -> list[Extension]:
-    """The CPU library, and the CUDA library where it is to be built."""
+    """The libraries for the CPU, and the CUDA library where it is to be built."""
     from torch.utils import cpp_extension
 
     common = {"include_dirs": [str(KERNELS)], "py_limited_api": True, "optional": True}
@@ -128,7 +159,7 @@ def _extensions() -> list[Extension]:
     reason = _why_no_cuda()
     if reason is not None:
         logger.warning("CUDA kernels are not built: %s", reason)
-        return [cpu]
+        return [cpu, *_onnxruntime_extensions()]
     architectures = _cuda_architectures()
     os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(architectures)
     cuda = cpp_extension.CUDAExtension(
@@ -138,7 +169,7 @@ def _extensions() -> list[Extension]:
         extra_compile_args={"cxx": COMPILE, "nvcc": COMPILE_CUDA},
         **common,
     )
-    return [cpu, cuda]
+    return [cpu, cuda, *_onnxruntime_extensions()]
 
 
 def _native_build() -> dict[str, Any]:
@@ -169,9 +200,11 @@ def _native_build() -> dict[str, Any]:
 
         def build_extensions(self) -> None:
             # One by one: PyTorch refuses them all where CUDA's version is not its own.
-            extensions = self.extensions
+            extensions, folder = self.extensions, Path(self.build_temp)
             for extension in extensions:
                 self.extensions = [extension]
+                # Sources of two libraries are compiled for each of them.
+                self.build_temp = str(folder / extension.name)
                 try:
                     super().build_extensions()
                 except BUILD_ERRORS as error:
@@ -181,7 +214,7 @@ def _native_build() -> dict[str, Any]:
                         extension.name,
                         error,
                     )
-            self.extensions = extensions
+            self.extensions, self.build_temp = extensions, str(folder)
 
     return {"ext_modules": _extensions(), "cmdclass": {"build_ext": OptionalBuild}}
 

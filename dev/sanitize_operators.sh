@@ -24,8 +24,8 @@ folder=$PWD/build/$MODE
 if [ "$MODE" = tsan ]; then
   rm -rf "$folder"
   mkdir -p "$folder"
-  g++ -O0 -g1 -w -std=c++17 -fsanitize=thread -DLITE_FOCUS_PORTABLE -Idev/thread_sanitizer -Ikernels \
-    dev/thread_sanitizer/run.cpp kernels/cpu/{portable,avx2,avx512,schedule,phases}.cpp -o "$folder/run"
+  g++ -O0 -g1 -w -std=c++17 -fsanitize=thread -DLITE_FOCUS_PORTABLE -Ikernels \
+    dev/thread_sanitizer/{run,threads}.cpp kernels/cpu/{portable,avx2,avx512,schedule,phases}.cpp -o "$folder/run"
   # Where the system places memory at random, the sanitizer may not find the places that it needs.
   TSAN_OPTIONS=halt_on_error=1 setarch --addr-no-randomize "$folder/run"
   exit
@@ -45,7 +45,7 @@ done
 # With -O1 compiling takes several times as long as without optimisations.
 # -w: the compiler warns of every loop that it was asked to unroll and cannot.
 rm -rf "$folder"
-FORCE_CUDA=0 CUDA_VISIBLE_DEVICES='' LDFLAGS="$flags" \
+FORCE_CUDA=0 ONNXRUNTIME_INCLUDE=none CUDA_VISIBLE_DEVICES='' LDFLAGS="$flags" \
   LITE_FOCUS_DETR_CXXFLAGS="-DLITE_FOCUS_PORTABLE -O0 -g1 -w $flags" \
   "$PYTHON" setup.py --quiet build --build-lib "$folder/lib" --build-temp "$folder/temp"
 

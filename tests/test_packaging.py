@@ -2,6 +2,9 @@
 
 import ast
 import email
+import hashlib
+import importlib.util
+import io
 import json
 import os
 import re
@@ -273,9 +276,35 @@ def test_a_mistake_of_cuda_does_not_cost_the_kernels_for_the_cpu(tmp_path, mista
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     folder = tmp_path / "target" / "lite_focus_detr" / "ops"
-    assert [path.name for path in folder.glob("*.so")] == ["_cpu.so"]
+    # The other one is built where Debian's header of ONNX Runtime is installed.
+    assert {path.name for path in folder.glob("*.so")} - {"_onnxruntime.so"} == {"_cpu.so"}
     output = done.stdout + done.stderr
     if force == "1":
         assert "lite_focus_detr.ops._cuda is not built, PyTorch code takes its place" in output
     else:
         assert "CUDA kernels are not built: no GPU can be seen; FORCE_CUDA=1" in output
+
+
+def archive_member(name, content):
+    """A file in an ``ar`` archive, which a Debian package is."""
+    return f"{name:<48}{len(content):<10}`\n".encode() + content + b"\n" * (len(content) % 2)
+
+
+def test_the_header_of_onnx_runtime_is_that_of_the_package_with_the_hash():
+    spec = importlib.util.spec_from_file_location(
+        "get_onnxruntime_header", ROOT / "dev" / "get_onnxruntime_header.py"
+    )
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    header = b"#define ORT_API_VERSION 21"
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:xz") as files:
+        for name, content in (("./usr/other.h", b"other"), (f"./usr/{script.HEADER}", header)):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            files.addfile(entry, io.BytesIO(content))
+    files = {"debian-binary": b"2.0\n", "odd": b"odd", "data.tar.xz": stream.getvalue()}
+    package = b"!<arch>\n" + b"".join(archive_member(*file) for file in files.items())
+    assert script.read_header(package, hashlib.sha256(package).hexdigest()) == header
+    with pytest.raises(ValueError, match="the package has the SHA-256"):
+        script.read_header(package)

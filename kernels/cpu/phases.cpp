@@ -1,7 +1,8 @@
 #include "cpu/phases.h"
 
 #include <pthread.h>
-#include <torch/csrc/stable/ops.h>
+
+#include "cpu/threads.h"
 
 namespace lite_focus {
 namespace {
@@ -65,12 +66,11 @@ class Queue {
 // machine with other work they do so while the thread that they wait for is not running.
 void run_phases(const std::vector<Phase>& phases) {
   Queue queue(phases);
-  torch::stable::parallel_for(0, torch::stable::get_num_threads(), 1,
-                              [&](int64_t begin, int64_t end) {
-                                for (int64_t i = begin; i < end; ++i) {
-                                  queue.work();
-                                }
-                              });
+  parallel_for(0, num_threads(), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      queue.work();
+    }
+  });
 }
 
 }  // namespace lite_focus

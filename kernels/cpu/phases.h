@@ -13,7 +13,7 @@ struct Phase {
   std::function<void(int64_t)> run;  // does not throw
 };
 
-// Runs the phases one after the other with the threads of PyTorch.
+// Runs the phases one after the other with the threads of threads.h.
 void run_phases(const std::vector<Phase>& phases);
 
 }  // namespace lite_focus

@@ -1,7 +1,5 @@
 #include "cpu/schedule.h"
 
-#include <torch/csrc/stable/ops.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
@@ -14,6 +12,7 @@
 #include "cpu/kernels.h"
 #include "cpu/phases.h"
 #include "cpu/sampling.h"
+#include "cpu/threads.h"
 
 namespace lite_focus {
 namespace {
@@ -211,13 +210,12 @@ bool is_reused(const Problem& problem) {
 void run_queries(const Step& step) {
   const Problem& problem = step.problem;
   const Kernel kernel = select(step.name, problem);
-  torch::stable::parallel_for(
-      0, problem.batch * problem.queries, kGrain, [&](int64_t begin, int64_t end) {
-        const Buffer scratch(scratch_size(problem));
-        for_rows(begin, end, problem.queries, [&](int64_t image, int64_t first, int64_t last) {
-          kernel(image_of(problem, image), {first, last, 0, problem.heads}, scratch.get());
-        });
-      });
+  parallel_for(0, problem.batch * problem.queries, kGrain, [&](int64_t begin, int64_t end) {
+    const Buffer scratch(scratch_size(problem));
+    for_rows(begin, end, problem.queries, [&](int64_t image, int64_t first, int64_t last) {
+      kernel(image_of(problem, image), {first, last, 0, problem.heads}, scratch.get());
+    });
+  });
 }
 
 // Heads that are worked on at a time, in memory of their own without gaps: neighbouring pixels of a
@@ -237,7 +235,7 @@ class PackedHeads {
   void append_step(const Step& step, int64_t first, int64_t count,
                    std::vector<Phase>& phases) const {
     const Problem& problem = step.problem;
-    const int64_t threads = torch::stable::get_num_threads();
+    const int64_t threads = num_threads();
     const int64_t pixels = count * problem.tokens;
     const auto for_pixels = [=, &problem](int64_t share, const auto& function) {
       for_rows(pixels * share / threads, pixels * (share + 1) / threads, problem.tokens, function);
@@ -350,7 +348,7 @@ void run_forward(Operator name, const Problem& problem) {
     steps = {logits->compute(problem), logits->attend(Operator::kMsDeformAttn, problem)};
   }
   if (is_reused(problem)) {
-    run_heads(steps, 1, torch::stable::get_num_threads(), false);
+    run_heads(steps, 1, num_threads(), false);
   } else {
     for (const Step& step : steps) {
       run_queries(step);
@@ -373,7 +371,7 @@ void run_backward(Operator name, const Problem& problem) {
   // Two threads at one head need less memory than two threads with a head each, and an image of 8
   // heads has work for 16 threads. The few queries of a decoder are less work than a second sum.
   const int64_t parts = problem.query == nullptr && !is_reused(problem) ? 1 : 2;
-  const int64_t group = (torch::stable::get_num_threads() + parts - 1) / parts;
+  const int64_t group = (num_threads() + parts - 1) / parts;
   run_heads(steps, std::min(group, kMostHeads), parts, true);
 }
 

@@ -5,7 +5,7 @@
 
 namespace lite_focus {
 
-// Computes the operator on the CPU with the threads of PyTorch. The result does not depend on
+// Computes the operator on the CPU with the threads of threads.h. The result does not depend on
 // their number.
 void run_on_cpu(Operator name, const Problem& problem);
 

@@ -1,4 +1,5 @@
-// The choice among the kernels compiled for vectors of kBytes.
+// The choice among the kernels compiled for vectors of kBytes. LITE_FOCUS_INFERENCE leaves out what
+// a library does not need that computes no gradients, and in single precision alone.
 #pragma once
 
 #include "cpu/key_aware_deform_attn.h"
@@ -11,13 +12,18 @@ Kernel select_operator(Operator name, bool shared) {
   switch (name) {
     case Operator::kMsDeformAttn:
       return &ms_deform_attn<Traits>;
-    case Operator::kMsDeformAttnBackward:
-      return &ms_deform_attn_backward<Traits, false>;
     case Operator::kKeyAwareDeformAttn:
       return shared ? &key_aware_deform_attn<Traits, true> : &key_aware_deform_attn<Traits, false>;
+#if defined(LITE_FOCUS_INFERENCE)
+    default:
+      break;
+#else
+    case Operator::kMsDeformAttnBackward:
+      return &ms_deform_attn_backward<Traits, false>;
     case Operator::kKeyAwareDeformAttnBackward:
       return shared ? &key_aware_deform_attn_backward<Traits>
                     : &ms_deform_attn_backward<Traits, true>;
+#endif
   }
   return nullptr;
 }
@@ -61,12 +67,17 @@ Kernel select_kernel(Operator name, const Problem& problem) {
   switch (problem.kind) {
     case ScalarKind::kFloat:
       return select_sizes<float, kBytes>(name, problem);
+#if defined(LITE_FOCUS_INFERENCE)
+    default:
+      break;
+#else
     case ScalarKind::kDouble:
       return select_sizes<double, kBytes>(name, problem);
     case ScalarKind::kBFloat16:
       return select_sizes<BFloat16, kBytes>(name, problem);
     case ScalarKind::kHalf:
       return select_sizes<Half, kBytes>(name, problem);
+#endif
   }
   return nullptr;
 }

@@ -27,7 +27,7 @@ def program(tmp_path_factory):
                 f"{tool} is not installed (Debian: g++-aarch64-linux-gnu, qemu-user-static)"
             )
     target = tmp_path_factory.mktemp("aarch64") / "run"
-    sources = [FOLDER / "run.cpp"]
+    sources = [FOLDER / "run.cpp", FOLDER / "threads.cpp"]
     sources += [ROOT / "kernels" / "cpu" / f"{name}.cpp" for name in ("portable", "avx2", "avx512")]
     sources += [ROOT / "kernels" / "cpu" / f"{name}.cpp" for name in ("schedule", "phases")]
     command = [
@@ -36,7 +36,6 @@ def program(tmp_path_factory):
         "-std=c++17",
         "-w",
         "-static",
-        f"-I{FOLDER}",
         f"-I{ROOT / 'kernels'}",
     ]
     subprocess.run([*command, *map(str, sources), "-o", str(target)], check=True)

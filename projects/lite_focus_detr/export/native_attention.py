@@ -1,52 +1,25 @@
-"""The native kernels as operators of ONNX Runtime, for files of the dialect ``native``."""
+"""The native kernels as operators of ONNX Runtime, for files of the dialect ``native``.
+
+:data:`LIBRARY` is a library of custom operators for ONNX Runtime 1.21 and later that needs neither
+PyTorch nor Python. Where it has not been built, operators in Python take its place.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib.util
+from pathlib import Path
 
-import numpy.typing as npt
 import onnx_ir as ir
 import onnxruntime
-import torch
-from onnxruntime_extensions import PyOp, get_library_path, onnx_op
 
-from .attention_functions import INPUTS, Call
+from .. import ops
+from ..ops.shared_library import library_fault
+from .attention_functions import Call
 
-#: Where onnxruntime-extensions looks for operators in Python.
+#: Where onnxruntime-extensions looks for operators in Python, hence that of the compiled ones too.
 DOMAIN = "ai.onnx.contrib"
-
-_FLOAT, _INT = PyOp.dt_float, PyOp.dt_int64
-_KINDS = {
-    name: [_INT if x == "spatial_shapes" else _FLOAT for x in INPUTS[name]] for name in INPUTS
-}
-
-
-@onnx_op(
-    op_type="LiteFocusDeformableAttention",
-    inputs=_KINDS["DeformableAttention"],
-    outputs=[_FLOAT],
-)
-def _deformable_attention(*inputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    value, spatial_shapes, *others = map(torch.from_numpy, inputs)
-    native = torch.ops.lite_focus_detr.ms_deform_attn
-    output: npt.NDArray[Any] = native(value, spatial_shapes.tolist(), *others).numpy()
-    return output
-
-
-@onnx_op(
-    op_type="LiteFocusKeyAwareDeformableAttention",
-    inputs=_KINDS["KeyAwareDeformableAttention"],
-    outputs=[_FLOAT],
-    attrs={"scale": _FLOAT, "mask_outside": _INT, "separate_key": _INT},
-)
-def _key_aware_deformable_attention(
-    *inputs: npt.NDArray[Any], scale: float, mask_outside: int, separate_key: int
-) -> npt.NDArray[Any]:
-    query, key, value, spatial_shapes, *others = map(torch.from_numpy, inputs)
-    native = torch.ops.lite_focus_detr.key_aware_deform_attn
-    arguments = (query, key if separate_key else None, value, spatial_shapes.tolist(), *others)
-    output: npt.NDArray[Any] = native(*arguments, scale, bool(mask_outside)).numpy()
-    return output
+#: The compiled operators, for ``SessionOptions.register_custom_ops_library``.
+LIBRARY = Path(ops.__file__).with_name("_onnxruntime.so")
 
 
 def call_kernels(node: ir.Node) -> None:
@@ -60,6 +33,42 @@ def call_kernels(node: ir.Node) -> None:
             node.replace_input_with(1, node.inputs[2])
 
 
+def library_reason() -> str | None:
+    """Why the compiled operators cannot be loaded; None where they can."""
+    if not LIBRARY.is_file():
+        return f"{LIBRARY.name} has not been built"
+    fault = library_fault(str(LIBRARY))
+    return None if fault is None else f"{LIBRARY.name} {fault}"
+
+
+def unavailable_reason() -> str | None:
+    """Why files of the dialect ``native`` cannot run here; None where they can."""
+    reason = library_reason()
+    if reason is None:
+        return None
+    if importlib.util.find_spec("onnxruntime_extensions") is None:
+        return (
+            f"{reason}, and onnxruntime-extensions is not installed; "
+            "pip install 'lite-focus-detr[export]'"
+        )
+    return ops.unavailable_reason("cpu")
+
+
 def register_native_attention(options: onnxruntime.SessionOptions) -> None:
-    """Let sessions with these ``options`` run files of the dialect ``native``."""
-    options.register_custom_ops_library(get_library_path())
+    """Let sessions with these ``options`` run files of the dialect ``native``.
+
+    Args:
+        options: of sessions that are started later.
+
+    Raises:
+        ValueError: there are neither compiled operators nor operators in Python.
+    """
+    reason = unavailable_reason()
+    if reason is not None:
+        raise ValueError(f"files of the dialect native cannot run: {reason}")
+    if library_reason() is None:
+        options.register_custom_ops_library(str(LIBRARY))
+    else:
+        from .python_operators import register_python_operators
+
+        register_python_operators(options)

@@ -56,7 +56,7 @@ def export_onnx(
         path: of the file, in a folder that exists.
         dialect: how attention samples its maps: ``standard``, by GridSample; ``gather``, by Gather,
             for runtimes whose GridSample is wrong or slow; ``native``, in this project's kernels,
-            for ONNX Runtime in Python with :func:`register_native_attention`.
+            for ONNX Runtime with :func:`register_native_attention`.
         image_input: how the file takes images; by default float32 (B, 3, H, W), resized by the
             caller.
         images: what to compare on, each (3, H, W) with 0 to 255 in ``INPUT.FORMAT``, resized to
@@ -71,8 +71,9 @@ def export_onnx(
             a Swin Transformer, a package is missing, or the native operators are needed and not
             there.
     """
-    require_packages(*(["onnxruntime_extensions"] if dialect == "native" else []))
+    require_packages()
     from .conversion import convert_program
+    from .native_attention import unavailable_reason
     from .resize import resize_inputs
 
     image_input = image_input or ImageInput()
@@ -81,6 +82,8 @@ def export_onnx(
     if dialect != "standard" and ops.backend("cpu") == "reference":
         reason = ops.unavailable_reason("cpu")
         raise ValueError(f"the dialect {dialect} needs the native operators: {reason}")
+    if dialect == "native" and (reason := unavailable_reason()) is not None:
+        raise ValueError(f"a file of the dialect native cannot be checked: {reason}")
     model = copy.deepcopy(model).to("cpu").eval()
     # The sizes of a resized image are no expression that torch.export reasons about.
     resizes = image_input.resize is not None
@@ -166,9 +169,9 @@ def _make_images(size: tuple[int, int], batch: int, images: Sequence[Tensor] | N
     return torch.cat([F.interpolate(x, size, mode="bilinear") for x in chosen])
 
 
-def require_packages(*others: str) -> None:
-    """Raise a ValueError unless the packages of ONNX, and ``others``, are installed."""
-    missing = [name for name in (*PACKAGES, *others) if importlib.util.find_spec(name) is None]
+def require_packages() -> None:
+    """Raise a ValueError unless the packages of ONNX are installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(
             f"not installed: {', '.join(missing)}; pip install 'lite-focus-detr[export]'"

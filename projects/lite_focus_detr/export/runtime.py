@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from typing import Any
 
@@ -10,7 +9,7 @@ import onnxruntime
 import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
-from .. import ops
+from . import native_attention
 from .onnx_file import METADATA_KEY
 
 #: What ONNX Runtime raises for files that it cannot run; they have no base of their own.
@@ -21,10 +20,8 @@ def start_session(model: bytes | str) -> onnxruntime.InferenceSession:
     """ONNX Runtime on the CPU, with as many threads as PyTorch has, and the native attention."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    if importlib.util.find_spec("onnxruntime_extensions") is not None:
-        from .native_attention import register_native_attention
-
-        register_native_attention(options)
+    if native_attention.unavailable_reason() is None:
+        native_attention.register_native_attention(options)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
@@ -37,12 +34,14 @@ def open_file(path: str) -> onnxruntime.InferenceSession:
     Raises:
         ValueError: ONNX Runtime cannot run it, or it needs kernels that are not there.
     """
+    reason = native_attention.unavailable_reason()
     try:
         session = start_session(path)
         needs_kernels = read_contents(session).get("dialect") == "native"
     except FILE_ERRORS as error:
-        raise ValueError(f"ONNX Runtime cannot read {path}: {error}") from error
-    reason = ops.unavailable_reason("cpu")
+        if reason is None or native_attention.DOMAIN not in str(error):
+            raise ValueError(f"ONNX Runtime cannot read {path}: {error}") from error
+        needs_kernels = True
     if needs_kernels and reason is not None:
         raise ValueError(f"{path} is of the dialect native, which needs the kernels: {reason}")
     return session

@@ -1,18 +1,17 @@
-// In the place of PyTorch's header: its threads are OpenMP's, whose library is not compiled for the
+// In the place of PyTorch's threads: those are OpenMP's, whose library is not compiled for the
 // sanitizer, which would take what it hands over for races.
-#pragma once
+#include "cpu/threads.h"
 
-#include <cstdint>
 #include <thread>
 #include <vector>
 
-namespace torch::stable {
+namespace lite_focus {
 
-inline int64_t get_num_threads() { return 3; }
+int64_t num_threads() { return 3; }
 
-template <typename Function>
-void parallel_for(int64_t begin, int64_t end, int64_t, const Function& function) {
-  const int64_t count = get_num_threads();
+void parallel_for(int64_t begin, int64_t end, int64_t,
+                  const std::function<void(int64_t, int64_t)>& function) {
+  const int64_t count = num_threads();
   std::vector<std::thread> threads;
   for (int64_t i = 0; i < count; ++i) {
     const int64_t first = begin + (end - begin) * i / count;
@@ -26,4 +25,4 @@ void parallel_for(int64_t begin, int64_t end, int64_t, const Function& function)
   }
 }
 
-}  // namespace torch::stable
+}  // namespace lite_focus
