@@ -11,7 +11,12 @@ import torch
 
 from lite_focus_detr import ops
 from lite_focus_detr.export import native_attention, python_operators
-from lite_focus_detr.export.attention_functions import INPUTS
+from lite_focus_detr.export.attention_functions import (
+    INPUTS,
+    Call,
+    make_function,
+    sample_with_gather,
+)
 from lite_focus_detr.export.native_attention import DOMAIN, call_kernels
 from lite_focus_detr.ops import reference
 
@@ -305,7 +310,9 @@ def test_a_shared_key_is_the_value_for_an_operator_in_python(separate_key):
         inputs[1] = None
     options = [ir.AttrFloat32("scale", 0.5), ir.AttrInt64("mask_outside", 0)]
     node = ir.Node("lite_focus_detr", KEY_AWARE, inputs, options)
-    call_kernels(node)
+    function = call_kernels(node, make_function(Call.of(node), sample_with_gather))
+    assert (function.domain, function.name) == (DOMAIN, node.op_type)
+    assert set(function.attributes) == set(node.attributes)
     assert node.domain == DOMAIN
     assert node.inputs[1] is (inputs[1] if separate_key else inputs[2])
     assert node.attributes["separate_key"].as_int() == separate_key

@@ -6,7 +6,6 @@ import onnx
 import pytest
 import torch
 
-from lite_focus_detr.export import native_attention
 from lite_focus_detr.export.onnx_file import METADATA_KEY
 from lite_focus_detr.export.runtime import open_file, read_contents, start_session
 
@@ -36,22 +35,8 @@ def test_contents_are_those_of_the_file(model):
     assert read_contents(start_session(model.SerializeToString())) == {"dialect": "gather"}
 
 
-@pytest.mark.parametrize("operator", ["Neg", "LiteFocusDeformableAttention"])
-def test_a_native_file_needs_the_kernels(model, tmp_path, monkeypatch, operator):
-    entry = model.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, json.dumps({"dialect": "native"})
-    if operator != "Neg":
-        model.graph.node[0].op_type = operator
-        model.graph.node[0].domain = native_attention.DOMAIN
-        model.opset_import.append(onnx.helper.make_opsetid(native_attention.DOMAIN, 1))
-    path = str(tmp_path / "model.onnx")
-    onnx.save(model, path)
-    with monkeypatch.context() as patch:
-        patch.setattr(native_attention, "LIBRARY", tmp_path / "_onnxruntime.so")
-        patch.setenv("LITE_FOCUS_DETR_OPS", "reference")
-        with pytest.raises(
-            ValueError, match=r"model\.onnx is of the dialect native, which needs the ke"
-        ):
-            open_file(path)
-    if operator == "Neg" and native_attention.unavailable_reason() is None:
-        open_file(path)
+def test_a_file_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"no model")
+    with pytest.raises(ValueError, match=r"ONNX Runtime cannot read .*model\.onnx"):
+        open_file(str(path))

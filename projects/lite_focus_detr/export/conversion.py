@@ -17,6 +17,7 @@ from onnxscript.values import Op, Opset
 from torch.export import ExportedProgram
 
 from .. import ops
+from . import native_attention
 from .attention_functions import (
     DOMAIN,
     INPUTS,
@@ -28,8 +29,12 @@ from .attention_functions import (
 )
 from .detector import DetectorTensors
 
-#: How attention samples, by dialect.
-SAMPLERS = {"standard": sample_with_grid_sample, "gather": sample_with_gather}
+#: How attention samples, by dialect; without the kernels, for ``native``.
+SAMPLERS = {
+    "standard": sample_with_grid_sample,
+    "gather": sample_with_gather,
+    "native": sample_with_gather,
+}
 
 
 def _operator(name: str) -> Op:
@@ -88,21 +93,22 @@ def convert_program(program: ExportedProgram) -> ir.Model:
 
 
 def write_attention(model: ir.Model, dialect: str) -> None:
-    """Replace the attention nodes by what computes them in a dialect, in place."""
+    """Replace the attention nodes by what computes them in a dialect, in place.
+
+    Those of ``native`` keep beside them what computes them where there are no kernels.
+    """
     calls = [node for node in model.graph if node.domain == DOMAIN]
     model.opset_imports.pop(DOMAIN, None)
-    if dialect == "native":
-        from . import native_attention
-
-        for node in calls:
-            native_attention.call_kernels(node)
-        model.opset_imports[native_attention.DOMAIN] = 1
-        return
     for node in calls:
         function = make_function(Call.of(node), SAMPLERS[dialect])
+        if dialect == "native":
+            function = native_attention.call_kernels(node, function)
         node.overload = function.overload
         model.functions[function.identifier()] = function
-    common.InlinePass()(model)
+    if dialect == "native":
+        model.opset_imports[native_attention.DOMAIN] = 1
+    else:
+        common.InlinePass()(model)
 
 
 def name_interface(model: ir.Model) -> None:

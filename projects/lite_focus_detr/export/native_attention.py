@@ -22,15 +22,27 @@ DOMAIN = "ai.onnx.contrib"
 LIBRARY = Path(ops.__file__).with_name("_onnxruntime.so")
 
 
-def call_kernels(node: ir.Node) -> None:
-    """Make a call of an attention operator one of these, in place."""
-    call = Call.of(node)
+def call_kernels(node: ir.Node, function: ir.Function) -> ir.Function:
+    """Make a call of an attention operator one of these, in place.
+
+    Args:
+        node: the call.
+        function: what computes it.
+
+    Returns:
+        the function under the name of the operator: ONNX Runtime takes it where it has no kernel
+        of that name.
+    """
+    call, attributes = Call.of(node), list(function.attributes.values())
     node.op_type, node.domain = f"LiteFocus{node.op_type}", DOMAIN
     if call.operator == "KeyAwareDeformableAttention":
         node.attributes["separate_key"] = ir.AttrInt64("separate_key", int(call.separate_key))
+        attributes.append(ir.Attr("separate_key", ir.AttributeType.INT, None))
         if not call.separate_key:
             # Operators in Python have no optional inputs.
             node.replace_input_with(1, node.inputs[2])
+    name = (DOMAIN, node.op_type, function.overload)
+    return ir.Function(*name, graph=function.graph, attributes=attributes)
 
 
 def library_reason() -> str | None:

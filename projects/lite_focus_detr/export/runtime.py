@@ -32,19 +32,12 @@ def open_file(path: str) -> onnxruntime.InferenceSession:
         path: of a file that exists.
 
     Raises:
-        ValueError: ONNX Runtime cannot run it, or it needs kernels that are not there.
+        ValueError: ONNX Runtime cannot run it.
     """
-    reason = native_attention.unavailable_reason()
     try:
-        session = start_session(path)
-        needs_kernels = read_contents(session).get("dialect") == "native"
+        return start_session(path)
     except FILE_ERRORS as error:
-        if reason is None or native_attention.DOMAIN not in str(error):
-            raise ValueError(f"ONNX Runtime cannot read {path}: {error}") from error
-        needs_kernels = True
-    if needs_kernels and reason is not None:
-        raise ValueError(f"{path} is of the dialect native, which needs the kernels: {reason}")
-    return session
+        raise ValueError(f"ONNX Runtime cannot read {path}: {error}") from error
 
 
 def read_contents(session: onnxruntime.InferenceSession) -> dict[str, Any]:
