@@ -97,7 +97,7 @@ $(VENV)/.detectron2: requirements-detectron2.txt dev/install_detectron2.sh $(VEN
 	dev/install_detectron2.sh $(PY)
 	@touch $@
 
-$(VENV)/.installed: setup.py pyproject.toml $(KERNELS) $(VENV)/.detectron2
+$(VENV)/.installed: setup.py pyproject.toml $(KERNELS) kernels/onnxruntime/exports.map $(VENV)/.detectron2
 	@mkdir -p build
 	@test -e build/onnxruntime/onnxruntime_c_api.h || $(PY) dev/get_onnxruntime_header.py || true
 	$(PY) -m pip install -v --no-build-isolation --no-deps --editable . 2>&1 | tee build/nvcc.log

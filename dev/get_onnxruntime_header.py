@@ -10,6 +10,7 @@ hash stands here. ``make env`` calls this; without the header everything else is
 from __future__ import annotations
 
 import hashlib
+import http.client
 import io
 import sys
 import tarfile
@@ -56,7 +57,7 @@ def main() -> int:
     try:
         with urllib.request.urlopen(ADDRESS, timeout=SECONDS) as response:
             header = read_header(response.read())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         print(
             f"The operators for ONNX Runtime will not be built: {ADDRESS}: {error}", file=sys.stderr
         )

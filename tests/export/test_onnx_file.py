@@ -1,6 +1,7 @@
 """Exported files are compared with their detector before they are written."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,10 +14,22 @@ import torch
 from lite_focus_detr.export import DIALECTS, ImageInput, conversion, export_onnx, onnx_file
 from lite_focus_detr.export.comparison import TOLERANCE
 from lite_focus_detr.export.detector import TensorDetector
+from lite_focus_detr.export.native_attention import register_native_attention
 from lite_focus_detr.export.onnx_file import FILE_OUTPUTS, METADATA_KEY, make_batches, write_checked
 from lite_focus_detr.export.runtime import start_session
 
 from .conftest import QUICK_CONFIGS, make_config, make_model
+
+
+def operators_that_run(path, images):
+    """Types of the nodes that ONNX Runtime computes with the kernels registered."""
+    options = onnxruntime.SessionOptions()
+    options.enable_profiling, options.profile_file_prefix = True, str(path.with_suffix(""))
+    register_native_attention(options)
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session.run(None, {"images": images})
+    events = json.loads(Path(session.end_profiling()).read_text())
+    return {event["args"]["op_name"] for event in events if "op_name" in event.get("args", {})}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -47,6 +60,7 @@ def test_every_encoder_is_exported_in_every_dialect(trace, tmp_path, name, diale
     operators = {node.op_type for node in onnx.load(path).graph.node}
     assert ("GridSample" in operators) == (dialect == "standard")
     if dialect == "native":
+        assert any(x.startswith("LiteFocus") for x in operators_that_run(path, batch.numpy()))
         # Without the kernels.
         plain = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         boxes, scores, _ = plain.run(None, {"images": batch.numpy()})

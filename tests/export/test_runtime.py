@@ -1,11 +1,13 @@
 """Sessions of ONNX Runtime, and what files say of themselves."""
 
 import json
+import logging
 
 import onnx
 import pytest
 import torch
 
+from lite_focus_detr.export import native_attention
 from lite_focus_detr.export.onnx_file import METADATA_KEY
 from lite_focus_detr.export.runtime import open_file, read_contents, start_session
 
@@ -33,6 +35,19 @@ def test_contents_are_those_of_the_file(model):
     entry = model.metadata_props.add()
     entry.key, entry.value = METADATA_KEY, json.dumps({"dialect": "gather"})
     assert read_contents(start_session(model.SerializeToString())) == {"dialect": "gather"}
+
+
+def test_a_library_that_cannot_be_loaded_costs_the_kernels_alone(
+    model, tmp_path, monkeypatch, caplog
+):
+    library = tmp_path / "_onnxruntime.so"
+    library.write_text("no library")
+    monkeypatch.setattr(native_attention, "LIBRARY", library)
+    with caplog.at_level(logging.WARNING):
+        session = start_session(model.SerializeToString())
+    assert "run without their kernels" in caplog.text
+    (found,) = session.run(None, {"x": torch.tensor([1.0, -2.0]).numpy()})
+    assert found.tolist() == [-1.0, 2.0]
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):

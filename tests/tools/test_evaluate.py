@@ -110,6 +110,7 @@ def test_mistakes_about_an_exported_file_are_one_line(write_folder, weights, opt
         ("https://example.org/files/a.pth", "output/evaluation"),
         ("pip://package==1.0/a.pth#sha256=0", "output/evaluation"),
         ("detectron2://a.pkl", "output/evaluation"),
+        ("lite_focus_dino_cells", "output/evaluation"),
         ("runs/1/model.pth", "runs/1/evaluation"),
         ("model.pth", "evaluation"),
     ],

@@ -169,8 +169,7 @@ def _to_tensor(image: npt.NDArray[np.uint8]) -> torch.Tensor:
 
 def build_augmentation(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """Flip, then resize, or in half of the cases resize, crop and resize; inference: resize."""
-    resize_class = {"nearest": T.ResizeShortestEdge, "down": ResizeShortestEdgeDown}
-    resize = resize_class[cfg.INPUT.RESIZE_ROUNDING]
+    resize = RESIZES[cfg.INPUT.RESIZE_ROUNDING]
     if not is_train:
         return [resize(cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST, "choice")]
     augmentations = []
@@ -225,3 +224,7 @@ class ResizeShortestEdgeDown(T.ResizeShortestEdge):
             short_edge_length = max(1, round(max_size * short / long))
         new_long = int(short_edge_length * long / short)
         return (new_long, short_edge_length) if oldh > oldw else (short_edge_length, new_long)
+
+
+#: By ``INPUT.RESIZE_ROUNDING``.
+RESIZES = {"nearest": T.ResizeShortestEdge, "down": ResizeShortestEdgeDown}

@@ -60,7 +60,10 @@ def evaluate(cfg: CfgNode, args: argparse.Namespace) -> dict[str, Any] | None:
     this that detects."""
     with user_errors():
         exported = vars(args).get("onnx")
-        model = _load_exported(cfg, exported) if exported else _load(cfg, resume=args.resume)
+        if exported:
+            cfg, model = _load_exported(cfg, exported)
+        else:
+            model = _load(cfg, resume=args.resume)
     with user_errors(*RUN_ERRORS):
         results: dict[str, Any] = DetrTrainer.test(cfg, model)
     if comm.is_main_process():
@@ -76,7 +79,8 @@ def _load(cfg: CfgNode, *, resume: bool) -> nn.Module:
     return optimize_as_configured(model, cfg)
 
 
-def _load_exported(cfg: CfgNode, path: str) -> nn.Module:
+def _load_exported(cfg: CfgNode, path: str) -> tuple[CfgNode, nn.Module]:
+    """An exported file as a detector, and the configuration of the images that it takes."""
     from ..export.onnx_detector import OnnxDetector  # slow to import, and few need it
 
     if cfg.TEST.OPTIMIZE != "none":
@@ -89,7 +93,12 @@ def _load_exported(cfg: CfgNode, path: str) -> nn.Module:
         )
     _require_same_classes(cfg, path, detector)
     screen.info("Model: %s, in ONNX Runtime", path)
-    return detector
+    if detector.resizes:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.INPUT.MIN_SIZE_TEST = 0
+        cfg.freeze()
+    return cfg, detector
 
 
 def _require_same_classes(cfg: CfgNode, path: str, detector: OnnxDetector) -> None:

@@ -6,11 +6,11 @@ import dataclasses
 from typing import Literal, NamedTuple, TypeVar
 
 import torch
-from detectron2.data.transforms import ResizeShortestEdge
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..data.dataset_mapper import RESIZES
 from ..modeling.meta_arch import DetectionTransformer
 from ..modeling.postprocess import COCO_IDS, best_detections
 
@@ -32,6 +32,7 @@ class ImageInput:
     #: The shorter side that images get, and the most for the longer one, as
     #: ``INPUT.MIN_SIZE_TEST`` and ``INPUT.MAX_SIZE_TEST`` say; None: the caller resizes them.
     resize: tuple[int, int] | None = None
+    resize_rounding: Literal["nearest", "down"] = "nearest"  #: ``INPUT.RESIZE_ROUNDING``
 
     def __post_init__(self) -> None:
         if self.resize is not None and min(self.resize) <= 0:
@@ -100,7 +101,8 @@ class TensorDetector(nn.Module):
             images = (images - model.pixel_mean) / model.pixel_std
         height, width = images.shape[2:]
         if self.image_input.resize is not None:
-            size = ResizeShortestEdge.get_output_shape(height, width, *self.image_input.resize)
+            resize = RESIZES[self.image_input.resize_rounding]
+            size = resize.get_output_shape(height, width, *self.image_input.resize)
             images = F.interpolate(images, size, mode="bilinear", antialias=True)
         batch = ImageList(images, [tuple(images.shape[2:])])
         outputs = model.forward_outputs(batch)

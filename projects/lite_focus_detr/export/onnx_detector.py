@@ -44,6 +44,11 @@ class OnnxDetector(nn.Module):
         return str(self.contents["input_format"])
 
     @property
+    def resizes(self) -> bool:
+        """Whether it takes images as they are, and resizes them itself."""
+        return self.contents.get("resize") is not None
+
+    @property
     def num_classes(self) -> int:
         """How many classes it tells apart."""
         return int(self.contents["num_classes"])

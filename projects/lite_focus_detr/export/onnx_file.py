@@ -153,8 +153,10 @@ def make_batches(detector: TensorDetector, images: Sequence[Tensor] | None) -> I
         detector: takes them.
         images: each (3, H, W) with 0 to 255; None: generated.
     """
-    side = detector.smallest_side
-    for size in ((side, side * 3 // 2), (side * 2, side * 3 // 2 + 5), (side * 2 + 5, side * 2)):
+    side, resize = detector.smallest_side, detector.image_input.resize
+    # What is resized is larger and smaller than it shall be.
+    largest = side * 2 if resize is None else max(side * 2, resize[0] * 5 // 4)
+    for size in ((side, side * 3 // 2), (side * 2, side * 3 // 2 + 5), (largest + 5, largest)):
         for batch in BATCH_SIZES:
             yield detector.encode(_make_images(size, batch, images))
 

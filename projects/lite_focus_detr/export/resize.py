@@ -52,13 +52,23 @@ def resize_inputs(model: ir.Model, image_input: ImageInput) -> None:
 
 def _sizes(op: Ops, images: ir.Value, image_input: ImageInput) -> tuple[ir.Value, ir.Value]:
     """(height, width) of images (B, 3, H, W) and of what they are resized to, as float64: the
-    arithmetic of ``ResizeShortestEdge``."""
+    arithmetic of :data:`RESIZES`."""
     assert image_input.resize is not None
-    shortest, longest, half, one = (
-        op("Constant", value=ir.tensor(np.array(x, np.float64)))
-        for x in (*image_input.resize, 0.5, 1.0)
-    )
+    shortest, longest = (_double(op, x) for x in image_input.resize)
     sides = op("Cast", op("Shape", images, start=2), to=ir.DataType.DOUBLE)
-    wanted = op("Mul", sides, op("Div", shortest, op("ReduceMin", sides)))
-    wanted = op("Mul", wanted, op("Min", op("Div", longest, op("ReduceMax", wanted)), one))
-    return sides, op("Floor", op("Add", wanted, half))
+    short, long = op("ReduceMin", sides), op("ReduceMax", sides)
+    is_short = op("Equal", sides, short)
+    if image_input.resize_rounding == "nearest":
+        wanted = op("Where", is_short, shortest, op("Mul", op("Div", shortest, short), sides))
+        limit = op("Div", longest, op("ReduceMax", wanted))
+        wanted = op("Mul", wanted, op("Min", limit, _double(op, 1)))
+        return sides, op("Floor", op("Add", wanted, _double(op, 0.5)))
+    too_long = op("Greater", op("Mul", op("Div", long, short), shortest), longest)
+    rounded = op("Round", op("Div", op("Mul", longest, short), long))
+    new_short = op("Where", too_long, op("Max", rounded, _double(op, 1)), shortest)
+    new_long = op("Floor", op("Div", op("Mul", new_short, long), short))
+    return sides, op("Where", is_short, new_short, new_long)
+
+
+def _double(op: Ops, value: float) -> ir.Value:
+    return op("Constant", value=ir.tensor(np.array(value, np.float64)))

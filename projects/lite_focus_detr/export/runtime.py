@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import onnxruntime
@@ -11,6 +12,8 @@ from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
 from . import native_attention
 from .onnx_file import METADATA_KEY
+
+logger = logging.getLogger(__name__)
 
 #: What ONNX Runtime raises for files that it cannot run; they have no base of their own.
 FILE_ERRORS = (errors.Fail, errors.InvalidGraph, errors.InvalidProtobuf, errors.NotImplemented)
@@ -21,7 +24,10 @@ def start_session(model: bytes | str) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     if native_attention.unavailable_reason() is None:
-        native_attention.register_native_attention(options)
+        try:
+            native_attention.register_native_attention(options)
+        except FILE_ERRORS as error:
+            logger.warning("Files of the dialect native run without their kernels: %s", error)
     return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 

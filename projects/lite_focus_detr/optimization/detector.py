@@ -120,7 +120,8 @@ def convert_convolutions(module: nn.Module, dtype: torch.dtype) -> None:
     """
     for layer in module.modules():
         if type(layer) in (nn.Conv2d, Conv2d):
-            layer.to(dtype)
+            for parameter in layer.parameters(recurse=False):
+                parameter.data = parameter.data.to(dtype)
 
 
 def pack_transformer(model: nn.Module, dtype: torch.dtype, *, quantized: bool = False) -> None:

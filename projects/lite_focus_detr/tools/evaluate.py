@@ -14,6 +14,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..config.trained_weights import trained_names
 from ..engine import describe_checkpoint, find_weights, run, user_errors
 from ..screen import VERBOSE
 from .command_line import add_optimize_argument, add_trust_argument, choose_config
@@ -46,7 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _default_output(weights: str) -> str:
     """Beside a local file; what is downloaded or installed has no folder of the user's."""
-    folder = "output" if "://" in weights else Path(weights).parent
+    is_local = "://" not in weights and weights not in trained_names()
+    folder = Path(weights).parent if is_local else "output"
     return str(Path(folder, "evaluation"))
 
 

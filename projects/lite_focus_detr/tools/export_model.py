@@ -5,8 +5,9 @@
         [--layout hwc] [--dtype uint8] [--normalized] [--resize] [--opts KEY VALUE ...]
 
 The file takes ``images``, by default float32 (B, 3, H, W) with 0 to 255 in the order of channels of
-``INPUT.FORMAT``, resized by the caller, and returns ``boxes`` (B, K, 4) as (x0, y0, x1, y1) in
-pixels of the input, ``scores`` (B, K) and ``labels`` (B, K). Batch, height and width are dynamic.
+``INPUT.FORMAT``, resized by the caller unless --resize, and returns ``boxes`` (B, K, 4) as
+(x0, y0, x1, y1) in pixels of the input, ``scores`` (B, K) and ``labels`` (B, K). Batch, height and
+width are dynamic.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.opts = [*args.opts, "TEST.OPTIMIZE", "none"]
         cfg = inference_config(args)
         resize = (cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST) if args.resize else None
-        image_input = ImageInput(args.layout, args.dtype, args.normalized, resize)
+        way = (args.layout, args.dtype, args.normalized, resize, cfg.INPUT.RESIZE_ROUNDING)
+        image_input = ImageInput(*way)
         images = read_images(cfg, args.images)
         predictor = Predictor(cfg)
         options = {"dialect": args.dialect, "image_input": image_input, "images": images}
