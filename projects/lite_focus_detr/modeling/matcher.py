@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
@@ -39,6 +38,9 @@ class HungarianMatcher:
         self, predictions: Sequence[Prediction], targets: Sequence[Targets]
     ) -> list[MatchIndices]:
         """Match sets of predictions, each with ``targets`` of its own, in one copy to the CPU."""
+        # More than half of the time that this package takes to import, and for training alone.
+        from scipy.optimize import linear_sum_assignment
+
         costs = [self.cost(p, t) for p, t in zip(predictions, targets, strict=True)]
         flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
         replaced = flat.size - int(np.isfinite(flat).sum())
