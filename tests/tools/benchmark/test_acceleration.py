@@ -10,7 +10,7 @@ from torch import nn
 from lite_focus_detr.integrations.substitution import is_substituted
 from lite_focus_detr.tools.benchmark import acceleration
 from lite_focus_detr.tools.benchmark.__main__ import main
-from lite_focus_detr.tools.benchmark.acceleration import KINDS, MODELS, Contender
+from lite_focus_detr.tools.benchmark.acceleration import BOUND, KINDS, MODELS, Contender
 
 PEAK_MEMORIES = "lite_focus_detr.tools.benchmark.measure.peak_memories"
 SIZES = {
@@ -41,7 +41,8 @@ def model():
 def test_both_kinds_run_the_same_work(model):
     workloads = acceleration.make_workloads(SMALL, model)
     assert list(workloads) == [
-        (what, kind) for what in ("inference", "encoder", "training step") for kind in KINDS
+        *((what, kind) for what in ("inference", "encoder", "training step") for kind in KINDS),
+        ("inference", BOUND),
     ]
     fast, slow = (workloads["inference", kind]() for kind in KINDS)
     torch.testing.assert_close(fast.logits, slow.logits, atol=1e-5, rtol=1e-5)
@@ -49,6 +50,18 @@ def test_both_kinds_run_the_same_work(model):
     assert slow[0].shape == (1, 8 * 12 + 4 * 6 + 2 * 3 + 1 * 2, 32)
     torch.testing.assert_close(fast[0], slow[0], atol=1e-5, rtol=1e-5)
     assert not any(is_substituted(module) for module in model.modules())
+
+
+def test_the_bound_is_the_accelerated_model_with_attention_that_finds_nothing(model):
+    workloads = acceleration.make_workloads(SMALL, model)
+    for module in model.modules():
+        if hasattr(module, "value_proj"):
+            nn.init.zeros_(module.value_proj.weight)
+            nn.init.zeros_(module.value_proj.bias)
+    bound, nothing = workloads["inference", BOUND](), workloads["inference", KINDS[1]]()
+    torch.testing.assert_close(bound.logits, nothing.logits, atol=1e-5, rtol=1e-5)
+    found = workloads["inference", KINDS[0]]()
+    assert (found.logits - bound.logits).abs().max() > 1e-3
 
 
 def test_a_training_step_reaches_the_attention_and_leaves_no_gradients(model):
@@ -80,6 +93,7 @@ def test_the_command_prints_ratios_to_the_accelerated_model(capsys, monkeypatch)
     assert [row[0] for row in rows] == ["inference", "inference", "encoder", "encoder"] + [
         "training"
     ] * 2
+    assert any(BOUND in line for line in printed)
     assert rows[0][-4:] == ["1.00", "1.00", "3.00", "1.00"]
 
 
