@@ -121,6 +121,18 @@ accelerate(torch.nn.Linear(1, 1))
     assert last.startswith("ValueError: Linear has no multi-scale deformable attention")
 
 
+@pytest.mark.parametrize("module", ["lite_focus_detr", "lite_focus_detr.engine"])
+def test_importing_loads_nothing_that_only_some_runs_need(module):
+    rarely_needed = ("timm", "matplotlib.pyplot", "tensorboard", "scipy.optimize", "onnx")
+    code = (
+        f"import sys, detectron2.modeling\nbefore = set(sys.modules)\nimport {module}\n"
+        f"print(*(set(sys.modules) - before) & set({rarely_needed!r}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
 @pytest.mark.parametrize("name", ["add_lite_focus_detr_config", "model_zoo", "Predictor"])
 def test_what_needs_detectron2_says_so_where_it_is_missing(name):
     code = f"sys.modules['detectron2'] = None\nfrom lite_focus_detr import {name}"
