@@ -42,7 +42,7 @@ demo: env
 # Two processes at once, as most machines have two cores, of one thread each: the models of the tests
 # are small, and threads that wait for a busy core cost more than they bring. Tests of the kernels
 # choose their own number.
-FIRST_TESTS := $(addprefix tests/,analysis docs engine export extending tools)
+FIRST_TESTS := $(addprefix tests/,analysis engine export extending tools)
 PYTEST = OMP_NUM_THREADS=1 COVERAGE_FILE=build/coverage.$(1) $(PY) -m pytest --durations=25 --cov --cov-report= --cov-fail-under=0
 
 test: dev

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from lite_focus_detr import model_zoo
 from lite_focus_detr.tools.benchmark import models
@@ -96,3 +97,22 @@ def test_a_file_that_is_no_onnx_is_one_line(tmp_path):
 def test_a_file_that_is_missing_is_named():
     with pytest.raises(SystemExit, match=r"--onnx: there is no file missing\.onnx"):
         main(["model", "--onnx", "missing.onnx"])
+
+
+def test_one_run_has_rows_of_several_numbers_of_threads(capsys, monkeypatch):
+    used, before = {}, torch.get_num_threads()
+
+    def contenders(*_):
+        built = torch.get_num_threads()
+        workload = lambda: used.setdefault(built, set()).add(torch.get_num_threads())  # noqa: E731
+        return {("dino", "cpu"): Contender(workload)}
+
+    monkeypatch.setattr(models, "make_contenders", contenders)
+    monkeypatch.setattr(models, "peak_memories", lambda *_: {})
+    options = ["--rounds", "1", "--also-threads", "3", "1"]
+    main(["model", "--config-file", "dino_shapes", *options])
+    assert used == {number: {number} for number in (before, 3, 1)}
+    assert torch.get_num_threads() == before
+    printed = capsys.readouterr().out
+    assert "dino     cpu, 3 threads" in printed
+    assert "dino     cpu, 1 thread " in printed

@@ -107,6 +107,27 @@ def bind_operators(workload: Workload, kind: str) -> Workload:
     return run
 
 
+def bind_threads(workload: Workload, number: int) -> Workload:
+    """The workload in ``number`` threads of the CPU."""
+
+    def run() -> object:
+        with threads(number):
+            return workload()
+
+    return run
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Let PyTorch use ``number`` threads of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def kinds_of_operators(device: str, native_only: bool) -> list[str]:
     """The operators that run on a device and, unless these are it, the ``reference``."""
     kinds = [ops.backend(device)]

@@ -2,7 +2,7 @@
 
     lite-focus-detr benchmark model [--config-file NAME_OR_PATH ...] \
         [--image-size 480 800] [--export DIALECT ...] [--onnx FILE ...] [--training] \
-        [--markdown] [--opts KEY VALUE ...]
+        [--also-threads 1] [--markdown] [--opts KEY VALUE ...]
 
 Detectors have random weights and see one image of noise. Of each configuration run
 
@@ -15,7 +15,8 @@ Beside them run the detectors exported in the dialects that --export names, such
 and ``native``, and the files of ``export_model`` that --onnx names, in ONNX Runtime and, where it
 is installed, OpenVINO, and where transformers is installed its Deformable DETR. With --training a
 training step, the forward pass with the losses of a few boxes and the backward pass, takes the
-place of inference.
+place of inference. All run in as many threads as --threads says and, in rows of their own, in as
+many as --also-threads says.
 
 All run in turn in every round, so that noise on the machine affects all of them alike; the first
 round does not count. p50 and p95 are over the others, ratios are of the p50 and of the median
@@ -49,7 +50,7 @@ from ...model_zoo import get_config
 from ..command_line import BASELINE
 from .contenders import Contender, Name, make_contenders, short_names
 from .encoders import add_detector_arguments, build_detector, heading
-from .measure import kinds_of_operators, timed
+from .measure import bind_threads, kinds_of_operators, threads, timed
 from .peak_memory import Workload, peak_memories
 
 #: Parts of a detector, in the order in which they run.
@@ -82,6 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="export the detectors first, in these dialects, and run the files as well",
     )
     parser.add_argument("--training", action="store_true", help="training steps")
+    parser.add_argument(
+        "--also-threads", type=int, nargs="+", default=[], metavar="NUMBER", help="of the CPU"
+    )
     parser.add_argument("--markdown", action="store_true", help="a table for a README")
     add_detector_arguments(parser)
 
@@ -98,7 +102,10 @@ def run(args: argparse.Namespace) -> None:
             files = [*args.onnx, *export_detectors(configs, args.export, Path(folder))]
         options = (configs, kinds, files, args.image_size, args.device, args.training)
         peaks = peak_memories(partial(make_workloads, *options), args.device)
-        measured = run_rounds(make_contenders(*options), args.rounds, args.device)
+        contenders = make_contenders(*options)
+        for number in args.also_threads:
+            contenders |= contenders_in_threads(number, *options)
+        measured = run_rounds(contenders, args.rounds, args.device)
     print(heading("Training step" if args.training else "Inference", args))
     print(table(measured, peaks, "github" if args.markdown else "simple"))
 
@@ -133,6 +140,20 @@ def export_detectors(
             export_onnx(model, path, dialect=dialect)
             files.append(path)
     return files
+
+
+def contenders_in_threads(number: int, *options: Any) -> dict[Name, Contender]:
+    """Those of :func:`make_contenders` in ``number`` threads of the CPU, which their kind names."""
+    # Runtimes of exported files take the number when they are opened.
+    with threads(number):
+        found = make_contenders(*options)
+    kind_suffix = f", {number} thread{'s' if number > 1 else ''}"
+    return {
+        (name, kind + kind_suffix): contender._replace(
+            workload=bind_threads(contender.workload, number)
+        )
+        for (name, kind), contender in found.items()
+    }
 
 
 def make_workloads(*options: Any) -> dict[Name, Workload]:
