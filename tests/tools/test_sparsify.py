@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -14,8 +15,8 @@ from lite_focus_detr.tools import sparsify
 
 #: What each encoder adds to a dense detector with proposals.
 ADDED = {
-    "focus": {"scorer"},
-    "sparse": {"scorer"},
+    "focus": {"scorer", "shortcuts"},
+    "sparse": {"scorer", "shortcuts"},
     "lite": {"linear12", "linear22", "norm22"},
     "lite_focus": {"scorer", "linear12", "linear22", "norm22"},
 }
@@ -52,6 +53,19 @@ def dense(small_config, tmp_path, monkeypatch):
     torch.set_num_threads(threads)
 
 
+@pytest.fixture
+def fitted(monkeypatch):
+    """What a detector has when its shortcuts have been fitted."""
+    fit, state = sparsify.AddedPartsTrainer.fit_shortcuts, {}
+
+    def remember(self, model):
+        fit(self, model)
+        state.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+    monkeypatch.setattr(sparsify.AddedPartsTrainer, "fit_shortcuts", remember)
+    return state
+
+
 def run(tmp_path, encoder, *arguments):
     files = ["--config-file", str(tmp_path / "dense.yaml"), "--output", str(tmp_path / "sparse")]
     files += ["--weights", str(tmp_path / "dense.pth"), "--encoder", encoder, "--iterations", "2"]
@@ -86,8 +100,8 @@ def test_what_is_added_moves_and_everything_does_in_the_fine_tuning(dense, tmp_p
     assert not torch.equal(second[scorer], first[scorer])
 
 
-def test_shortcuts_are_fitted_to_the_dense_encoder(dense, tmp_path):
-    state = run(tmp_path, "sparse")
+def test_shortcuts_are_fitted_to_the_dense_encoder(dense, tmp_path, fitted):
+    run(tmp_path, "sparse")
     options = ["MODEL.WEIGHTS", str(tmp_path / "dense.pth")]
     dense_cfg = model_zoo.get_config(str(tmp_path / "dense.yaml"), options)
     model = build_model(dense_cfg).eval()
@@ -98,7 +112,7 @@ def test_shortcuts_are_fitted_to_the_dense_encoder(dense, tmp_path):
         outputs = model.forward_outputs(model.preprocess_image([image]))
         last = sparsify.sparse_config(dense_cfg, "sparse", 0.3)
         encoder = build_model(last).encoder
-        names = {name: state[f"encoder.{name}"] for name in encoder.state_dict()}
+        names = {name: fitted[f"encoder.{name}"] for name in encoder.state_dict()}
         encoder.load_state_dict(names)
         shapes = outputs.tokens.spatial_shapes
         predicted = encoder.shortcuts(1, outputs.tokens.features, shapes)
@@ -126,19 +140,28 @@ def test_what_is_evaluated_and_saved_has_the_fitted_shortcuts(dense, tmp_path, m
     assert len(evaluations) == 1
 
 
-def test_a_training_that_ended_before_the_fit_goes_on_with_it(dense, tmp_path, monkeypatch):
+def test_a_training_that_ended_in_the_fit_goes_on_as_if_it_had_not(dense, tmp_path, monkeypatch):
     def fail(*_):
         raise RuntimeError("the power is gone")
 
+    options = ("sparse", "--opts", "SEED", "3")
     with monkeypatch.context() as patch:
         patch.setattr(sparsify.AddedPartsTrainer, "fit_shortcuts", fail)
         with pytest.raises(RuntimeError, match="power"):
-            run(tmp_path, "sparse")
-    path = tmp_path / "sparse/added/model_final.pth"
-    before = torch.load(path, weights_only=True)["model"]
-    after = run(tmp_path, "sparse")
-    for name, tensor in after.items():
-        assert torch.equal(tensor, before[name]) == ("shortcuts" not in name), name
+            run(tmp_path, *options)
+    resumed = run(tmp_path, *options)
+    shutil.rmtree(tmp_path / "sparse")
+    for name, tensor in run(tmp_path, *options).items():
+        assert torch.equal(tensor, resumed[name]), name
+
+
+def test_shortcuts_are_trained_after_the_fit(dense, tmp_path, fitted):
+    state = run(tmp_path, "sparse")
+    for name in state:
+        if "shortcuts" in name:
+            assert fitted[name].any(), name
+            # A step of Adam, at the rate that the cosine gives the second of two iterations.
+            assert 0 < (state[name] - fitted[name]).abs().max() < 0.05, name
 
 
 def test_nothing_is_fitted_after_a_step_that_failed(dense, tmp_path, monkeypatch):
@@ -183,7 +206,9 @@ def test_files_of_the_dense_detector_are_left_alone(dense, tmp_path, monkeypatch
     assert not (tmp_path / "its_own").exists()
 
 
-def test_scores_learn_from_a_decoder_that_sees_all_tokens_updated(dense, tmp_path, monkeypatch):
+def test_scores_first_learn_from_a_decoder_that_sees_all_tokens_updated(
+    dense, tmp_path, monkeypatch
+):
     updated, losses = [], SparseEncoder.losses
 
     def spy(self, output, tokens, targets, sampling):
@@ -193,8 +218,9 @@ def test_scores_learn_from_a_decoder_that_sees_all_tokens_updated(dense, tmp_pat
     monkeypatch.setattr(SparseEncoder, "losses", spy)
     # Budgets of the fine-tuning do not count.
     run(tmp_path, "sparse", "--opts", "SOLVER.KEEP_RATIO_RANGE", "[0.1, 0.6]")
-    assert len(updated) == 2
-    assert all(list(budgets) == list(counts) for budgets, counts in updated)
+    (all_tokens, counts), (selected, _) = updated
+    assert list(all_tokens) == list(counts)
+    assert all(few < many for few, many in zip(selected, counts, strict=True))
 
 
 def test_without_labels_the_detections_are_learned(dense, tmp_path, monkeypatch):
@@ -230,9 +256,7 @@ def test_what_is_trained_is_what_a_dense_detector_of_any_host_lacks(tiny_config,
     model = sparsify.AddedPartsTrainer.build_model(sparsify.sparse_config(cfg, encoder, 0.3))
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     added = {name for name, _ in model.named_parameters()} - dense_names
-    # Shortcuts are fitted, not trained.
-    assert trained == {name for name in added if "shortcuts" not in name}
-    assert trained
+    assert trained == added != set()
 
 
 def test_what_is_frozen_stays_in_evaluation_mode():
