@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +55,16 @@ def test_finished_trainings_are_not_repeated(command, tmp_path):
     assert command() == (0, [NAMES[1]])
     assert "All trainings" in (tmp_path / "comparison.md").read_text()
     assert command() == (0, [])
+
+
+def test_trainings_whose_results_lie_beside_the_document_are_finished(command, tmp_path):
+    assert command(failing=[NAMES[2]]) == (1, NAMES)
+    written = (tmp_path / "comparison.md").read_text()
+    shutil.rmtree(tmp_path / "runs")
+    assert command("--write-only") == (0, [])
+    assert (tmp_path / "comparison.md").read_text() == written
+    shutil.rmtree(tmp_path / "runs")
+    assert command() == (0, [NAMES[2]])
 
 
 def test_costs_are_measured_once_and_kept(command, tmp_path):

@@ -7,7 +7,8 @@ Trains small detectors on the generated shapes and, with --coco, on a data set o
 after the other and the most important first. Finished trainings are not repeated, and one that was
 stopped goes on where it was: the command can be stopped and started again at any time. After every
 training the document is written anew, with what is there by then; each row names its metrics.json,
-which is copied beside the document.
+which is copied beside the document together with the results. Where these are, a training is
+finished too, on whatever machine it ran.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from detectron2.utils.logger import setup_logger
 from ...engine import DetrTrainer, user_errors
 from ...modeling import DetectionTransformer
 from ..sparsify import AddedPartsTrainer
-from .comparison import COSTS, measure_costs, read_results, write_document
+from .comparison import COSTS, measure_costs, read_results, take_results, write_document
 from .suite import ENCODERS, ITERATIONS, SPARSIFIED, Cell, Dataset, cell_config, cells
 from .training import RESULT, train
 
@@ -58,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train(cfg, args.images, build)
         return 0
     setup_logger(name="lite_focus_detr")
+    take_results(Path(args.document), folder, todo)
     failed = 0
     for cell in todo if not args.write_only else []:
         if (folder / cell.name / RESULT).is_file():

@@ -63,11 +63,26 @@ def measure_costs(configs: Mapping[str, CfgNode], image_size: tuple[int, int]) -
     return {"processor": processor(), "image_size": image_size, "encoders": costs}
 
 
+def take_results(document: Path, folder: Path, cells: Sequence[Cell]) -> None:
+    """Copy the results beside a document of an earlier run, maybe on another machine, to the
+    folder of the study, unless it has its own."""
+    for cell in read_results(document.with_suffix(""), cells):
+        if not (folder / cell.name / RESULT).is_file():
+            _copy_files(document.with_suffix("") / cell.name, folder / cell.name)
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    # What says that the training is finished comes last.
+    for name in ("metrics.json", RESULT):
+        shutil.copy(source / name, target)
+
+
 def write_document(document: Path, folder: Path, cells: Sequence[Cell], costs: Any) -> None:
     """Write the comparison of what is finished.
 
     Args:
-        document: a Markdown file; plot and metrics go to a folder of its name beside it.
+        document: a Markdown file; plot, metrics and results go to a folder of its name beside it.
         folder: of the study.
         cells: of the suite, in order.
         costs: see :func:`measure_costs`, by data set.
@@ -76,8 +91,7 @@ def write_document(document: Path, folder: Path, cells: Sequence[Cell], costs: A
     beside = document.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
     for cell in results:
-        (beside / cell.name).mkdir(exist_ok=True)
-        shutil.copy(folder / cell.name / "metrics.json", beside / cell.name)
+        _copy_files(folder / cell.name, beside / cell.name)
     groups = list(dict.fromkeys(map(Group.of, results)))
     parts = [_introduction(results)]
     parts += [_section(group, results, costs.get(group.dataset), beside.name) for group in groups]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import NamedTuple
@@ -75,7 +75,7 @@ ENCODERS: Mapping[str, Options] = {
     "focus_keep50_dual": _focus(0.5, 30),
     "focus_keep10_dual": _focus(0.1, 30),
 }
-#: Of which every pair of data set and host has a first seed before the others begin.
+#: Of which all trainings come before those of the others.
 MAIN_ENCODERS = tuple(ENCODERS)[:6]
 #: The encoders of the second host.
 TWO_STAGE_ENCODERS = ("dense", "lite_h2l2", "focus_keep30", "lite_focus_keep30")
@@ -126,14 +126,16 @@ class Cell(NamedTuple):
 
 def cells(datasets: Sequence[str], num_seeds: int) -> Iterator[Cell]:
     """All trainings of the suite, the most important first."""
-    others = [name for name in ENCODERS if name not in MAIN_ENCODERS]
-    for encoders in (MAIN_ENCODERS, others):
-        for dataset in datasets:
-            yield from (Cell(dataset, "dino", encoder, 0) for encoder in encoders)
+
+    def dino(encoders: Iterable[str], seeds: Iterable[int]) -> Iterator[Cell]:
+        for seed, dataset, encoder in product(seeds, datasets, encoders):
+            yield Cell(dataset, "dino", encoder, seed)
+
+    yield from dino(MAIN_ENCODERS, range(1))
     for encoder, dataset in product(TWO_STAGE_ENCODERS, datasets):
         yield Cell(dataset, "two_stage", encoder, 0)
-    for seed, encoder, dataset in product(range(1, num_seeds), ENCODERS, datasets):
-        yield Cell(dataset, "dino", encoder, seed)
+    yield from dino(MAIN_ENCODERS, range(1, num_seeds))
+    yield from dino([x for x in ENCODERS if x not in MAIN_ENCODERS], range(num_seeds))
 
 
 def cell_config(cell: Cell, dataset: Dataset | None, iterations: int, folder: Path) -> CfgNode:
