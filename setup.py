@@ -26,8 +26,9 @@ KERNELS = ROOT / "kernels"
 # The kernels use PyTorch's stable ABI, so that one build serves this and later releases.
 MINIMUM_TORCH = "2.10"
 STABLE_ABI = ["-DTORCH_TARGET_VERSION=0x020a000000000000", "-fvisibility=hidden"]
-# Python's own flags have -fwrapv, which keeps compilers from simplifying the arithmetic of indices.
-FAST = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-wrapv"]
+# Python's own flags have -fwrapv or -fno-strict-overflow, which keep compilers from simplifying the
+# arithmetic of indices.
+FAST = ["-O3", "-ffp-contract=fast", "-fno-math-errno", "-fstrict-overflow", "-fno-wrapv"]
 COMPILE = ["-std=c++17", "-g0", *FAST, *STABLE_ABI]
 # More flags for the CPU's library, behind all others; dev/sanitize_operators.sh has an example.
 EXTRA = os.environ.get("LITE_FOCUS_DETR_CXXFLAGS", "").split()

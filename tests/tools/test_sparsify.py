@@ -1,4 +1,5 @@
 import json
+import math
 import shutil
 
 import pytest
@@ -120,7 +121,7 @@ def test_shortcuts_are_fitted_to_the_dense_encoder(dense, tmp_path, fitted):
     assert (outputs.memory - predicted).norm() < 0.5 * missed
 
 
-def test_what_is_evaluated_and_saved_has_the_fitted_shortcuts(dense, tmp_path, monkeypatch):
+def test_what_is_evaluated_has_the_shortcuts_that_are_saved(dense, tmp_path, monkeypatch):
     test, seen = sparsify.DetrTrainer.test.__func__, []
 
     def remember(cls, cfg, model, evaluators=None):
@@ -140,38 +141,66 @@ def test_what_is_evaluated_and_saved_has_the_fitted_shortcuts(dense, tmp_path, m
     assert len(evaluations) == 1
 
 
-def test_a_training_that_ended_in_the_fit_goes_on_as_if_it_had_not(dense, tmp_path, monkeypatch):
-    def fail(*_):
-        raise RuntimeError("the power is gone")
+@pytest.mark.parametrize(("iteration", "fits"), [(6, 2), (7, 1)])
+def test_a_training_that_ended_goes_on_as_if_it_had_not(
+    dense, tmp_path, monkeypatch, iteration, fits
+):
+    step, fit, count = (
+        sparsify.AddedPartsTrainer.run_step,
+        sparsify.AddedPartsTrainer.fit_shortcuts,
+        [],
+    )
 
-    options = ("sparse", "--opts", "SEED", "3")
+    def fail(self):
+        if self.iter == iteration:
+            raise RuntimeError("the power is gone")
+        step(self)
+
+    def count_fits(self, model):
+        count.append(self.iter)
+        fit(self, model)
+
+    monkeypatch.setattr(sparsify.AddedPartsTrainer, "fit_shortcuts", count_fits)
+    options = ("sparse", "--iterations", "8")
+    options += ("--opts", "SEED", "3", "SOLVER.CHECKPOINT_PERIOD", "1")
     with monkeypatch.context() as patch:
-        patch.setattr(sparsify.AddedPartsTrainer, "fit_shortcuts", fail)
+        patch.setattr(sparsify.AddedPartsTrainer, "run_step", fail)
         with pytest.raises(RuntimeError, match="power"):
             run(tmp_path, *options)
     resumed = run(tmp_path, *options)
+    assert count == [6] * fits
     shutil.rmtree(tmp_path / "sparse")
     for name, tensor in run(tmp_path, *options).items():
         assert torch.equal(tensor, resumed[name]), name
 
 
-def test_shortcuts_are_trained_after_the_fit(dense, tmp_path, fitted):
-    state = run(tmp_path, "sparse")
-    for name in state:
-        if "shortcuts" in name:
-            assert fitted[name].any(), name
-            # A step of Adam, at the rate that the cosine gives the second of two iterations.
-            assert 0 < (state[name] - fitted[name]).abs().max() < 0.05, name
+@pytest.mark.parametrize("encoder", ["focus", "sparse"])
+def test_shortcuts_are_trained_after_the_fit_alone(dense, tmp_path, fitted, monkeypatch, encoder):
+    fit = sparsify.AddedPartsTrainer.fit_shortcuts
+
+    def look_and_fit(self, model):
+        assert not any(parameter.any() for parameter in model.encoder.shortcuts.parameters())
+        fit(self, model)
+
+    monkeypatch.setattr(sparsify.AddedPartsTrainer, "fit_shortcuts", look_and_fit)
+    state = run(tmp_path, encoder, "--iterations", "4")
+    # The last of four iterations has the first step, whose size is the rate in Adam: 0.01 of the
+    # configuration, 5 of the shortcuts, and the cosine.
+    rate = 0.01 * 5 * (1 + math.cos(0.75 * math.pi)) / 2
+    moved = [(state[name] - fitted[name]).abs().max().item() for name in state if "short" in name]
+    assert max(moved) == pytest.approx(rate, rel=0.02)
 
 
-def test_nothing_is_fitted_after_a_step_that_failed(dense, tmp_path, monkeypatch):
-    def fail(_):
-        raise RuntimeError("out of memory")
-
-    monkeypatch.setattr(sparsify.AddedPartsTrainer, "run_step", fail)
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run(tmp_path, "sparse")
-    assert not (tmp_path / "sparse/added/model_final.pth").exists()
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--iterations", "0"], "error: --iterations is 0; it must be at least 1"),
+        (["--fine-tune", "-1"], "error: --fine-tune is -1; it must be at least 0"),
+    ],
+)
+def test_too_few_iterations_are_one_line(dense, tmp_path, options, message):
+    with pytest.raises(SystemExit, match=message):
+        run(tmp_path, "sparse", *options)
 
 
 def test_an_image_that_cannot_be_read_does_not_prevent_the_fit(dense, tmp_path, monkeypatch):

@@ -116,3 +116,9 @@ def test_one_run_has_rows_of_several_numbers_of_threads(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "dino     cpu, 3 threads" in printed
     assert "dino     cpu, 1 thread " in printed
+
+
+@pytest.mark.parametrize("options", [["0"], ["1", "--device", "cuda"]])
+def test_threads_are_some_of_the_cpu(options):
+    with pytest.raises(SystemExit, match=r"^error: --also-threads takes numbers from 1 on"):
+        main(["model", "--also-threads", *options])

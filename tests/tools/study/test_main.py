@@ -61,10 +61,33 @@ def test_trainings_whose_results_lie_beside_the_document_are_finished(command, t
     assert command(failing=[NAMES[2]]) == (1, NAMES)
     written = (tmp_path / "comparison.md").read_text()
     shutil.rmtree(tmp_path / "runs")
-    assert command("--write-only") == (0, [])
+    assert command("--iterations", "9", "--write-only") == (0, [])
     assert (tmp_path / "comparison.md").read_text() == written
     shutil.rmtree(tmp_path / "runs")
-    assert command() == (0, [NAMES[2]])
+    assert command("--iterations", "9") == (0, [NAMES[2]])
+
+
+def test_results_of_other_iterations_are_left_where_they_are(command, tmp_path):
+    command()
+    shutil.rmtree(tmp_path / "runs")
+    assert command("--iterations", "10") == (0, NAMES)
+    (tmp_path / "runs" / NAMES[0] / RESULT).unlink()
+    assert command("--iterations", "9", "--write-only") == (0, [])
+    # It was begun there.
+    assert not (tmp_path / "runs" / NAMES[0] / RESULT).exists()
+
+
+def test_a_dense_detector_is_trained_again_for_the_one_made_sparse(tmp_path):
+    cells = [Cell("shapes", "dino", encoder, 0) for encoder in ("dense", SPARSIFIED)]
+    document, result = tmp_path / "comparison.md", json.dumps({"iterations": 9})
+    for finished, taken in (cells[:1], []), (cells, cells):
+        for cell in finished:
+            beside = tmp_path / "comparison" / cell.name
+            beside.mkdir(parents=True, exist_ok=True)
+            (beside / "metrics.json").write_text("{}")
+            (beside / RESULT).write_text(result)
+        study.take_results(document, tmp_path / "runs", cells, 9)
+        assert [cell for cell in cells if (tmp_path / "runs" / cell.name).exists()] == taken
 
 
 def test_costs_are_measured_once_and_kept(command, tmp_path):

@@ -29,6 +29,12 @@ def test_the_main_encoders_come_first_on_every_data_set():
     assert MAIN_ENCODERS[0] == "dense"
 
 
+def test_the_main_encoders_have_all_seeds_before_the_others_begin():
+    main = [cell.encoder in MAIN_ENCODERS for cell in cells(["blood", "shapes"], 3)]
+    assert main == sorted(main, reverse=True)
+    assert sum(main) == 2 * 3 * len(MAIN_ENCODERS) + 2 * 4
+
+
 def test_every_training_is_named_once():
     found = list(cells(["blood", "shapes"], 3))
     assert len({cell.name for cell in found}) == len(found)

@@ -11,7 +11,8 @@ Each runs once for its memory: the most that it needs beyond weights and input, 
 that keeps no freed memory. Then both take turns in every round, so that noise on the machine
 affects them alike. Times are medians over the rounds; the ratios say how many times the model as it
 is takes as much time, processor time and memory as the accelerated one. "no sampling" is the
-accelerated model with operators that return zeros: no operator can make the model faster than that.
+inference of the accelerated model with operators that return zeros: no operator that takes the same
+arguments can make it faster than that.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ and ``native``, and the files of ``export_model`` that --onnx names, in ONNX Run
 is installed, OpenVINO, and where transformers is installed its Deformable DETR. With --training a
 training step, the forward pass with the losses of a few boxes and the backward pass, takes the
 place of inference. All run in as many threads as --threads says and, in rows of their own, in as
-many as --also-threads says.
+many as --also-threads says; the memory is that of the former.
 
 All run in turn in every round, so that noise on the machine affects all of them alike; the first
 round does not count. p50 and p95 are over the others, ratios are of the p50 and of the median
@@ -84,7 +84,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--training", action="store_true", help="training steps")
     parser.add_argument(
-        "--also-threads", type=int, nargs="+", default=[], metavar="NUMBER", help="of the CPU"
+        "--also-threads",
+        type=int,
+        nargs="+",
+        default=[],
+        metavar="NUMBER",
+        help="run everything in as many threads of the CPU as well",
     )
     parser.add_argument("--markdown", action="store_true", help="a table for a README")
     add_detector_arguments(parser)
@@ -95,7 +100,7 @@ def run(args: argparse.Namespace) -> None:
     names = args.config_file or [BASELINE]
     with user_errors():
         configs = {name: get_config(name, args.opts) for name in names}
-        check_files(args)
+        check_options(args)
     kinds = kinds_of_operators(args.device, args.native_only)
     with tempfile.TemporaryDirectory() as folder:
         with user_errors():
@@ -110,8 +115,12 @@ def run(args: argparse.Namespace) -> None:
     print(table(measured, peaks, "github" if args.markdown else "simple"))
 
 
-def check_files(args: argparse.Namespace) -> None:
-    """Raise a ValueError if the files of ``--onnx`` and ``--export`` cannot run as asked for."""
+def check_options(args: argparse.Namespace) -> None:
+    """Raise a ValueError if files or numbers of threads cannot run as asked for."""
+    if args.also_threads and (
+        torch.device(args.device).type != "cpu" or min(args.also_threads) < 1
+    ):
+        raise ValueError("--also-threads takes numbers from 1 on, for --device cpu")
     if (args.export or args.onnx) and (args.training or torch.device(args.device).type != "cpu"):
         raise ValueError(
             "exported detectors run inference on the CPU: leave --export and --onnx out with "

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train(cfg, args.images, build)
         return 0
     setup_logger(name="lite_focus_detr")
-    take_results(Path(args.document), folder, todo)
+    take_results(Path(args.document), folder, todo, args.iterations)
     failed = 0
     for cell in todo if not args.write_only else []:
         if (folder / cell.name / RESULT).is_file():

@@ -63,11 +63,17 @@ def measure_costs(configs: Mapping[str, CfgNode], image_size: tuple[int, int]) -
     return {"processor": processor(), "image_size": image_size, "encoders": costs}
 
 
-def take_results(document: Path, folder: Path, cells: Sequence[Cell]) -> None:
+def take_results(document: Path, folder: Path, cells: Sequence[Cell], iterations: int) -> None:
     """Copy the results beside a document of an earlier run, maybe on another machine, to the
-    folder of the study, unless it has its own."""
-    for cell in read_results(document.with_suffix(""), cells):
-        if not (folder / cell.name / RESULT).is_file():
+    folder of the study, of trainings of as many ``iterations`` that have not been begun there.
+
+    A dense detector that is yet to be made sparse is left out: its weights are needed.
+    """
+    found = read_results(document.with_suffix(""), cells)
+    needed = {cell.dense for cell in cells if cell.encoder == SPARSIFIED and cell not in found}
+    for cell, result in found.items():
+        begun = (folder / cell.name).exists()
+        if not begun and cell not in needed and result["iterations"] == iterations:
             _copy_files(document.with_suffix("") / cell.name, folder / cell.name)
 
 
