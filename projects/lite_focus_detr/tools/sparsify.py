@@ -7,12 +7,11 @@
 The detector of the configuration, with any host and weights of this project or published ones, gets
 the encoder. Everything stays as it was trained but what the encoder adds: the scores that select
 tokens, for focus and sparse the shortcuts of the other tokens, for lite and lite_focus the small
-feed-forward part of the low levels. They are trained on ``DATASETS.TRAIN``; the shortcuts in the
-last quarter of the iterations, from a fit to the dense encoder in closed form on. --fine-tune
-trains the whole detector afterwards. --without-labels takes the detections of the dense detector
-there for the ground truth. AP on ``DATASETS.TEST`` before and after, and that of other keep ratios,
-goes to sparsify.md in the folder; the weights to model_final.pth in its folders ``added`` and
-``fine_tuned``.
+feed-forward part of the low levels. The shortcuts are fitted to the dense encoder in closed form,
+the rest is trained on ``DATASETS.TRAIN``, and with --fine-tune the whole detector afterwards;
+--without-labels takes the detections of the dense detector there for the ground truth. AP on
+``DATASETS.TEST`` before and after, and that of other keep ratios, goes to sparsify.md in the
+folder; the weights to model_final.pth in its folders ``added`` and ``fine_tuned``.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ import random
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -34,10 +34,11 @@ from torch import nn
 from .. import model_zoo
 from ..config import validate_config
 from ..data import DetrDatasetMapper
-from ..engine import DetrTrainer, prepare_run, user_errors
+from ..engine import BudgetHook, DetrTrainer, prepare_run, user_errors
 from ..modeling import DetectionTransformer
 from ..modeling.encoder.selective import SelectiveEncoder
 from ..modeling.encoder.shortcuts import LinearShortcuts, fitting
+from ..modeling.encoder.sparse import SparseEncoder
 from .command_line import add_config_arguments, config_of, options_with_weights
 from .detected_labels import detect_labels
 from .pareto import measure_budgets, table
@@ -56,14 +57,12 @@ KEEP_RATIOS = (0.1, 0.2, 0.3, 0.5, 1.0)
 #: Of detections in place of labels.
 LEAST_SCORE = 0.3
 #: Modules that an encoder adds to the dense one.
-ADDED = ("scorer", "shortcuts", "linear12", "linear22", "norm22", "aux_heads")
-#: Share of the iterations before the shortcuts are fitted, for the scores alone.
-SCORING_SHARE = 0.75
+ADDED = ("scorer", "linear12", "linear22", "norm22", "aux_heads")
 #: Training images that shortcuts are fitted to.
 FITTED_IMAGES = 100
-#: Learning rates relative to BASE_LR: of scores and shortcuts, falling along a cosine, the best of
-#: 1 to 10 for scores on blood cells; and of the fine-tuning, the best of 0.1 to 1.
-ADDED_RATE, FINE_TUNING_RATE = 5.0, 0.3
+#: Learning rates relative to BASE_LR, the best on blood cells: of the scores that shortcuts go
+#: with, of 1 to 10 along a cosine, and of the fine-tuning, of 0.1 to 1.
+SCORES_RATE, FINE_TUNING_RATE = 5.0, 0.3
 
 
 class KeepEvaluation(HookBase):
@@ -80,51 +79,6 @@ class KeepEvaluation(HookBase):
         """Undo what an evaluation or the start of the training has set."""
         for module in self.modules:
             module.eval()
-
-
-class StartShortcuts(HookBase):
-    """Fits shortcuts when the scores have been trained, to be trained with them from there on.
-
-    Before, all tokens are updated: the shortcuts stay zero, and the scores of a Sparse DETR learn
-    from the decoder of the dense detector.
-    """
-
-    def __init__(
-        self,
-        model: DetectionTransformer,
-        shortcuts: LinearShortcuts,
-        fit: Callable[[], None],
-        iteration: int,
-    ) -> None:
-        """
-        Args:
-            model: that is trained, without a wrapper for several processes.
-            shortcuts: of its encoder.
-            fit: fits them.
-            iteration: the first one after the fit.
-        """
-        self.model = model
-        self.shortcuts = shortcuts
-        self.fit = fit
-        self.iteration = iteration
-        self.fitted = False
-
-    def before_step(self) -> None:
-        """Update all tokens, or fit what has not been fitted."""
-        if self.trainer.iter < self.iteration:
-            self.model.set_budget(1.0)
-        elif not self.fitted:
-            # A training that goes on may have fitted them before.
-            if not any(parameter.any() for parameter in self.shortcuts.parameters()):
-                self.fit()
-                # The averages of Adam are those of gradients that were zero.
-                for parameter in self.shortcuts.parameters():
-                    self.trainer.optimizer.state.pop(parameter, None)
-            self.fitted = True
-
-    def after_step(self) -> None:
-        """Return to the configured budget."""
-        self.model.set_budget(None)
 
 
 class AddedPartsTrainer(DetrTrainer):
@@ -156,11 +110,9 @@ class AddedPartsTrainer(DetrTrainer):
             if not any(p.requires_grad for p in module.parameters())
         ]
         hooks = [KeepEvaluation(frozen), *super().build_hooks()]
-        shortcuts = getattr(model.encoder, "shortcuts", None)
-        if shortcuts is not None:
-            start = int(SCORING_SHARE * self.cfg.SOLVER.MAX_ITER)
-            fit = partial(self.fit_shortcuts, model)
-            hooks.insert(0, StartShortcuts(model, shortcuts, fit, start))
+        if isinstance(model.encoder, SparseEncoder):
+            # With all tokens it is the dense detector, whose decoder the scores learn from.
+            hooks.insert(0, BudgetHook(model=model, smallest=1.0, largest=1.0))
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
@@ -170,14 +122,23 @@ class AddedPartsTrainer(DetrTrainer):
         else:
             self.checkpointer.model.load_state_dict(self.dense.state_dict(), strict=False)
 
-    def fit_shortcuts(self, model: DetectionTransformer) -> None:
-        """Fit those of ``model`` to what the dense detector does to ``FITTED_IMAGES`` of the
-        training, as large as those of an evaluation, at the tokens that will take them."""
-        encoder, head = model.encoder, model.proposal_head
-        assert isinstance(encoder, SelectiveEncoder)
-        assert encoder.shortcuts is not None
-        assert head is not None
-        dense = self.dense.eval()
+    def _evaluate(self) -> dict[str, Any]:
+        """Fit the shortcuts, if there are any, to the tokens that will take them, and evaluate."""
+        encoder = self.checkpointer.model.encoder
+        if isinstance(encoder, SelectiveEncoder) and encoder.shortcuts is not None:
+            self.fit_shortcuts(encoder, encoder.shortcuts)
+        return super()._evaluate()
+
+    def train(self) -> Any:
+        """Train, and save what the evaluation at the end has fitted."""
+        results = super().train()
+        self._save("model_final")
+        return results
+
+    def fit_shortcuts(self, encoder: SelectiveEncoder, shortcuts: LinearShortcuts) -> None:
+        """Fit to what the dense detector does to ``FITTED_IMAGES`` of the training, as large as
+        those of an evaluation."""
+        dense, head = self.dense.eval(), self.checkpointer.model.proposal_head
         names, mapper = self.cfg.DATASETS.TRAIN, DetrDatasetMapper(self.cfg, is_train=False)
         records = [record for name in names for record in DatasetCatalog.get(name)]
         if self.cfg.INPUT.SKIP_UNREADABLE:
@@ -186,7 +147,7 @@ class AddedPartsTrainer(DetrTrainer):
         layers = dense.encoder.layers
         assert isinstance(layers, nn.ModuleList)
         skipped = partial(encoder.skipped_tokens, proposal_head=head)
-        with fitting(list(layers), encoder.shortcuts, skipped), torch.inference_mode():
+        with fitting(list(layers), shortcuts, skipped), torch.inference_mode():
             for inputs in filter(None, map(mapper, sample)):
                 dense([inputs])
         logger.info("The shortcuts are fitted to images of the training")
@@ -254,20 +215,13 @@ def added_config(cfg: CfgNode, encoder: str, folder: Path, iterations: int) -> C
     """The configuration of the training of what ``encoder`` adds, from that of the sparse detector,
     for :class:`AddedPartsTrainer`."""
     has_shortcuts = encoder in WITH_SHORTCUTS
-    cfg = stage_config(cfg, folder, iterations, ADDED_RATE if has_shortcuts else 1.0)
+    cfg = stage_config(cfg, folder, iterations, SCORES_RATE if has_shortcuts else 1.0)
     cfg.SOLVER.KEEP_RATIO_RANGE = []
     if has_shortcuts:
         cfg.SOLVER.LR_SCHEDULER_NAME = "WarmupCosineLR"
-        # They are fitted late; before, an AP says nothing.
+        # They are fitted at the end; before, an AP says nothing.
         cfg.TEST.EVAL_PERIOD = cfg.SOLVER.PATIENCE = 0
     return cfg
-
-
-def check_iterations(added: int, fine_tune: int) -> None:
-    """Raise a ValueError if there are too few iterations of either training."""
-    for name, number, least in (("iterations", added, 1), ("fine-tune", fine_tune, 0)):
-        if number < least:
-            raise ValueError(f"--{name} is {number}; it must be at least {least}")
 
 
 def train(cfg: CfgNode, trainer: Callable[[CfgNode], DetrTrainer]) -> DetectionTransformer:
@@ -292,7 +246,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setup_logger(name="lite_focus_detr")
     output = Path(args.output)
     with user_errors():
-        check_iterations(args.iterations, args.fine_tune)
         dense_cfg = model_zoo.get_config(config_of(args), options_with_weights(args))
         if len(dense_cfg.DATASETS.TEST) != 1:
             raise ValueError("DATASETS.TEST must name one data set, to compare the AP on")
