@@ -37,6 +37,8 @@ ONNXRUNTIME_HEADER = "onnxruntime_c_api.h"
 ONNXRUNTIME_FOLDERS = (ROOT / "build" / "onnxruntime", Path("/usr/include/onnxruntime"))
 # What of kernels/cpu knows PyTorch.
 PYTORCH_SOURCES = {"register.cpp", "torch_threads.cpp"}
+# For every library.
+OLD_LIBC = "kernels/cpu/old_libc.cpp"
 # Registers and spills of nvcc are for dev/check_cuda_registers.py.
 COMPILE_CUDA = ["-O3", "-std=c++17", "-Xptxas", "-v", STABLE_ABI[0], "-Xcompiler", STABLE_ABI[1]]
 # Those that nvcc does not know are left out; the last one of the rest also gets PTX.
@@ -167,7 +169,7 @@ def _extensions() -> list[Extension]:
     os.environ["TORCH_CUDA_ARCH_LIST"] = ";".join(architectures)
     cuda = cpp_extension.CUDAExtension(
         f"{PACKAGE}.ops._cuda",
-        _sources("kernels/cuda", ".cpp", ".cu"),
+        [*_sources("kernels/cuda", ".cpp", ".cu"), OLD_LIBC],
         define_macros=[("USE_CUDA", None), _stamp(architectures)],
         extra_compile_args={"cxx": COMPILE, "nvcc": COMPILE_CUDA},
         **common,

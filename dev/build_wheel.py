@@ -74,6 +74,9 @@ def build(output: Path) -> Path:
     """Build the wheel into a folder."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # What an earlier build left there would become part of the wheel.
+        for stale in (ROOT / "build").glob("lib*"):
+            shutil.rmtree(stale)
         os.environ.setdefault("ONNXRUNTIME_INCLUDE", "none")
         flags = ("--no-build-isolation", "--no-deps", "--wheel-dir", folder)
         run(sys.executable, "-m", "pip", "wheel", *flags, ROOT)

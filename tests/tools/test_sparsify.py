@@ -151,6 +151,18 @@ def test_nothing_is_fitted_after_a_step_that_failed(dense, tmp_path, monkeypatch
     assert not (tmp_path / "sparse/added/model_final.pth").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--iterations", "0"], "error: --iterations is 0; it must be at least 1"),
+        (["--fine-tune", "-1"], "error: --fine-tune is -1; it must be at least 0"),
+    ],
+)
+def test_too_few_iterations_are_one_line(dense, tmp_path, options, message):
+    with pytest.raises(SystemExit, match=message):
+        run(tmp_path, "sparse", *options)
+
+
 def test_an_image_that_cannot_be_read_does_not_prevent_the_fit(dense, tmp_path, monkeypatch):
     read, calls = dataset_mapper.read_image, []
 

@@ -224,6 +224,13 @@ def added_config(cfg: CfgNode, encoder: str, folder: Path, iterations: int) -> C
     return cfg
 
 
+def check_iterations(added: int, fine_tune: int) -> None:
+    """Raise a ValueError if there are too few iterations of either training."""
+    for name, number, least in (("iterations", added, 1), ("fine-tune", fine_tune, 0)):
+        if number < least:
+            raise ValueError(f"--{name} is {number}; it must be at least {least}")
+
+
 def train(cfg: CfgNode, trainer: Callable[[CfgNode], DetrTrainer]) -> DetectionTransformer:
     """Train, or go on with, one of the two trainings."""
     with user_errors():
@@ -246,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     setup_logger(name="lite_focus_detr")
     output = Path(args.output)
     with user_errors():
+        check_iterations(args.iterations, args.fine_tune)
         dense_cfg = model_zoo.get_config(config_of(args), options_with_weights(args))
         if len(dense_cfg.DATASETS.TEST) != 1:
             raise ValueError("DATASETS.TEST must name one data set, to compare the AP on")

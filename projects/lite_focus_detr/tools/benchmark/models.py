@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> None:
     with user_errors():
         configs = {name: get_config(name, args.opts) for name in names}
         check_options(args)
+        check_files(args.onnx)
     kinds = kinds_of_operators(args.device, args.native_only)
     with tempfile.TemporaryDirectory() as folder:
         with user_errors():
@@ -116,17 +117,20 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_options(args: argparse.Namespace) -> None:
-    """Raise a ValueError if files or numbers of threads cannot run as asked for."""
-    if args.also_threads and (
-        torch.device(args.device).type != "cpu" or min(args.also_threads) < 1
-    ):
+    """Raise a ValueError if options do not go together or mean nothing."""
+    on_cpu = torch.device(args.device).type == "cpu"
+    if args.also_threads and (not on_cpu or min(args.also_threads) < 1):
         raise ValueError("--also-threads takes numbers from 1 on, for --device cpu")
-    if (args.export or args.onnx) and (args.training or torch.device(args.device).type != "cpu"):
+    if (args.export or args.onnx) and (args.training or not on_cpu):
         raise ValueError(
             "exported detectors run inference on the CPU: leave --export and --onnx out with "
             "--training or another --device"
         )
-    for path in args.onnx:
+
+
+def check_files(paths: Sequence[str]) -> None:
+    """Raise a ValueError if one of the files of ``--onnx`` cannot be run."""
+    for path in paths:
         if not Path(path).is_file():
             raise ValueError(f"--onnx: there is no file {path}")
         if importlib.util.find_spec("onnxruntime") is not None:
