@@ -17,7 +17,8 @@
 namespace lite_focus {
 
 Kernel avx512::select(Operator name, const Problem& problem) {
-  return select_kernel<64>(name, problem);
+  const Kernel kernel = select_kernel<64>(name, problem);
+  return kernel == nullptr ? avx2::select(name, problem) : kernel;
 }
 
 }  // namespace lite_focus

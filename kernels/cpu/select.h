@@ -46,8 +46,11 @@ constexpr int kFastBytes = 16;
 constexpr int kFastBytes = 32;
 #endif
 
+// Heads of any other width take shorter vectors, but for whole vectors in single precision: what is
+// left of 24 or 40 channels behind vectors of 64 bytes costs more than those save.
 template <typename T, int kBytes>
 Kernel select_sizes(Operator name, const Problem& problem) {
+  constexpr int kLanes = kBytes / sizeof(T);
   if constexpr (kBytes >= kFastBytes && !std::is_same_v<T, double>) {
     const bool offsets_fit = problem.tokens * problem.token_stride <= INT32_MAX;
     switch (offsets_fit ? problem.channels : 0) {
@@ -59,7 +62,12 @@ Kernel select_sizes(Operator name, const Problem& problem) {
         return select_points<T, kBytes, 64>(name, problem);
     }
   }
-  return select_operator<Traits<T, kBytes, 0, 0>>(name, problem.key == nullptr);
+  if constexpr (kBytes < 64 || std::is_same_v<T, float>) {
+    if (kBytes < 64 || problem.channels % kLanes == 0) {
+      return select_operator<Traits<T, kBytes, 0, 0>>(name, problem.key == nullptr);
+    }
+  }
+  return nullptr;
 }
 
 template <int kBytes>
