@@ -100,9 +100,9 @@ def test_shortcuts_are_fitted_to_the_dense_encoder(dense, tmp_path):
         encoder = build_model(last).encoder
         names = {name: state[f"encoder.{name}"] for name in encoder.state_dict()}
         encoder.load_state_dict(names)
-        shapes = outputs.tokens.spatial_shapes
-        predicted = encoder.shortcuts(1, outputs.tokens.features, shapes)
-    missed = (outputs.memory - outputs.tokens.features).norm()
+        shortcuts, tokens = encoder.shortcuts, outputs.tokens
+        predicted = shortcuts(1, tokens.features, shortcuts.look_around(tokens))
+    missed = (outputs.memory - tokens.features).norm()
     assert (outputs.memory - predicted).norm() < 0.5 * missed
 
 

@@ -1,5 +1,8 @@
 """What shortcuts predict, how they are fitted, and where encoders use them."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -13,17 +16,27 @@ from lite_focus_detr.modeling.encoder.shortcuts import LinearShortcuts, fitting
 SIZES = [(64, 96), (96, 128)]
 
 
-class AffineLayer(nn.Module):
-    """A layer that adds to the tokens of each level an affine function of the first features."""
+def random_shortcuts():
+    """Of two layers and four levels, with 32 channels."""
+    torch.manual_seed(2)
+    shortcuts = LinearShortcuts(embed_dim=32, num_layers=2, num_levels=4)
+    for linear in shortcuts.linears:
+        nn.init.normal_(linear.weight)
+        nn.init.normal_(linear.bias)
+    return shortcuts
 
-    def __init__(self, weights, biases):
+
+class KnownLayer(nn.Module):
+    """A layer that makes of all tokens what a shortcut says, and something else of padded ones."""
+
+    def __init__(self, index, shortcuts, padding):
         super().__init__()
-        self.weights, self.biases = weights, biases
+        self.index, self.shortcuts, self.padding = index, shortcuts, padding
 
     def forward(self, queries, value, tokens):
-        lengths = [height * width for height, width in tokens.spatial_shapes]
-        parts = zip(tokens.features.split(lengths, 1), self.weights, self.biases, strict=True)
-        return torch.cat([x + x @ weight.T + bias for x, weight, bias in parts], 1)
+        around = self.shortcuts.look_around(tokens)
+        output = self.shortcuts(self.index, tokens.features, around)
+        return output + self.padding * tokens.padding_mask[..., None]
 
 
 def build(cfg):
@@ -61,37 +74,89 @@ def config(tiny_config):
     return make
 
 
-def test_nothing_is_added_at_the_start():
-    shortcuts = LinearShortcuts(embed_dim=4, num_layers=2, num_levels=2)
-    x = torch.randn(1, 8, 4)
-    torch.testing.assert_close(shortcuts(1, x, [(2, 3), (1, 2)]), x, rtol=0, atol=0)
+def naive_shortcut(shortcuts, layer, features, image, tokens):
+    """What becomes of the tokens of one image, token by token, from the definition."""
+    starts, expected = [0], features[image].clone()
+    for height, width in tokens.spatial_shapes:
+        starts.append(starts[-1] + height * width)
+    valid = ~tokens.padding_mask[image]
+    for level, (height, width) in enumerate(tokens.spatial_shapes):
+        weight = shortcuts.neighbors[level].weight
+        linear = shortcuts.linears[layer * len(tokens.spatial_shapes) + level]
+        for y, x in itertools.product(range(height), range(width)):
+            hidden = torch.zeros(weight.shape[0])
+            for v, u in itertools.product(range(3), range(3)):
+                row, column = y + v - 1, x + u - 1
+                if 0 <= row < height and 0 <= column < width:
+                    index = starts[level] + row * width + column
+                    hidden += weight[:, :, v, u] @ (features[image, index] * valid[index])
+            if level + 1 < len(tokens.spatial_shapes):
+                index = starts[level + 1] + y // 2 * tokens.spatial_shapes[level + 1][1] + x // 2
+                above = features[image, index] * valid[index]
+                hidden += shortcuts.coarser[level].weight[:, :, 0, 0] @ above
+            index = starts[level] + y * width + x
+            expected[index] += linear.weight @ hidden + linear.bias
+    return expected
+
+
+def test_nothing_is_added_at_the_start(config):
+    tokens = tokens_of(build(config("SparseDETR", 0.3)))
+    shortcuts = LinearShortcuts(embed_dim=32, num_layers=2, num_levels=4)
+    found = shortcuts(1, tokens.features, shortcuts.look_around(tokens))
+    torch.testing.assert_close(found, tokens.features, rtol=0, atol=0)
+
+
+@torch.no_grad()
+def test_a_shortcut_knows_the_neighbours_and_the_coarser_level(config):
+    tokens, shortcuts = tokens_of(build(config("SparseDETR", 0.3)), padding=7.0), random_shortcuts()
+    found = shortcuts(1, tokens.features, shortcuts.look_around(tokens))
+    for image in range(2):
+        expected = naive_shortcut(shortcuts, 1, tokens.features, image, tokens)
+        torch.testing.assert_close(found[image], expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_images_of_a_batch_do_not_change_each_other(config):
+    model, shortcuts = build(config("SparseDETR", 0.3)), random_shortcuts()
+    torch.manual_seed(1)
+    maps = [torch.randn(1, 32, -(-72 // x), -(-104 // x)) for x in (8, 16, 32, 64)]
+    alone = model.flatten_levels(maps, ImageList(torch.empty(1, 3, 72, 104), [(72, 104)]))
+    sizes = [(72, 104), (120, 168)]
+    padded = [torch.randn(2, 32, -(-120 // x), -(-168 // x)) for x in (8, 16, 32, 64)]
+    for large, small in zip(padded, maps, strict=True):
+        large[:1, :, : small.shape[-2], : small.shape[-1]] = small
+    both = model.flatten_levels(padded, ImageList(torch.empty(2, 3, 120, 168), sizes))
+    found = [shortcuts(1, x.features, shortcuts.look_around(x))[0] for x in (alone, both)]
+    torch.testing.assert_close(found[1][~both.padding_mask[0]], found[0], rtol=1e-4, atol=1e-4)
 
 
 # What is in the padding has no influence.
 @pytest.mark.parametrize("padding", [0.0, 1e3])
-def test_affine_layers_are_found(config, padding):
-    tokens = tokens_of(build(config("SparseDETR", 0.3)), padding)
-    torch.manual_seed(2)
-    layers = nn.ModuleList(
-        AffineLayer(0.3 * torch.randn(4, 32, 32), torch.randn(4, 32)) for _ in range(2)
-    )
-    # The coarsest level has fewer tokens than channels: nothing could be found for it alone.
-    levels = range(3)
-    batches = [
-        tokens._replace(features=torch.randn_like(tokens.features) + padding * mask)
-        for mask in [tokens.padding_mask[..., None]] * 8
-    ]
+@torch.no_grad()
+def test_layers_that_shortcuts_can_be_are_found(config, padding):
+    tokens, known = tokens_of(build(config("SparseDETR", 0.3)), padding), random_shortcuts()
+    layers = nn.ModuleList(KnownLayer(index, known, padding) for index in range(2))
+    mask = tokens.padding_mask[..., None]
+
+    def batch():
+        return tokens._replace(features=torch.randn_like(tokens.features) + padding * mask)
+
     shortcuts = LinearShortcuts(embed_dim=32, num_layers=2, num_levels=4)
     with fitting(layers, shortcuts, lambda batch: torch.ones_like(batch.padding_mask)):
-        for batch in batches:
+        for _ in range(60):
+            inputs = batch()
             for layer in layers:
-                layer(None, None, batch)
+                layer(None, None, inputs)
+    inputs = batch()
+    # Coarser levels have fewer tokens than there are numbers around one.
+    num_finest = tokens.spatial_shapes[0][0] * tokens.spatial_shapes[0][1]
+    within = ~tokens.padding_mask[:, :num_finest]
     for index, layer in enumerate(layers):
-        for level in levels:
-            # The ridge is a thousandth of the features' mean square.
-            found, expected = shortcuts.linears[4 * index + level], layer.weights[level]
-            torch.testing.assert_close(found.weight, expected, rtol=0, atol=0.01)
-            torch.testing.assert_close(found.bias, layer.biases[level], rtol=0, atol=0.02)
+        found = shortcuts(index, inputs.features, shortcuts.look_around(inputs))
+        error = (found - layer(None, None, inputs))[:, :num_finest][within]
+        added = (layer(None, None, inputs) - inputs.features)[:, :num_finest][within]
+        # The ridge is a thousandth of the features' mean square.
+        assert error.square().mean() < 1e-3 * added.square().mean()
     assert not any(layer._forward_hooks for layer in layers)
 
 
@@ -105,27 +170,35 @@ def test_tokens_that_are_updated_count_little(config):
     layers[0].forward = lambda queries, value, batch: batch.features + added
     shortcuts = LinearShortcuts(embed_dim=32, num_layers=1, num_levels=4)
     with fitting(layers, shortcuts, lambda batch: ~updated):
-        layers[0](None, None, tokens)
+        for _ in range(20):
+            batch = tokens._replace(features=torch.randn_like(tokens.features))
+            layers[0](None, None, batch)
     with torch.no_grad():
-        predicted = shortcuts(0, tokens.features, tokens.spatial_shapes) - tokens.features
+        around = shortcuts.look_around(batch)
+        predicted = shortcuts(0, batch.features, around) - batch.features
     num_finest = tokens.spatial_shapes[0][0] * tokens.spatial_shapes[0][1]
     # 0.02 of 1 and 1 of 2: the mean is 1.98.
-    assert predicted[:, :num_finest].mean() == pytest.approx(1.98, abs=0.03)
+    valid = ~tokens.padding_mask[:, :num_finest]
+    assert predicted[:, :num_finest][valid].mean() == pytest.approx(1.98, abs=0.03)
 
 
-def test_the_least_squares_are_those_of_numpy():
+def test_the_least_squares_of_reduced_rank_are_those_of_numpy():
     torch.manual_seed(0)
-    x, y = torch.randn(50, 3).double(), torch.randn(50, 3).double()
-    source = torch.cat((x, torch.ones(50, 1)), 1)
-    shortcuts = LinearShortcuts(embed_dim=3, num_layers=1, num_levels=1)
-    shortcuts.solve(0, 0, source.T @ torch.cat((source, y), 1))
+    shortcuts = LinearShortcuts(embed_dim=4, num_layers=3, num_levels=1)
+    source = torch.cat((torch.randn(200, 9 * 4), torch.ones(200, 1)), 1).double()
+    target = torch.randn(200, 3 * 4).double()
+    shortcuts.solve(0, source.T @ source, source.T @ target)
     # A ridge is as many further rows, of the root of its size.
-    squares = source.T @ source
-    rows = (1e-3 * squares.diagonal().mean()).sqrt() * torch.eye(4).double()
-    expected = torch.linalg.lstsq(torch.cat((source, rows)), torch.cat((y, torch.zeros(4, 3))))
-    linear = shortcuts.linears[0]
-    found = torch.cat((linear.weight, linear.bias[:, None]), 1).T
-    torch.testing.assert_close(found, expected.solution.float())
+    ridge = 1e-3 * (source**2).sum(0).mean().sqrt() ** 2
+    rows = np.concatenate((source, np.sqrt(ridge) * np.eye(37)))
+    full = np.linalg.lstsq(rows, np.concatenate((target, np.zeros((37, 12)))), rcond=None)[0]
+    fitted = source.numpy() @ full
+    # The best of rank 2 around the mean: what the first two singular vectors hold.
+    _, _, directions = np.linalg.svd(fitted - fitted.mean(0), full_matrices=False)
+    narrow = (fitted - fitted.mean(0)) @ directions[:2].T @ directions[:2]
+    hidden = source[:, :-1].float() @ shortcuts.neighbors[0].weight.flatten(1).T
+    found = torch.cat([linear(hidden) for linear in shortcuts.linears], 1).detach()
+    torch.testing.assert_close(found, torch.tensor(narrow + target.numpy().mean(0)).float())
 
 
 @pytest.mark.parametrize("architecture", ["FocusDETR", "SparseDETR"])
@@ -136,16 +209,13 @@ def test_tokens_that_are_not_kept_take_the_shortcut(config, architecture):
     kept = torch.zeros_like(tokens.padding_mask)
     for image in range(2):
         kept[image, output.trace.kept[-1].of_image(image)] = True
-    lengths = [height * width for height, width in tokens.spatial_shapes]
-    parts = tokens.features.split(lengths, 1)
-    last = model.encoder.shortcuts.linears[-4:]
-    expected = torch.cat(
-        [x + x @ linear.weight.T + linear.bias for x, linear in zip(parts, last, strict=True)], 1
-    )
+    shortcuts = model.encoder.shortcuts
+    around = shortcuts.look_around(tokens)
+    expected = shortcuts(1, tokens.features, around)
     torch.testing.assert_close(output.memory[~kept], expected[~kept])
     # The second layer attends to the shortcuts of the first.
     first, second = output.trace.kept[0], model.encoder.layers[1]
-    attended = model.encoder.shortcuts(0, tokens.features, tokens.spatial_shapes)
+    attended = shortcuts(0, tokens.features, around)
     attended = first.scatter(attended, output.trace.features[0])
     queries = gather_queries(first, tokens)._replace(features=output.trace.features[0])
     updated = second(queries, attended, tokens)[first.within_budget]
@@ -177,7 +247,7 @@ def test_with_all_tokens_kept_there_are_no_shortcuts(config, architecture):
 
 @pytest.mark.parametrize("architecture", ["FocusDETR", "SparseDETR"])
 def test_every_shortcut_gets_a_gradient(config, make_batch, architecture):
-    model = build(config(architecture, 0.3)).train()
+    model = build(config(architecture, 0.05)).train()
     sum(model(make_batch((3, 1))).values()).backward()
     for parameter in model.encoder.shortcuts.parameters():
         assert parameter.grad.abs().sum() > 0

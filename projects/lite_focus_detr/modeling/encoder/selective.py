@@ -74,6 +74,7 @@ class SelectiveEncoder(Encoder):
         scores, ranking, trace = self.rank_tokens(tokens, proposal_head)
         initial = active = gather_queries(ranking, tokens)
         memory, latest = tokens.features, initial.features
+        around = self.shortcuts.look_around(tokens) if self.shortcuts is not None else []
         counts = tokens_per_layer(max(trace.budgets), self.keep_ratios)
         checkpointing = self.settings.gradient_checkpointing
         for index, (layer, count) in enumerate(zip(self.layers, counts, strict=True)):
@@ -89,18 +90,19 @@ class SelectiveEncoder(Encoder):
             active = active._replace(features=features)
             latest = torch.cat((features, latest[:, count:]), 1)
             if self.settings.value == "updated":
-                memory = ranking.scatter(self.skip_layers(tokens, index), latest)
+                memory = ranking.scatter(self.skip_layers(tokens, around, index), latest)
             trace.kept.append(kept)
             trace.features.append(features)
         if self.settings.value == "frozen":
-            memory = ranking.scatter(self.skip_layers(tokens, len(self.layers) - 1), latest)
+            memory = ranking.scatter(self.skip_layers(tokens, around, len(self.layers) - 1), latest)
         return EncoderOutput(memory, trace)
 
-    def skip_layers(self, tokens: FeatureTokens, last: int) -> Tensor:
-        """Features (B, S, C) after the layers up to the ``last`` of tokens that skip all."""
+    def skip_layers(self, tokens: FeatureTokens, around: Sequence[Tensor], last: int) -> Tensor:
+        """Features (B, S, C) after the layers up to the ``last`` of tokens that skip all, from
+        what the shortcuts find ``around`` them."""
         if self.shortcuts is None:
             return tokens.features
-        skipped: Tensor = self.shortcuts(last, tokens.features, tokens.spatial_shapes)
+        skipped: Tensor = self.shortcuts(last, tokens.features, around)
         return skipped
 
     def skipped_tokens(self, tokens: FeatureTokens, proposal_head: TokenHead) -> Tensor:

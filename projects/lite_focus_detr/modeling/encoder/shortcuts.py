@@ -2,65 +2,128 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..structures import FeatureTokens, SpatialShapes
+from ..structures import FeatureTokens
 
 #: Ridge of the least squares, relative to the mean square of a feature.
 RIDGE = 1e-3
 #: In the sums, of tokens that layers update, so that a level without others has a solution.
 UPDATED_WEIGHT = 0.02
+#: Tokens along a side of the neighbourhood that a prediction depends on.
+KERNEL_SIZE = 3
+#: Most tokens of a level of one batch that shortcuts are fitted to, drawn from all.
+FITTED_TOKENS = 1000
 
 
 class LinearShortcuts(nn.Module):
     """Features of tokens after each layer as a linear function of those before the first one.
 
     What a layer adds to the features of a transformer is to a large part linear in them (Din et
-    al., Jump to Conclusions: Short-Cutting Transformers With Linear Transformations, 2023). At the
-    start nothing is added.
+    al., Jump to Conclusions: Short-Cutting Transformers With Linear Transformations, 2023). A layer
+    with attention adds what is around a token as well: the function also knows its neighbours and
+    the token of the next coarser level at its place, through half as many channels, which the
+    layers share. At the start nothing is added.
     """
 
     def __init__(self, *, embed_dim: int, num_layers: int, num_levels: int) -> None:
         """
         Args:
-            embed_dim: channels C of the tokens.
+            embed_dim: channels C of the tokens, even.
             num_layers: of the encoder.
             num_levels: feature levels, each with functions of its own.
         """
         super().__init__()
         self.num_levels = num_levels
-        count = num_layers * num_levels
-        self.linears = nn.ModuleList(nn.Linear(embed_dim, embed_dim) for _ in range(count))
-        for parameter in self.parameters():
+        self.embed_dim = embed_dim
+        self.hidden_dim = hidden = embed_dim // 2
+        self.neighbors = nn.ModuleList(
+            nn.Conv2d(embed_dim, hidden, KERNEL_SIZE, padding=KERNEL_SIZE // 2, bias=False)
+            for _ in range(num_levels)
+        )
+        self.coarser = nn.ModuleList(
+            nn.Conv2d(embed_dim, hidden, 1, bias=False) for _ in range(num_levels - 1)
+        )
+        self.linears = nn.ModuleList(
+            nn.Linear(hidden, embed_dim) for _ in range(num_layers * num_levels)
+        )
+        for parameter in self.linears.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, layer: int, features: Tensor, spatial_shapes: SpatialShapes) -> Tensor:
-        """Features (B, S, C) after the ``layer``, from 0, of ``features`` (B, S, C)."""
-        levels = torch.split(features, [height * width for height, width in spatial_shapes], 1)
+    def look_around(self, tokens: FeatureTokens) -> list[Tensor]:
+        """What the functions of all layers know of the tokens (B, S, C): (B, N, C / 2) of each of
+        the levels."""
+        maps = _maps(tokens)
+        hidden = [conv(x) for conv, x in zip(self.neighbors, maps, strict=True)]
+        for level, conv in enumerate(self.coarser):
+            above = F.interpolate(conv(maps[level + 1]), maps[level].shape[-2:], mode="nearest")
+            hidden[level] = hidden[level] + above
+        return [x.flatten(2).mT for x in hidden]
+
+    def forward(self, layer: int, features: Tensor, around: Sequence[Tensor]) -> Tensor:
+        """Features (B, S, C) after the ``layer``, from 0, of tokens with ``features`` (B, S, C),
+        from what is ``around`` them; see :meth:`look_around`."""
         first = layer * self.num_levels
-        pairs = zip(self.linears[first : first + self.num_levels], levels, strict=True)
+        pairs = zip(self.linears[first : first + self.num_levels], around, strict=True)
         return features + torch.cat([linear(level) for linear, level in pairs], dim=1)
 
-    def solve(self, layer: int, level: int, moments: Tensor) -> None:
-        """Take the best prediction for one layer and level.
+    def solve(self, level: int, squares: Tensor, products: Tensor) -> None:
+        """Take the best predictions of a level that half as many channels allow: least squares of
+        reduced rank (Izenman 1975), for all layers at once.
 
         Args:
-            layer: from 0.
             level: from 0.
-            moments: (C + 1, 2 C + 1) in double precision: of the features with a one behind them,
-                the weighted sum over tokens of their outer product with themselves, and with what
-                the layers add to them.
+            squares: (K, K) in double precision, the weighted sum over tokens of the outer product
+                of what is around them with itself; see :func:`_sources`.
+            products: (K, L C) likewise, with what each of the L layers adds to them.
         """
-        count = moments.shape[0]
-        squares, products = moments[:, :count], moments[:, count:]
-        ridge = RIDGE * squares.diagonal().mean() * torch.eye(count).to(squares)
-        solution = torch.linalg.solve(squares + ridge, products).T
-        linear = self.linears[layer * self.num_levels + level]
-        linear.load_state_dict({"weight": solution[:, :-1], "bias": solution[:, -1]})
+        ridge = RIDGE * squares.diagonal().mean() * torch.eye(len(squares)).to(squares)
+        full = torch.linalg.solve(squares + ridge, products)
+        # The last of what is around a token is a one: it makes the sums of everything.
+        count = squares[-1, -1]
+        source, added = squares[-1] / count, products[-1] / count
+        fitted = source @ full
+        covariance = full.T @ squares @ full - count * torch.outer(fitted, fitted)
+        basis = torch.linalg.eigh(covariance).eigenvectors[:, -self.hidden_dim :]
+        narrow = (full @ basis)[:-1]
+        bias = added - source[:-1] @ narrow @ basis.T
+
+        dim, size = self.embed_dim, KERNEL_SIZE
+        neighbors = narrow[: size**2 * dim].T.reshape(-1, dim, size, size)
+        self.neighbors[level].load_state_dict({"weight": neighbors})
+        if level < len(self.coarser):
+            coarser = narrow[size**2 * dim :].T.reshape(-1, dim, 1, 1)
+            self.coarser[level].load_state_dict({"weight": coarser})
+        linears = list(self.linears)[level :: self.num_levels]
+        parts = zip(linears, torch.split(basis, dim), torch.split(bias, dim), strict=True)
+        for linear, weight, offset in parts:
+            linear.load_state_dict({"weight": weight, "bias": offset})
+
+
+def _maps(tokens: FeatureTokens) -> list[Tensor]:
+    """The features of each level as a map (B, C, H, W), zero where padded."""
+    features = tokens.features.masked_fill(tokens.padding_mask[..., None], 0.0)
+    lengths = [height * width for height, width in tokens.spatial_shapes]
+    levels = torch.split(features, lengths, 1)
+    pairs = zip(levels, tokens.spatial_shapes, strict=True)
+    return [x.mT.reshape(*x.mT.shape[:2], *shape) for x, shape in pairs]
+
+
+def _sources(tokens: FeatureTokens) -> Iterator[Tensor]:
+    """What is around the N tokens of each level, (B, N, K): their neighbourhood, the token of the
+    next coarser level, if there is one, and a one."""
+    maps = _maps(tokens)
+    for level, x in enumerate(maps):
+        parts = [F.unfold(x, KERNEL_SIZE, padding=KERNEL_SIZE // 2)]
+        if level + 1 < len(maps):
+            above = F.interpolate(maps[level + 1], x.shape[-2:], mode="nearest")
+            parts.append(above.flatten(2))
+        parts.append(torch.ones_like(parts[0][:, :1]))
+        yield torch.cat(parts, 1).mT
 
 
 @contextmanager
@@ -78,45 +141,50 @@ def fitting(
         skipped_tokens: says which tokens (B, S), bool, will take the shortcuts; the others count
             little.
     """
-    moments = _Moments(skipped_tokens)
-    hooks = [
-        layer.register_forward_hook(partial(moments.add, index))
-        for index, layer in enumerate(layers)
-    ]
+    moments = _Moments(len(layers), skipped_tokens)
+    hooks = [layer.register_forward_hook(moments.add) for layer in layers]
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
-    for (layer, level), sums in moments.sums.items():
-        shortcuts.solve(layer, level, sums)
+    for level, (squares, products) in moments.sums.items():
+        shortcuts.solve(level, squares, products)
 
 
 class _Moments:
-    """The sums of :meth:`LinearShortcuts.solve`, by layer and level."""
+    """The sums of :meth:`LinearShortcuts.solve`, by level."""
 
-    def __init__(self, skipped_tokens: Callable[[FeatureTokens], Tensor]) -> None:
+    def __init__(self, num_layers: int, skipped_tokens: Callable[[FeatureTokens], Tensor]) -> None:
         """
         Args:
+            num_layers: that are called one after another.
             skipped_tokens: see :func:`fitting`.
         """
-        self.sums: dict[tuple[int, int], Tensor] = {}
+        self.sums: dict[int, tuple[Tensor, Tensor]] = {}
+        self.num_layers = num_layers
         self.skipped_tokens = skipped_tokens
-        self.weights: Tensor
+        self.generator = torch.Generator().manual_seed(0)
+        self.added: list[Tensor] = []
 
-    def add(
-        self, layer: int, _: nn.Module, arguments: tuple[Any, Any, FeatureTokens], output: Tensor
-    ) -> None:
-        """Add what a call of a layer shows; the weights of the first one are those of all."""
+    def add(self, _: nn.Module, arguments: tuple[Any, Any, FeatureTokens], output: Tensor) -> None:
+        """Remember what a call of a layer shows; add it up after the last one."""
         tokens = arguments[2]
-        if layer == 0:
-            weights = torch.where(self.skipped_tokens(tokens), 1.0, UPDATED_WEIGHT)
-            self.weights = weights.masked_fill(tokens.padding_mask, 0.0)[..., None].double()
-        ones = torch.ones_like(tokens.features[..., :1])
-        source = torch.cat((tokens.features, ones), dim=-1).double()
-        both = torch.cat((source, output - tokens.features), dim=-1)
+        self.added.append(output - tokens.features)
+        if len(self.added) == self.num_layers:
+            self._add_up(tokens, torch.cat(self.added, dim=-1))
+            self.added = []
+
+    def _add_up(self, tokens: FeatureTokens, added: Tensor) -> None:
+        """Add tokens (B, S, C) to which the layers have ``added`` (B, S, L C)."""
+        weights = torch.where(self.skipped_tokens(tokens), 1.0, UPDATED_WEIGHT)
+        weights = weights.masked_fill(tokens.padding_mask, 0.0)[..., None]
         lengths = [height * width for height, width in tokens.spatial_shapes]
-        parts = (torch.split(x, lengths, 1) for x in (self.weights * source, both))
-        for level, (x, y) in enumerate(zip(*parts, strict=True)):
-            sums = torch.einsum("bsi,bsj->ij", x, y)
-            self.sums[layer, level] = self.sums.get((layer, level), 0) + sums
+        others = (torch.split(x, lengths, 1) for x in (added, weights))
+        for level, parts in enumerate(zip(_sources(tokens), *others, strict=True)):
+            flat = [x.flatten(0, 1) for x in parts]
+            drawn = torch.randperm(len(flat[0]), generator=self.generator)[:FITTED_TOKENS]
+            source, target, weight = (x[drawn.to(x.device)].double() for x in flat)
+            squares, products = self.sums.get(level, (0, 0))
+            weighted = (weight * source).T
+            self.sums[level] = squares + weighted @ source, products + weighted @ target
