@@ -71,8 +71,9 @@ class FocusEncoder(ForegroundSupervised, SelectiveEncoder):
         # They have the highest product of class and foreground score, before (logit, release) or
         # after (probability, paper eq. 3) the sigmoid. Two negative logits have a high product.
         focus.OBJECT_SCORE = "logit"
-        # Tokens that no layer updates are given a linear prediction of what the layers would have
-        # made of them, which sparsify fits to a dense encoder; with VALUE updated.
+        # Tokens that no layer updates are given a linear prediction, from what is around them, of
+        # what the layers would have made of them; sparsify fits it to a dense encoder. With VALUE
+        # updated.
         focus.SHORTCUTS = False
 
     @staticmethod
