@@ -46,8 +46,9 @@ constexpr int kFastBytes = 16;
 constexpr int kFastBytes = 32;
 #endif
 
-// Heads of any other width take shorter vectors, but for whole vectors in single precision: what is
-// left of 24 or 40 channels behind vectors of 64 bytes costs more than those save.
+// Heads of any other width use vectors of 64 bytes only where they are whole ones in single
+// precision, otherwise (nullptr) shorter ones: what is left of 24 or 40 channels behind them costs
+// more than they save.
 template <typename T, int kBytes>
 Kernel select_sizes(Operator name, const Problem& problem) {
   constexpr int kLanes = kBytes / sizeof(T);

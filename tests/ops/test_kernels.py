@@ -98,7 +98,7 @@ def assert_equal_results(actual, expected, tolerance):
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("channels", [1, 7, 16, 30, 32, 33, 64, 71])
+@pytest.mark.parametrize("channels", [1, 7, 16, 24, 30, 32, 33, 48, 64, 71])
 @pytest.mark.parametrize("sizes", LAYOUTS.values(), ids=LAYOUTS)
 def test_float32_results_equal_the_float64_reference(make_inputs, name, channels, sizes):
     inputs = make_inputs(channels=channels, **sizes).to(torch.float32)
@@ -156,7 +156,7 @@ def test_500_random_problems_equal_the_reference(make_inputs):
             batch=choose.randint(0, 2),
             queries=choose.choice([0, 1, 3, 6]),
             heads=choose.randint(1, 3),
-            channels=choose.choice([1, 4, 16, 32, 40, 64]),
+            channels=choose.choice([1, 4, 16, 32, 40, 48, 64]),
             points=choose.randint(1, 8),
             same_offsets=choose.random() < 0.3,
             seed=seed,

@@ -10,6 +10,7 @@ from detectron2.structures import ImageList
 from torch import nn
 
 from lite_focus_detr.config import validate_config
+from lite_focus_detr.modeling.encoder import shortcuts as shortcuts_module
 from lite_focus_detr.modeling.encoder.selective import gather_queries
 from lite_focus_detr.modeling.encoder.shortcuts import LinearShortcuts, fitting
 
@@ -115,25 +116,51 @@ def test_a_shortcut_knows_the_neighbours_and_the_coarser_level(config):
         torch.testing.assert_close(found[image], expected, rtol=1e-4, atol=1e-4)
 
 
+# Sizes, of which the first leave parts of tokens over; levels that are twice or more apart.
+@pytest.mark.parametrize(
+    ("strides", "sizes"),
+    [
+        ((8, 16, 32, 64), [(72, 104), (120, 168)]),
+        ((8, 32, 64, 128), [(128, 256), (256, 384)]),
+        ((4, 12, 24, 48), [(48, 96), (96, 144)]),
+    ],
+)
 @torch.no_grad()
-def test_images_of_a_batch_do_not_change_each_other(config):
+def test_images_of_a_batch_do_not_change_each_other(config, strides, sizes):
     model, shortcuts = build(config("SparseDETR", 0.3)), random_shortcuts()
+    model.neck.strides = strides
     torch.manual_seed(1)
-    maps = [torch.randn(1, 32, -(-72 // x), -(-104 // x)) for x in (8, 16, 32, 64)]
-    alone = model.flatten_levels(maps, ImageList(torch.empty(1, 3, 72, 104), [(72, 104)]))
-    sizes = [(72, 104), (120, 168)]
-    padded = [torch.randn(2, 32, -(-120 // x), -(-168 // x)) for x in (8, 16, 32, 64)]
+
+    def random_maps(count, height, width):
+        return [torch.randn(count, 32, -(-height // x), -(-width // x)) for x in strides]
+
+    maps, padded = random_maps(1, *sizes[0]), random_maps(2, *sizes[1])
     for large, small in zip(padded, maps, strict=True):
         large[:1, :, : small.shape[-2], : small.shape[-1]] = small
-    both = model.flatten_levels(padded, ImageList(torch.empty(2, 3, 120, 168), sizes))
+    alone = model.flatten_levels(maps, ImageList(torch.empty(1, 3, *sizes[0]), sizes[:1]))
+    both = model.flatten_levels(padded, ImageList(torch.empty(2, 3, *sizes[1]), sizes))
     found = [shortcuts(1, x.features, shortcuts.look_around(x))[0] for x in (alone, both)]
     torch.testing.assert_close(found[1][~both.padding_mask[0]], found[0], rtol=1e-4, atol=1e-4)
 
 
-# What is in the padding has no influence.
-@pytest.mark.parametrize("padding", [0.0, 1e3])
 @torch.no_grad()
-def test_layers_that_shortcuts_can_be_are_found(config, padding):
+def test_levels_that_are_cut_off_repeat_their_last_token(config):
+    model, shortcuts = build(config("SparseDETR", 0.3)), random_shortcuts()
+    # Half of 9 x 13 is 4 x 6, of which the last row and column are taken three times.
+    maps = [torch.randn(1, 32, *size) for size in ((9, 13), (4, 6), (2, 3), (1, 1))]
+    tokens = model.flatten_levels(maps, ImageList(torch.empty(1, 3, 72, 104), [(72, 104)]))
+    hidden = shortcuts.look_around(tokens)[0] - shortcuts.neighbors[0](maps[0]).flatten(2).mT
+    above = shortcuts.coarser[0](maps[1])
+    for y, x in ((0, 0), (5, 8), (8, 12), (8, 0)):
+        expected = above[0, :, min(y // 2, 3), min(x // 2, 5)]
+        torch.testing.assert_close(hidden[0, y * 13 + x], expected)
+
+
+# What is in the padding has no influence, and neither has how many tokens are drawn.
+@pytest.mark.parametrize(("padding", "num_drawn"), [(0.0, 1000), (1e3, 1000), (0.0, 50)])
+@torch.no_grad()
+def test_layers_that_shortcuts_can_be_are_found(config, monkeypatch, padding, num_drawn):
+    monkeypatch.setattr(shortcuts_module, "FITTED_TOKENS", num_drawn)
     tokens, known = tokens_of(build(config("SparseDETR", 0.3)), padding), random_shortcuts()
     layers = nn.ModuleList(KnownLayer(index, known, padding) for index in range(2))
     mask = tokens.padding_mask[..., None]
@@ -148,16 +175,37 @@ def test_layers_that_shortcuts_can_be_are_found(config, padding):
             for layer in layers:
                 layer(None, None, inputs)
     inputs = batch()
-    # Coarser levels have fewer tokens than there are numbers around one.
-    num_finest = tokens.spatial_shapes[0][0] * tokens.spatial_shapes[0][1]
-    within = ~tokens.padding_mask[:, :num_finest]
+    lengths = [height * width for height, width in tokens.spatial_shapes]
+    masks = (~tokens.padding_mask).split(lengths, 1)
     for index, layer in enumerate(layers):
+        expected = layer(None, None, inputs)
         found = shortcuts(index, inputs.features, shortcuts.look_around(inputs))
-        error = (found - layer(None, None, inputs))[:, :num_finest][within]
-        added = (layer(None, None, inputs) - inputs.features)[:, :num_finest][within]
-        # The ridge is a thousandth of the features' mean square.
-        assert error.square().mean() < 1e-3 * added.square().mean()
+        errors = (found - expected).split(lengths, 1)
+        added = (expected - inputs.features).split(lengths, 1)
+        for error, change, valid in zip(errors, added, masks, strict=True):
+            # The ridge is a thousandth of the features' mean square.
+            assert error[valid].square().mean() < 1e-3 * change[valid].square().mean()
     assert not any(layer._forward_hooks for layer in layers)
+
+
+def test_tokens_of_the_whole_level_are_drawn(config, monkeypatch):
+    monkeypatch.setattr(shortcuts_module, "FITTED_TOKENS", 50)
+    tokens = tokens_of(build(config("SparseDETR", 0.3)))
+    tokens = tokens._replace(padding_mask=torch.zeros_like(tokens.padding_mask))
+    height, width = tokens.spatial_shapes[0]
+    # The upper half of the finest level learns one constant, the lower another.
+    added = torch.ones_like(tokens.features)
+    added[:, height * width // 2 : height * width] = 3.0
+    layers = nn.ModuleList([nn.Module()])
+    layers[0].forward = lambda queries, value, batch: batch.features + added
+    shortcuts = LinearShortcuts(embed_dim=32, num_layers=1, num_levels=4)
+    with fitting(layers, shortcuts, lambda batch: torch.ones_like(batch.padding_mask)):
+        for _ in range(40):
+            batch = tokens._replace(features=torch.randn_like(tokens.features))
+            layers[0](None, None, batch)
+    with torch.no_grad():
+        predicted = shortcuts(0, batch.features, shortcuts.look_around(batch)) - batch.features
+    assert predicted[:, : height * width].mean() == pytest.approx(2, abs=0.1)
 
 
 def test_tokens_that_are_updated_count_little(config):
@@ -189,7 +237,7 @@ def test_the_least_squares_of_reduced_rank_are_those_of_numpy():
     target = torch.randn(200, 3 * 4).double()
     shortcuts.solve(0, source.T @ source, source.T @ target)
     # A ridge is as many further rows, of the root of its size.
-    ridge = 1e-3 * (source**2).sum(0).mean().sqrt() ** 2
+    ridge = 1e-3 * (source**2).sum(0).mean()
     rows = np.concatenate((source, np.sqrt(ridge) * np.eye(37)))
     full = np.linalg.lstsq(rows, np.concatenate((target, np.zeros((37, 12)))), rcond=None)[0]
     fitted = source.numpy() @ full

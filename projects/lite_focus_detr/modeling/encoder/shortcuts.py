@@ -55,13 +55,12 @@ class LinearShortcuts(nn.Module):
             nn.init.zeros_(parameter)
 
     def look_around(self, tokens: FeatureTokens) -> list[Tensor]:
-        """What the functions of all layers know of the tokens (B, S, C): (B, N, C / 2) of each of
-        the levels."""
+        """For each level (B, N, C / 2): what the functions of all layers take of its N tokens and
+        of those around them."""
         maps = _maps(tokens)
         hidden = [conv(x) for conv, x in zip(self.neighbors, maps, strict=True)]
         for level, conv in enumerate(self.coarser):
-            above = F.interpolate(conv(maps[level + 1]), maps[level].shape[-2:], mode="nearest")
-            hidden[level] = hidden[level] + above
+            hidden[level] = hidden[level] + _at_finer_level(conv(maps[level + 1]), tokens, level)
         return [x.flatten(2).mT for x in hidden]
 
     def forward(self, layer: int, features: Tensor, around: Sequence[Tensor]) -> Tensor:
@@ -110,20 +109,28 @@ def _maps(tokens: FeatureTokens) -> list[Tensor]:
     lengths = [height * width for height, width in tokens.spatial_shapes]
     levels = torch.split(features, lengths, 1)
     pairs = zip(levels, tokens.spatial_shapes, strict=True)
-    return [x.mT.reshape(*x.mT.shape[:2], *shape) for x, shape in pairs]
+    return [torch.unflatten(x.mT, 2, shape) for x, shape in pairs]
 
 
-def _sources(tokens: FeatureTokens) -> Iterator[Tensor]:
-    """What is around the N tokens of each level, (B, N, K): their neighbourhood, the token of the
-    next coarser level, if there is one, and a one."""
+def _at_finer_level(coarser: Tensor, tokens: FeatureTokens, level: int) -> Tensor:
+    """A map (B, C, h, w) of the next coarser level at the tokens of a level, (B, C, H, W). How much
+    a batch is padded has no influence, as it has where a map is made as large as another."""
+    ratio = tokens.strides[level + 1] // tokens.strides[level]
+    for dim, size in zip((-2, -1), tokens.spatial_shapes[level], strict=True):
+        index = torch.arange(size, device=coarser.device) // ratio
+        coarser = coarser.index_select(dim, index.clamp(max=coarser.shape[dim] - 1))
+    return coarser
+
+
+def _sources(tokens: FeatureTokens, level: int, drawn: Tensor) -> Tensor:
+    """What is around the ``drawn`` tokens (N) of a level, (B, N, K): their neighbourhood, the token
+    of the next coarser level, if there is one, and a one."""
     maps = _maps(tokens)
-    for level, x in enumerate(maps):
-        parts = [F.unfold(x, KERNEL_SIZE, padding=KERNEL_SIZE // 2)]
-        if level + 1 < len(maps):
-            above = F.interpolate(maps[level + 1], x.shape[-2:], mode="nearest")
-            parts.append(above.flatten(2))
-        parts.append(torch.ones_like(parts[0][:, :1]))
-        yield torch.cat(parts, 1).mT
+    x = maps[level]
+    parts = [F.unfold(x, KERNEL_SIZE, padding=KERNEL_SIZE // 2)[..., drawn]]
+    if level + 1 < len(maps):
+        parts.append(_at_finer_level(maps[level + 1], tokens, level).flatten(2)[..., drawn])
+    return torch.cat((*parts, torch.ones_like(parts[0][:, :1])), 1).mT
 
 
 @contextmanager
@@ -165,26 +172,31 @@ class _Moments:
         self.num_layers = num_layers
         self.skipped_tokens = skipped_tokens
         self.generator = torch.Generator().manual_seed(0)
-        self.added: list[Tensor] = []
+        self.drawn: list[Tensor] = []
+        self.added: list[list[Tensor]] = []
 
     def add(self, _: nn.Module, arguments: tuple[Any, Any, FeatureTokens], output: Tensor) -> None:
-        """Remember what a call of a layer shows; add it up after the last one."""
+        """Remember what a call of a layer adds to some tokens; sum up after the last one."""
         tokens = arguments[2]
-        self.added.append(output - tokens.features)
+        lengths = [height * width for height, width in tokens.spatial_shapes]
+        if not self.added:
+            self.drawn = [self._draw(length).to(output.device) for length in lengths]
+        levels = zip(torch.split(output - tokens.features, lengths, 1), self.drawn, strict=True)
+        self.added.append([level[:, drawn] for level, drawn in levels])
         if len(self.added) == self.num_layers:
-            self._add_up(tokens, torch.cat(self.added, dim=-1))
+            weights = torch.where(self.skipped_tokens(tokens), 1.0, UPDATED_WEIGHT)
+            weights = weights.masked_fill(tokens.padding_mask, 0.0)[..., None]
+            for level, weight in enumerate(torch.split(weights, lengths, 1)):
+                self._sum_up(tokens, level, weight)
             self.added = []
 
-    def _add_up(self, tokens: FeatureTokens, added: Tensor) -> None:
-        """Add tokens (B, S, C) to which the layers have ``added`` (B, S, L C)."""
-        weights = torch.where(self.skipped_tokens(tokens), 1.0, UPDATED_WEIGHT)
-        weights = weights.masked_fill(tokens.padding_mask, 0.0)[..., None]
-        lengths = [height * width for height, width in tokens.spatial_shapes]
-        others = (torch.split(x, lengths, 1) for x in (added, weights))
-        for level, parts in enumerate(zip(_sources(tokens), *others, strict=True)):
-            flat = [x.flatten(0, 1) for x in parts]
-            drawn = torch.randperm(len(flat[0]), generator=self.generator)[:FITTED_TOKENS]
-            source, target, weight = (x[drawn.to(x.device)].double() for x in flat)
-            squares, products = self.sums.get(level, (0, 0))
-            weighted = (weight * source).T
-            self.sums[level] = squares + weighted @ source, products + weighted @ target
+    def _draw(self, count: int) -> Tensor:
+        return torch.randperm(count, generator=self.generator)[:FITTED_TOKENS]
+
+    def _sum_up(self, tokens: FeatureTokens, level: int, weights: Tensor) -> None:
+        drawn = self.drawn[level]
+        source = _sources(tokens, level, drawn).flatten(0, 1).double()
+        target = torch.cat([layer[level] for layer in self.added], -1).flatten(0, 1).double()
+        weighted = (weights[:, drawn].flatten(0, 1) * source).T
+        squares, products = self.sums.get(level, (0, 0))
+        self.sums[level] = squares + weighted @ source, products + weighted @ target

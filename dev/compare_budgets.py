@@ -1,6 +1,6 @@
 """Compares one detector for all budgets with detectors that were trained for one budget each.
 
-    python dev/measure_budgets.py [--seeds 3] [--iterations 1200] [--output runs/budgets] \
+    python dev/compare_budgets.py [--seeds 3] [--iterations 1200] [--output runs/budgets] \
         [--coco NAME TRAIN_JSON VAL_JSON IMAGE_ROOT] [--encoder focus_keep30]
 
 Trains one of the encoders of the study with ``SOLVER.KEEP_RATIO_RANGE``, and again with each of the
@@ -26,7 +26,7 @@ from tabulate import tabulate
 from lite_focus_detr.engine import DetrTrainer, prepare_run
 from lite_focus_detr.modeling import DetectionTransformer
 from lite_focus_detr.modeling.encoder.token_selection import spread_keep_ratio
-from lite_focus_detr.tools.study.suite import Cell, Dataset, cell_config
+from lite_focus_detr.tools.study.suite import ENCODERS, Cell, Dataset, cell_config
 
 #: Means over the layers.
 KEEP_RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -117,15 +117,18 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=1200)
-    parser.add_argument("--encoder", default="focus_keep30")
+    encoders = [encoder for encoder in ENCODERS if "focus" in encoder]
+    parser.add_argument("--encoder", choices=encoders, default="focus_keep30", metavar="NAME")
     parser.add_argument("--output", type=Path, default=Path("runs/budgets"))
     parser.add_argument("--coco", nargs=4, metavar=("NAME", "TRAIN", "VAL", "IMAGES"))
     parser.add_argument("--only", metavar="NAME-SEED", help="one training, such as all-0, 0.1-2")
     args = parser.parse_args()
     logging.captureWarnings(True)
-    for seed, name in trainings(args):
-        if args.only in (None, f"{name}-{seed}"):
-            train(args, name, seed)
+    todo = [(s, n) for s, n in trainings(args) if args.only in (None, f"{n}-{s}")]
+    if not todo:
+        parser.error(f"--only {args.only} is none of the trainings")
+    for seed, name in todo:
+        train(args, name, seed)
     print(table(args))
 
 
