@@ -122,10 +122,9 @@ def _at_finer_level(coarser: Tensor, tokens: FeatureTokens, level: int) -> Tenso
     return coarser
 
 
-def _sources(tokens: FeatureTokens, level: int, drawn: Tensor) -> Tensor:
+def _sources(maps: Sequence[Tensor], tokens: FeatureTokens, level: int, drawn: Tensor) -> Tensor:
     """What is around the ``drawn`` tokens (N) of a level, (B, N, K): their neighbourhood, the token
-    of the next coarser level, if there is one, and a one."""
-    maps = _maps(tokens)
+    of the next coarser level, if there is one, and a one; from the ``maps`` of all levels."""
     x = maps[level]
     parts = [F.unfold(x, KERNEL_SIZE, padding=KERNEL_SIZE // 2)[..., drawn]]
     if level + 1 < len(maps):
@@ -186,17 +185,17 @@ class _Moments:
         if len(self.added) == self.num_layers:
             weights = torch.where(self.skipped_tokens(tokens), 1.0, UPDATED_WEIGHT)
             weights = weights.masked_fill(tokens.padding_mask, 0.0)[..., None]
+            maps = _maps(tokens)
             for level, weight in enumerate(torch.split(weights, lengths, 1)):
-                self._sum_up(tokens, level, weight)
+                self._sum_up(level, _sources(maps, tokens, level, self.drawn[level]), weight)
             self.added = []
 
     def _draw(self, count: int) -> Tensor:
         return torch.randperm(count, generator=self.generator)[:FITTED_TOKENS]
 
-    def _sum_up(self, tokens: FeatureTokens, level: int, weights: Tensor) -> None:
-        drawn = self.drawn[level]
-        source = _sources(tokens, level, drawn).flatten(0, 1).double()
+    def _sum_up(self, level: int, source: Tensor, weights: Tensor) -> None:
+        source = source.flatten(0, 1).double()
         target = torch.cat([layer[level] for layer in self.added], -1).flatten(0, 1).double()
-        weighted = (weights[:, drawn].flatten(0, 1) * source).T
+        weighted = (weights[:, self.drawn[level]].flatten(0, 1) * source).T
         squares, products = self.sums.get(level, (0, 0))
         self.sums[level] = squares + weighted @ source, products + weighted @ target
