@@ -46,12 +46,12 @@ constexpr int kFastBytes = 16;
 constexpr int kFastBytes = 32;
 #endif
 
-// Heads of any other width use vectors of 64 bytes only where they are whole ones in single
-// precision, otherwise (nullptr) shorter ones: what is left of 24 or 40 channels behind them costs
-// more than they save.
+// Heads of any other width use vectors of 64 bytes only where they fill them, otherwise (nullptr)
+// shorter ones: what is left of 24 or 40 channels behind the last whole vector costs more than the
+// others save. In half and double precision they gain too little for the size of their code.
 template <typename T, int kBytes>
 Kernel select_sizes(Operator name, const Problem& problem) {
-  constexpr int kLanes = kBytes / sizeof(T);
+  constexpr int kLanes = kBytes / sizeof(float);
   if constexpr (kBytes >= kFastBytes && !std::is_same_v<T, double>) {
     const bool offsets_fit = problem.tokens * problem.token_stride <= INT32_MAX;
     switch (offsets_fit ? problem.channels : 0) {
@@ -63,7 +63,7 @@ Kernel select_sizes(Operator name, const Problem& problem) {
         return select_points<T, kBytes, 64>(name, problem);
     }
   }
-  if constexpr (kBytes < 64 || std::is_same_v<T, float>) {
+  if constexpr (kBytes < 64 || std::is_same_v<T, float> || std::is_same_v<T, BFloat16>) {
     if (kBytes < 64 || problem.channels % kLanes == 0) {
       return select_operator<Traits<T, kBytes, 0, 0>>(name, problem.key == nullptr);
     }
