@@ -58,6 +58,17 @@ def flatten_levels(
     )
 
 
+def split_levels(x: Tensor, spatial_shapes: SpatialShapes) -> tuple[Tensor, ...]:
+    """What of tokens (B, S, ...) belongs to each level: (B, H_l * W_l, ...)."""
+    return torch.split(x, [height * width for height, width in spatial_shapes], 1)
+
+
+def level_maps(x: Tensor, spatial_shapes: SpatialShapes) -> list[Tensor]:
+    """Tokens (B, S, C) as a map of each level, (B, C, H_l, W_l)."""
+    pairs = zip(split_levels(x, spatial_shapes), spatial_shapes, strict=True)
+    return [torch.unflatten(level.mT, 2, shape) for level, shape in pairs]
+
+
 def _numbers(size: Sequence[int]) -> tuple[int, int]:
     """A (height, width) without tensors, which torch.jit, for GFLOPs, makes of sizes."""
     height, width = (int(n) if isinstance(n, Tensor) else n for n in size)

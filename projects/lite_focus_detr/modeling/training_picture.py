@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.utils import draw_bounding_boxes
 
 from .structures import SpatialShapes, TokenSelection
+from .tokens import level_maps
 
 #: Brightness of places of which no layer has kept a token.
 DARK = 0.2
@@ -49,9 +50,8 @@ def count_kept(
     Returns:
         (H, W) on the CPU: the sum over layers and levels.
     """
-    counts = torch.zeros(sum(height * width for height, width in shapes))
+    counts = torch.zeros(1, sum(height * width for height, width in shapes), 1)
     for selection in layers:
-        counts[selection.of_image(0).cpu()] += 1
-    levels = torch.split(counts, [height * width for height, width in shapes])
-    maps = [level.view(1, 1, *shape) for level, shape in zip(levels, shapes, strict=True)]
+        counts[0, selection.of_image(0).cpu()] += 1
+    maps = level_maps(counts, shapes)
     return torch.cat([F.interpolate(x, size) for x in maps]).sum((0, 1))

@@ -13,6 +13,7 @@ from torchvision.ops import box_convert
 
 from ..losses import focal_loss
 from ..structures import EncoderOutput, FeatureTokens, Sampling, Targets, TokenSelection
+from ..tokens import split_levels
 from .base import Encoder
 
 logger = logging.getLogger(__name__)
@@ -86,8 +87,8 @@ class ForegroundSupervised(Encoder):
         self.checked_iterations += 1
         if self.checked_iterations > LEVEL_CHECK_ITERATIONS:
             return
-        lengths = [height * width for height, width in tokens.spatial_shapes]
-        found = torch.stack([level.any() for level in torch.split(foreground, lengths, 1)])
+        levels = split_levels(foreground, tokens.spatial_shapes)
+        found = torch.stack([level.any() for level in levels])
         self.levels_found = self.levels_found | found
         if self.checked_iterations == LEVEL_CHECK_ITERATIONS and not self.levels_found.all():
             empty = (~self.levels_found).nonzero()[:, 0].tolist()

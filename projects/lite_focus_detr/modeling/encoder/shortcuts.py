@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..structures import FeatureTokens
+from ..tokens import level_maps, split_levels
 
 #: Ridge of the least squares, relative to the mean square of a feature.
 RIDGE = 1e-3
@@ -106,10 +107,7 @@ class LinearShortcuts(nn.Module):
 def _maps(tokens: FeatureTokens) -> list[Tensor]:
     """The features of each level as a map (B, C, H, W), zero where padded."""
     features = tokens.features.masked_fill(tokens.padding_mask[..., None], 0.0)
-    lengths = [height * width for height, width in tokens.spatial_shapes]
-    levels = torch.split(features, lengths, 1)
-    pairs = zip(levels, tokens.spatial_shapes, strict=True)
-    return [torch.unflatten(x.mT, 2, shape) for x, shape in pairs]
+    return level_maps(features, tokens.spatial_shapes)
 
 
 def _at_finer_level(coarser: Tensor, tokens: FeatureTokens, level: int) -> Tensor:
@@ -177,16 +175,16 @@ class _Moments:
     def add(self, _: nn.Module, arguments: tuple[Any, Any, FeatureTokens], output: Tensor) -> None:
         """Remember what a call of a layer adds to some tokens; sum up after the last one."""
         tokens = arguments[2]
-        lengths = [height * width for height, width in tokens.spatial_shapes]
+        levels = split_levels(output - tokens.features, tokens.spatial_shapes)
         if not self.added:
-            self.drawn = [self._draw(length).to(output.device) for length in lengths]
-        levels = zip(torch.split(output - tokens.features, lengths, 1), self.drawn, strict=True)
-        self.added.append([level[:, drawn] for level, drawn in levels])
+            self.drawn = [self._draw(level.shape[1]).to(output.device) for level in levels]
+        pairs = zip(levels, self.drawn, strict=True)
+        self.added.append([level[:, drawn] for level, drawn in pairs])
         if len(self.added) == self.num_layers:
             weights = torch.where(self.skipped_tokens(tokens), 1.0, UPDATED_WEIGHT)
             weights = weights.masked_fill(tokens.padding_mask, 0.0)[..., None]
             maps = _maps(tokens)
-            for level, weight in enumerate(torch.split(weights, lengths, 1)):
+            for level, weight in enumerate(split_levels(weights, tokens.spatial_shapes)):
                 self._sum_up(level, _sources(maps, tokens, level, self.drawn[level]), weight)
             self.added = []
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from ..box_ops import to_float32
 from ..proposals import TokenHead, token_anchors
 from ..structures import FeatureTokens, SpatialShapes
+from ..tokens import level_maps, split_levels
 from ..transformer_layer import xavier_matrices
 
 
@@ -50,7 +51,7 @@ class TokenScorer(nn.Module):
         """Logits (B, S) of tokens (B, S, C) as the proposal head projects them, padded ones too."""
         if self.modulation == "joint":
             return self._score(projected, spatial_shapes)
-        levels = torch.split(projected, [height * width for height, width in spatial_shapes], 1)
+        levels = split_levels(projected, spatial_shapes)
         turn = -1 if self.modulation == "top_down" else 1
         shapes = spatial_shapes[::turn]
         scores: list[Tensor] = []
@@ -66,10 +67,8 @@ class TokenScorer(nn.Module):
         """Logits (B, N) of the tokens (B, N, C) of maps of these ``shapes``, which share a mean."""
         x = self.layer1(x)
         if self.neighbors is not None:
-            levels = torch.split(x, [height * width for height, width in shapes], 1)
-            pairs = zip(levels, shapes, strict=True)
-            maps = [self.neighbors(y.mT.reshape(*y.mT.shape[:2], *shape)) for y, shape in pairs]
-            x = x + F.gelu(torch.cat([y.flatten(2) for y in maps], 2)).mT
+            maps = [self.neighbors(level).flatten(2) for level in level_maps(x, shapes)]
+            x = x + F.gelu(torch.cat(maps, 2)).mT
         local, context = x.chunk(2, dim=-1)
         first = self.layer2[0]
         assert isinstance(first, nn.Linear)
