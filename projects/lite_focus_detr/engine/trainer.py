@@ -135,14 +135,14 @@ class DetrTrainer(DefaultTrainer):
         """
         self.metrics = MetricHistory()
         self._stop_on_signal = StopOnSignal()
-        self.evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self._evaluate)
+        self.evaluation = Evaluation(self.cfg.TEST.EVAL_PERIOD, self.evaluate)
         default: list[HookBase] = super().build_hooks()
         solver = self.cfg.SOLVER
         self.best = BestResult(
             metric=solver.BEST_METRIC,
             patience=solver.PATIENCE,
             evaluation=self.evaluation,
-            save=lambda: self._save(BEST),
+            save=lambda: self.save(BEST),
         )
         found: list[HookBase] = []
         for hook in default:
@@ -165,10 +165,10 @@ class DetrTrainer(DefaultTrainer):
         # The average first, so that what is saved after a step includes it.
         first = [*ours, *([self.ema] if self.ema else [])]
         last = [self.progress] if comm.is_main_process() else []
-        self._stop_early = StopEarly(self.best, lambda: self._save("model_final"))
+        self._stop_early = StopEarly(self.best, lambda: self.save("model_final"))
         return [*first, *found, *last, self._stop_early, self._stop_on_signal]
 
-    def _save(self, name: str) -> None:
+    def save(self, name: str) -> None:
         """Write a checkpoint besides the regular ones, after a look at what all processes have."""
         self._trainer.require_finite_state()
         if comm.is_main_process():
@@ -189,7 +189,7 @@ class DetrTrainer(DefaultTrainer):
         ]
         return self.writers
 
-    def _evaluate(self) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, Any]:
         """Evaluate, and remember the metrics for ``TEST.EXPECTED_RESULTS``."""
         model = self.model if self.ema is None else self.ema.average.module
         self._stop_on_signal.after_step()

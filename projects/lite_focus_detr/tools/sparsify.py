@@ -122,17 +122,17 @@ class AddedPartsTrainer(DetrTrainer):
         else:
             self.checkpointer.model.load_state_dict(self.dense.state_dict(), strict=False)
 
-    def _evaluate(self) -> dict[str, Any]:
+    def evaluate(self) -> dict[str, Any]:
         """Fit the shortcuts, if there are any, to the tokens that will take them, and evaluate."""
         encoder = self.checkpointer.model.encoder
         if isinstance(encoder, SelectiveEncoder) and encoder.shortcuts is not None:
             self.fit_shortcuts(encoder, encoder.shortcuts)
-        return super()._evaluate()
+        return super().evaluate()
 
     def train(self) -> Any:
         """Train, and save what the evaluation at the end has fitted."""
         results = super().train()
-        self._save("model_final")
+        self.save("model_final")
         return results
 
     def fit_shortcuts(self, encoder: SelectiveEncoder, shortcuts: LinearShortcuts) -> None:
