@@ -55,6 +55,16 @@ def test_all_lines_are_shown_where_they_are_asked_for(start, capsys, monkeypatch
     assert "a detail" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verbose", ["0", "1"])
+def test_a_second_run_in_the_process_shows_its_lines_once(start, capsys, monkeypatch, verbose):
+    monkeypatch.setenv(module.VERBOSE, verbose)
+    logger = start()
+    logger.addHandler(logging.StreamHandler(sys.stdout))
+    start()
+    logger.warning("something is odd")
+    assert capsys.readouterr().out.count("something is odd") == 1
+
+
 @pytest.mark.parametrize(
     ("value", "verbose"), [(None, False), ("0", False), ("", False), ("1", True)]
 )

@@ -38,13 +38,14 @@ def set_up_screen(names: Iterable[str]) -> None:
     """
     for name in names:
         logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            on_screen = getattr(handler, "stream", None) is sys.stdout
-            if not on_screen:
-                handler.setFormatter(_WithoutColours(handler.formatter))
-            elif not is_verbose():
-                logger.removeHandler(handler)
-                logger.addHandler(ScreenHandler())
+        shown = [x for x in logger.handlers if getattr(x, "stream", None) is sys.stdout]
+        for handler in set(logger.handlers) - set(shown):
+            handler.setFormatter(_WithoutColours(handler.formatter))
+        # A process with several runs, which set it up each, shows a line once.
+        for handler in shown[1:] if is_verbose() else shown:
+            logger.removeHandler(handler)
+        if shown and not is_verbose():
+            logger.addHandler(ScreenHandler())
 
 
 class ScreenHandler(logging.StreamHandler):  # type: ignore[type-arg]

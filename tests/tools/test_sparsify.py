@@ -1,14 +1,20 @@
+import gzip
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.builtin_meta import COCO_CATEGORIES
 from detectron2.modeling import build_model
+from PIL import Image
 from torch import nn
 
 from lite_focus_detr import model_zoo
+from lite_focus_detr.converters import convert_state_dict
 from lite_focus_detr.data import DetrDatasetMapper, dataset_mapper
 from lite_focus_detr.data.errors import UnreadableImage
+from lite_focus_detr.engine import description_of
 from lite_focus_detr.modeling.encoder.sparse import SparseEncoder
 from lite_focus_detr.tools import sparsify
 
@@ -219,8 +225,60 @@ def test_without_labels_the_detections_are_learned(dense, tmp_path, monkeypatch)
     assert len(labels["images"]) == 4
     # The detector returns its ten queries.
     assert len(labels["annotations"]) == 40
+    contents = torch.load(tmp_path / "sparse/added/model_final.pth", weights_only=True)
+    names = MetadataCatalog.get("shapes_train").thing_classes
+    assert list(description_of(contents, "").class_names) == list(names)
     DatasetCatalog.remove("detected")
     MetadataCatalog.remove("detected")
+
+
+def test_a_detector_that_finds_nothing_gives_no_labels(dense, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sparsify, "LEAST_SCORE", 1.0)
+    with pytest.raises(SystemExit, match="finds nothing with a score of 1.0 or more in shapes"):
+        run(tmp_path, "focus", "--without-labels")
+
+
+def test_images_that_cannot_be_read_are_skipped_where_labels_are_detected(
+    dense, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sparsify, "LEAST_SCORE", 0.0)
+    read, calls = dataset_mapper.read_image, []
+
+    def fail_once(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise UnreadableImage("cannot read it")
+        return read(*arguments, **options)
+
+    options = ["MODEL.WEIGHTS", str(tmp_path / "dense.pth"), "INPUT.SKIP_UNREADABLE", "True"]
+    cfg = model_zoo.get_config(str(tmp_path / "dense.yaml"), options)
+    sparsify.prepare_run(cfg, sparsify.default_argument_parser().parse_args(["--eval-only"]))
+    model = build_model(cfg)
+    model.load_state_dict(dense)
+    monkeypatch.setattr(dataset_mapper, "read_image", fail_once)
+    sparsify.detect_labels(cfg, model, tmp_path, 0.0)
+    labels = json.loads((tmp_path / "detected.json").read_text())
+    assert len(labels["images"]) == 3
+
+
+def test_another_detector_does_not_take_what_was_trained_for_the_last(dense, tmp_path):
+    run(tmp_path, "lite")
+    report = (tmp_path / "sparse/sparsify.md").read_text()
+    other = {name: tensor + tensor.is_floating_point() for name, tensor in dense.items()}
+    torch.save({"model": other}, tmp_path / "dense.pth")
+    with pytest.raises(SystemExit, match="has the training of another dense detector"):
+        run(tmp_path, "lite")
+    assert (tmp_path / "sparse/sparsify.md").read_text() == report
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [(["--keep-ratio", "0.5"], "MODEL.FOCUS.KEEP_RATIOS"), (["--iterations", "3"], "MAX_ITER 2")],
+)
+def test_other_settings_do_not_go_on_with_a_training(dense, tmp_path, arguments, named):
+    run(tmp_path, "focus")
+    with pytest.raises(SystemExit, match=f"has a training with .*{named}.* choose another"):
+        run(tmp_path, "focus", *arguments)
 
 
 def test_at_the_start_all_tokens_kept_are_the_dense_detector(dense, tmp_path):
@@ -267,3 +325,59 @@ def test_what_cannot_be_made_sparse_is_said(tiny_config, architecture, keep_rati
     cfg.MODEL.META_ARCHITECTURE = architecture
     with pytest.raises(ValueError, match=message):
         sparsify.sparse_config(cfg, "focus", keep_ratio)
+
+def write_published_dino(file):
+    """A file with the names and shapes of a published DINO's, every tensor with values of its own;
+    returns its tensors."""
+    path = Path(__file__).parents[1] / "golden/manifests/dino_4scale_ideaofficial.json.gz"
+    content = json.loads(gzip.decompress(path.read_bytes()))
+    generator = torch.Generator().manual_seed(0)
+    tensors = {
+        key: 0.02 * torch.rand(shape, generator=generator)
+        for key, shape in content["tensors"].items()
+    }
+    tensors |= {key: tensors[same] for key, same in content["aliases"].items()}
+    torch.save({"model": tensors}, file)
+    return tensors
+
+
+def write_coco(folder):
+    """One image with the categories of COCO; returns the description."""
+    Image.effect_noise((80, 64), 60).convert("RGB").save(folder / "1.jpg")
+    box = {"id": 1, "image_id": 1, "category_id": 18, "bbox": [8, 8, 30, 20], "area": 600}
+    content = {
+        "images": [{"id": 1, "file_name": "1.jpg", "width": 80, "height": 64}],
+        "annotations": [{**box, "iscrowd": 0}],
+        "categories": [x for x in COCO_CATEGORIES if x["isthing"]],
+    }
+    (folder / "coco.json").write_text(json.dumps(content))
+    return folder / "coco.json"
+
+
+def test_of_a_published_file_only_the_scores_are_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(sparsify, "setup_logger", lambda **_: None)
+    monkeypatch.setattr(sparsify, "KEEP_RATIOS", (0.3,))
+    published = write_published_dino(tmp_path / "dino.pth")
+    data = str(write_coco(tmp_path))
+    changes = {
+        "DATASETS.COCO": [[name, data, str(tmp_path)] for name in ("one", "other")],
+        "DATASETS.TRAIN": ("one",),
+        "DATASETS.TEST": ("other",),
+        "INPUT.MIN_SIZE_TRAIN": (64,),
+        "INPUT.CROP.ENABLED": False,
+        "INPUT.MIN_SIZE_TEST": 64,
+        "SOLVER.IMS_PER_BATCH": 1,
+        "DATALOADER.NUM_WORKERS": 0,
+        "MODEL.DEVICE": "cpu",
+    }
+    options = [str(word) for item in changes.items() for word in item]
+    files = ["--weights", str(tmp_path / "dino.pth"), "--output", str(tmp_path / "sparse")]
+    arguments = ["--config-file", "dino_r50_36ep", "--encoder", "focus", "--iterations", "1"]
+    sparsify.main([*arguments, *files, "--opts", *options])
+    cfg = model_zoo.get_config("dino_r50_36ep", ["MODEL.DEVICE", "cpu"])
+    weights, _ = convert_state_dict(published, cfg, expected=build_model(cfg).state_dict())
+    state = torch.load(tmp_path / "sparse/added/model_final.pth", weights_only=True)["model"]
+    assert weights.keys() < state.keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in weights.items())
+    added = {name for name in state if name not in weights}
+    assert {name.split(".")[1] for name in added} == {"scorer", "shortcuts"}

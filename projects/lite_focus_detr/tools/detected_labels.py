@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from torchvision.ops import box_convert
+from tqdm import tqdm
 
 from ..data import DetrDatasetMapper
+from ..engine.detector_record import classes_of, num_classes
 from ..modeling import DetectionTransformer
 
 #: Name of the data set that is made.
@@ -31,14 +32,23 @@ def detect_labels(
         least_score: of a detection that counts, in [0, 1].
 
     Returns:
-        a configuration whose ``DATASETS.TRAIN`` is ``DATASET``.
+        a configuration whose ``DATASETS.TRAIN`` is ``DATASET``, with the classes of the data sets
+        of ``cfg``.
+
+    Raises:
+        ValueError: nothing is found.
     """
     model.eval()
     mapper = DetrDatasetMapper(cfg, is_train=False)
+    records = [record for name in cfg.DATASETS.TRAIN for record in DatasetCatalog.get(name)]
+    if cfg.INPUT.SKIP_UNREADABLE:
+        mapper.skip_unreadable(len(records))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, record in enumerate(_records(cfg), start=1):
+    for number, record in enumerate(tqdm(records, desc="detecting", leave=False), start=1):
         inputs = mapper(record)
+        if inputs is None:
+            continue
         height, width = inputs["height"], inputs["width"]
         file = str(Path(record["file_name"]).absolute())
         images.append({"id": number, "file_name": file, "height": height, "width": width})
@@ -50,8 +60,13 @@ def detect_labels(
             annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1}
             area = box[2] * box[3]
             annotations.append({**annotation, "bbox": box, "area": area, "iscrowd": 0})
-    classes = range(cfg.MODEL.DETR.NUM_CLASSES)
-    categories = [{"id": label + 1, "name": f"class {label}"} for label in classes]
+    if not annotations:
+        raise ValueError(
+            f"the dense detector finds nothing with a score of {least_score} or more in "
+            f"{', '.join(cfg.DATASETS.TRAIN)}: are these the images that it was trained for?"
+        )
+    names = classes_of(cfg).names or [f"class {label}" for label in range(num_classes(cfg))]
+    categories = [{"id": label, "name": name} for label, name in enumerate(names, start=1)]
     contents = {"images": images, "annotations": annotations, "categories": categories}
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{DATASET}.json"
@@ -61,8 +76,3 @@ def detect_labels(
     cfg.DATASETS.COCO = [*cfg.DATASETS.COCO, [DATASET, str(path), str(folder)]]
     cfg.DATASETS.TRAIN = (DATASET,)
     return cfg
-
-
-def _records(cfg: CfgNode) -> Iterator[dict[str, Any]]:
-    for name in cfg.DATASETS.TRAIN:
-        yield from DatasetCatalog.get(name)

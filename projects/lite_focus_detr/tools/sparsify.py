@@ -35,6 +35,7 @@ from .. import model_zoo
 from ..config import validate_config
 from ..data import DetrDatasetMapper
 from ..engine import BudgetHook, DetrTrainer, prepare_run, user_errors
+from ..engine.resume import changed_options
 from ..modeling import DetectionTransformer
 from ..modeling.encoder.selective import SelectiveEncoder
 from ..modeling.encoder.shortcuts import LinearShortcuts, fitting
@@ -116,11 +117,22 @@ class AddedPartsTrainer(DetrTrainer):
         return hooks
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Go on with the last checkpoint, or start from the dense detector."""
+        """Go on with the last checkpoint, or start from the dense detector.
+
+        Raises:
+            ValueError: the checkpoint began with another dense detector.
+        """
+        model, dense = self.checkpointer.model, self.dense.state_dict()
         if resume and self.checkpointer.has_checkpoint():
             super().resume_or_load(resume=True)
+            trained = model.state_dict()
+            if any(not torch.equal(tensor, trained[name]) for name, tensor in dense.items()):
+                raise ValueError(
+                    f"{self.cfg.OUTPUT_DIR} has the training of another dense detector; choose "
+                    "another folder"
+                )
         else:
-            self.checkpointer.model.load_state_dict(self.dense.state_dict(), strict=False)
+            model.load_state_dict(dense, strict=False)
 
     def evaluate(self) -> dict[str, Any]:
         """Fit the shortcuts, if there are any, to the tokens that will take them, and evaluate."""
@@ -231,20 +243,37 @@ def check_iterations(added: int, fine_tune: int) -> None:
             raise ValueError(f"--{name} is {number}; it must be at least {least}")
 
 
-def train(cfg: CfgNode, trainer: Callable[[CfgNode], DetrTrainer]) -> DetectionTransformer:
-    """Train, or go on with, one of the two trainings."""
+def require_same(cfg: CfgNode) -> None:
+    """Raise a ValueError if the folder of a training has one of other settings."""
+    path = Path(cfg.OUTPUT_DIR) / "config.yaml"
+    if not path.is_file():
+        return
+    sections, elsewhere = ("MODEL", "SOLVER", "INPUT", "DATASETS"), ("WEIGHTS", "DEVICE")
+    for key, (before, now) in changed_options(path.read_text(), cfg).items():
+        section, _, name = key.partition(".")
+        if section in sections and name not in elsewhere:
+            raise ValueError(
+                f"{cfg.OUTPUT_DIR} has a training with {key} {before}, now it is {now}; choose "
+                "another --output, or remove that folder"
+            )
+
+
+def train(
+    cfg: CfgNode, trainer: Callable[[CfgNode], DetrTrainer]
+) -> tuple[DetectionTransformer, float]:
+    """Train, or go on with, one of the two trainings.
+
+    Returns:
+        the detector and its AP.
+    """
     with user_errors():
+        require_same(cfg)
         prepare_run(cfg, default_argument_parser().parse_args([]))
         training = trainer(cfg)
         training.resume_or_load(resume=training.checkpointer.has_checkpoint())
     training.train()
-    model: DetectionTransformer = training.checkpointer.model
-    return model
-
-
-def evaluate(cfg: CfgNode, model: DetectionTransformer) -> float:
-    """AP of a detector."""
-    return float(DetrTrainer.test(cfg, model)["bbox"]["AP"])
+    ap, _ = training.storage.latest()["bbox/AP"]
+    return training.checkpointer.model, float(ap)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -263,18 +292,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prepare_run(dense_cfg, default_argument_parser().parse_args([]))
         dense = DetrTrainer.load_model(dense_cfg)
         assert isinstance(dense, DetectionTransformer)
-    rows = [f"dense: {evaluate(dense_cfg, dense):.1f} AP"]
+    ap = float(DetrTrainer.test(dense_cfg, dense)["bbox"]["AP"])
+    rows = [f"dense: {ap:.1f} AP"]
     if args.without_labels:
-        cfg = detect_labels(cfg, dense, output, LEAST_SCORE)
+        with user_errors():
+            cfg = detect_labels(cfg, dense, output, LEAST_SCORE)
     added_cfg = added_config(cfg, args.encoder, output / "added", args.iterations)
-    model = train(added_cfg, partial(AddedPartsTrainer, dense=dense))
-    ap = evaluate(cfg, model)
+    model, ap = train(added_cfg, partial(AddedPartsTrainer, dense=dense))
     rows.append(f"{args.encoder}, {args.iterations} iterations of what it adds: {ap:.1f} AP")
     if args.fine_tune:
         fine_cfg = stage_config(cfg, output / "fine_tuned", args.fine_tune, FINE_TUNING_RATE)
         fine_cfg.MODEL.WEIGHTS = str(output / "added/model_final.pth")
-        model = train(fine_cfg, DetrTrainer)
-        ap = evaluate(cfg, model)
+        model, ap = train(fine_cfg, DetrTrainer)
         rows.append(f"{args.encoder}, {args.fine_tune} iterations of everything: {ap:.1f} AP")
     report = "\n".join(f"- {row}" for row in rows) + "\n"
     if model.encoder.keep_ratios:
