@@ -326,6 +326,7 @@ def test_what_cannot_be_made_sparse_is_said(tiny_config, architecture, keep_rati
     with pytest.raises(ValueError, match=message):
         sparsify.sparse_config(cfg, "focus", keep_ratio)
 
+
 def write_published_dino(file):
     """A file with the names and shapes of a published DINO's, every tensor with values of its own;
     returns its tensors."""

@@ -30,8 +30,11 @@ def folder(tmp_path):
         path.mkdir(parents=True)
         (path / "metrics.json").write_text(json.dumps({"bbox/AP": ap}))
         sizes = {"AP": ap, "AP50": 2 * ap, "APs": 1.0, "APm": 2.0, "APl": float("nan")}
-        recall = None if encoder == "dense" else {"small": 0.5, "medium": 0.25, "large": 1.0}
+        recall = {"small": 0.5, "medium": 0.25, "large": float("nan")}
+        recall = None if encoder == "dense" else recall
         result = {"iterations": 60, "step_seconds": 0.5, "ap": sizes, "recall": recall}
+        if recall and seed:
+            result["step_seconds"] = 0.0  # Stopped after its last step, and gone on.
         (path / comparison.RESULT).write_text(json.dumps(result))
     return tmp_path / "runs"
 
@@ -61,6 +64,7 @@ def test_a_row_has_mean_deviation_and_the_difference_to_dense_runs_of_the_same_s
     assert (focus["seeds"], focus["AP50"]) == ("2", "80.0 ± 2.8")
     assert (focus["recall small"], focus["recall medium"]) == ("0.50", "0.25")
     assert table["`dense`"]["recall small"] == "1"
+    assert (focus["large"], focus["recall large"]) == ("", "")
     assert (focus["encoder ms"], focus["GFLOPs"], focus["step s"]) == ("125.0", "0.500", "0.50")
 
 

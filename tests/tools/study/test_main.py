@@ -31,7 +31,9 @@ def command(tmp_path, monkeypatch):
         folder.mkdir(parents=True)
         (folder / "metrics.json").write_text("{}")
         sizes = dict.fromkeys(("AP", "AP50", "APs", "APm", "APl"), 1.0)
-        result = {"iterations": 9, "step_seconds": 1.0, "ap": sizes, "recall": None}
+        given = "--iterations" in command
+        iterations = int(command[command.index("--iterations") + 1]) if given else 300
+        result = {"iterations": iterations, "step_seconds": 1.0, "ap": sizes, "recall": None}
         (folder / RESULT).write_text(json.dumps(result))
         return SimpleNamespace(returncode=0)
 
@@ -61,20 +63,44 @@ def test_trainings_whose_results_lie_beside_the_document_are_finished(command, t
     assert command(failing=[NAMES[2]]) == (1, NAMES)
     written = (tmp_path / "comparison.md").read_text()
     shutil.rmtree(tmp_path / "runs")
-    assert command("--iterations", "9", "--write-only") == (0, [])
+    assert command("--write-only") == (0, [])
     assert (tmp_path / "comparison.md").read_text() == written
     shutil.rmtree(tmp_path / "runs")
-    assert command("--iterations", "9") == (0, [NAMES[2]])
+    assert command() == (0, [NAMES[2]])
 
 
 def test_results_of_other_iterations_are_left_where_they_are(command, tmp_path):
-    command()
+    command("--iterations", "9")
     shutil.rmtree(tmp_path / "runs")
     assert command("--iterations", "10") == (0, NAMES)
     (tmp_path / "runs" / NAMES[0] / RESULT).unlink()
-    assert command("--iterations", "9", "--write-only") == (0, [])
+    assert command("--iterations", "10", "--write-only") == (0, [])
     # It was begun there.
     assert not (tmp_path / "runs" / NAMES[0] / RESULT).exists()
+
+
+def test_a_folder_is_for_one_number_of_iterations(command, tmp_path):
+    command()
+    written = (tmp_path / "comparison.md").read_text()
+    with pytest.raises(SystemExit, match="seed0 is a training of 300 iterations, not of 9: choose"):
+        command("--iterations", "9")
+    assert (tmp_path / "comparison.md").read_text() == written
+
+
+def test_a_document_loses_no_table(command, tmp_path, monkeypatch):
+    command()
+    written = (tmp_path / "comparison.md").read_text()
+    monkeypatch.setattr(study, "cells", lambda *_: iter([Cell("shapes", "dino", "dense", 0)]))
+    with pytest.raises(SystemExit, match="has the result of shapes-dino-dense-seed1, which is not"):
+        command("--output", str(tmp_path / "others"))
+    assert (tmp_path / "comparison.md").read_text() == written
+
+
+def test_costs_are_taken_from_beside_the_document(command, tmp_path, monkeypatch):
+    command()
+    shutil.rmtree(tmp_path / "runs")
+    monkeypatch.setattr(study, "measure_costs", None)
+    assert command("--write-only") == (0, [])
 
 
 def test_a_dense_detector_is_trained_again_for_the_one_made_sparse(tmp_path):

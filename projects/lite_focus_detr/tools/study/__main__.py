@@ -29,7 +29,15 @@ from detectron2.utils.logger import setup_logger
 from ...engine import DetrTrainer, user_errors
 from ...modeling import DetectionTransformer
 from ..sparsify import AddedPartsTrainer
-from .comparison import COSTS, measure_costs, read_results, take_results, write_document
+from .comparison import (
+    COSTS,
+    measure_costs,
+    read_results,
+    require_iterations,
+    require_whole,
+    take_results,
+    write_document,
+)
 from .suite import ENCODERS, ITERATIONS, SPARSIFIED, Cell, Dataset, cell_config, cells
 from .training import RESULT, train
 
@@ -59,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             train(cfg, args.images, build)
         return 0
     setup_logger(name="lite_focus_detr")
-    take_results(Path(args.document), folder, todo, args.iterations)
+    with user_errors():
+        require_whole(Path(args.document), todo)
+        take_results(Path(args.document), folder, todo, args.iterations)
+        require_iterations(folder, todo, args.iterations)
     failed = 0
     for cell in todo if not args.write_only else []:
         if (folder / cell.name / RESULT).is_file():

@@ -65,7 +65,8 @@ def measure_costs(configs: Mapping[str, CfgNode], image_size: tuple[int, int]) -
 
 def take_results(document: Path, folder: Path, cells: Sequence[Cell], iterations: int) -> None:
     """Copy the results beside a document of an earlier run, maybe on another machine, to the
-    folder of the study, of trainings of as many ``iterations`` that have not been begun there.
+    folder of the study, of trainings of as many ``iterations`` that have not been begun there, and
+    the costs, if there are none.
 
     A dense detector that is yet to be made sparse is left out: its weights are needed.
     """
@@ -75,6 +76,31 @@ def take_results(document: Path, folder: Path, cells: Sequence[Cell], iterations
         begun = (folder / cell.name).exists()
         if not begun and cell not in needed and result["iterations"] == iterations:
             _copy_files(document.with_suffix("") / cell.name, folder / cell.name)
+    costs = document.with_suffix("") / COSTS
+    if costs.is_file() and not (folder / COSTS).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(costs, folder)
+
+
+def require_iterations(folder: Path, cells: Sequence[Cell], iterations: int) -> None:
+    """Raise a ValueError if a training of a study had another number of ``iterations``."""
+    for cell, result in read_results(folder, cells).items():
+        if result["iterations"] != iterations:
+            raise ValueError(
+                f"{folder / cell.name} is a training of {result['iterations']} iterations, not of "
+                f"{iterations}: choose another --output"
+            )
+
+
+def require_whole(document: Path, cells: Sequence[Cell]) -> None:
+    """Raise a ValueError if a document has results that a study of ``cells`` would leave out."""
+    names = {cell.name for cell in cells}
+    for path in sorted(document.with_suffix("").glob(f"*/{RESULT}")):
+        if path.parent.name not in names:
+            raise ValueError(
+                f"{document} has the result of {path.parent.name}, which is not in this study: "
+                "give the --coco and --seeds that it was made with, or another --document"
+            )
 
 
 def _copy_files(source: Path, target: Path) -> None:
@@ -88,7 +114,8 @@ def write_document(document: Path, folder: Path, cells: Sequence[Cell], costs: A
     """Write the comparison of what is finished.
 
     Args:
-        document: a Markdown file; plot, metrics and results go to a folder of its name beside it.
+        document: a Markdown file; plot, metrics, results and costs go to a folder of its name beside
+            it.
         folder: of the study.
         cells: of the suite, in order.
         costs: see :func:`measure_costs`, by data set.
@@ -96,6 +123,7 @@ def write_document(document: Path, folder: Path, cells: Sequence[Cell], costs: A
     results = read_results(folder, cells)
     beside = document.with_suffix("")
     beside.mkdir(parents=True, exist_ok=True)
+    (beside / COSTS).write_text(json.dumps(costs, indent=1) + "\n")
     for cell in results:
         _copy_files(folder / cell.name, beside / cell.name)
     groups = list(dict.fromkeys(map(Group.of, results)))
@@ -152,7 +180,9 @@ def _row(encoder: str, runs: Results, members: Results, costs: Any) -> dict[str,
         row[title] = _spread([result["ap"][key] for result in runs.values()])
     row["to dense"] = _difference(runs, members)
     row |= _recall(runs)
-    row["step s"] = f"{np.mean([result['step_seconds'] for result in runs.values()]):.2f}"
+    # A training that was stopped after its last step has no time.
+    steps = [result["step_seconds"] for result in runs.values() if result["step_seconds"]]
+    row["step s"] = f"{np.mean(steps):.2f}" if steps else ""
     cost = costs["encoders"].get(encoder) if costs else None
     row["encoder ms"] = f"{1e3 * cost['seconds']:.1f}" if cost else ""
     row["GFLOPs"] = f"{cost['gflops']:.3f}" if cost else ""
@@ -168,13 +198,17 @@ def _difference(runs: Results, members: Results) -> str:
 
 def _recall(runs: Results) -> dict[str, str]:
     recalls = [result["recall"] for result in runs.values() if result["recall"]]
-    return {
-        f"recall {size}": f"{np.mean([x[size] for x in recalls]):.2f}" if recalls else "1"
-        for size in SIZES
+    means = {size: np.mean([x[size] for x in recalls]) if recalls else None for size in SIZES}
+    # None: all tokens are updated. NaN: there are no objects of this size.
+    texts = {
+        size: "1" if x is None else "" if np.isnan(x) else f"{x:.2f}" for size, x in means.items()
     }
+    return {f"recall {size}": text for size, text in texts.items()}
 
 
 def _spread(values: Sequence[float]) -> str:
+    if np.isnan(values).all():
+        return ""  # There are no objects of this size.
     mean = f"{np.mean(values):.1f}"
     return f"{mean} ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else mean
 
