@@ -39,8 +39,8 @@ Kernel select_points(Operator name, const Problem& problem) {
 }
 
 // Code for any processor and double precision are there to be right, not to be fast; vectors of 16
-// bytes are all that NEON has.
-#if defined(__aarch64__)
+// bytes are all that NEON has, and all that the sanitizers see of these paths.
+#if defined(__aarch64__) || defined(LITE_FOCUS_PORTABLE)
 constexpr int kFastBytes = 16;
 #else
 constexpr int kFastBytes = 32;

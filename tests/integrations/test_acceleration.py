@@ -227,6 +227,14 @@ def test_a_module_is_accelerated_once(attention_call, styles):
     assert second.skipped == {"": "it is accelerated already"}
 
 
+def test_a_model_is_accelerated_once(make_model):
+    # Its attention has a core module of its own, which the first call leaves to the outer one.
+    model, _ = make_model("DeformableDetr")
+    first, second = accelerate(model), accelerate(model)
+    assert second.replaced == []
+    assert second.skipped == dict.fromkeys(first.replaced, "it is accelerated already")
+
+
 def test_a_forward_of_the_instance_is_left_alone(attention_call, styles):
     call = attention_call(styles["original"]())
     call.module.forward = call.module.forward

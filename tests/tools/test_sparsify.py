@@ -232,9 +232,9 @@ def test_without_labels_the_detections_are_learned(dense, tmp_path, monkeypatch)
     MetadataCatalog.remove("detected")
 
 
-def test_a_detector_that_finds_nothing_gives_no_labels(dense, tmp_path, monkeypatch, capsys):
+def test_a_detector_that_finds_nothing_gives_no_labels(dense, tmp_path, monkeypatch):
     monkeypatch.setattr(sparsify, "LEAST_SCORE", 1.0)
-    with pytest.raises(SystemExit, match="finds nothing with a score of 1.0 or more in shapes"):
+    with pytest.raises(SystemExit, match=r"finds nothing with a score of 1\.0 or more in shapes"):
         run(tmp_path, "focus", "--without-labels")
 
 

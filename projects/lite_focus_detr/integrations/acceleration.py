@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from types import TracebackType
 
 from torch import nn
@@ -91,9 +92,12 @@ def _search(model: nn.Module) -> tuple[dict[str, Substitute], dict[str, str]]:
     """Substitutes, and why there is none for a module that looks like attention, by its name."""
     substitutes: dict[str, Substitute] = {}
     skipped: dict[str, str] = {}
+    accelerated: list[str] = []
     for name, module in model.named_modules():
-        if _inside(name, substitutes):
+        if _inside(name, [*substitutes, *accelerated]):
             continue
+        if is_substituted(module):
+            accelerated.append(name)
         found = _substitute_for(module)
         if isinstance(found, str):
             skipped[name] = found
@@ -104,7 +108,7 @@ def _search(model: nn.Module) -> tuple[dict[str, Substitute], dict[str, str]]:
     }
 
 
-def _inside(name: str, others: dict[str, Substitute]) -> bool:
+def _inside(name: str, others: Iterable[str]) -> bool:
     return any(other == "" or name.startswith(f"{other}.") for other in others)
 
 

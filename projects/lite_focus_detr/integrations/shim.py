@@ -4,7 +4,8 @@
 
 The script sees the arguments and the import path that it would see as ``python SCRIPT ARGUMENTS``.
 Its imports of ``MultiScaleDeformableAttention`` and ``groundingdino._C`` find the operators of this
-package, unless the extensions are installed.
+package, unless the extensions are installed; those of the former also in processes that the script
+starts, with whatever start method.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from . import stand_ins
 from .extension_modules import install_shims
 
 
@@ -34,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.argv = [args.script, *args.arguments]
     sys.path[0] = str(script.resolve().parent)
     install_shims()
+    # What is in sys.modules only a fork has; the import path goes to all children.
+    sys.path.append(stand_ins.__path__[0])
     runpy.run_path(args.script, run_name="__main__")
 
 

@@ -114,8 +114,7 @@ def write_document(document: Path, folder: Path, cells: Sequence[Cell], costs: A
     """Write the comparison of what is finished.
 
     Args:
-        document: a Markdown file; plot, metrics, results and costs go to a folder of its name beside
-            it.
+        document: a Markdown file; what it is made of goes to a folder of its name beside it.
         folder: of the study.
         cells: of the suite, in order.
         costs: see :func:`measure_costs`, by data set.

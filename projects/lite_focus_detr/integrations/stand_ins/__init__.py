@@ -1,0 +1,1 @@
+"""A folder for the import path, where processes that a script starts find the extension."""
