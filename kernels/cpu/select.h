@@ -39,11 +39,16 @@ Kernel select_points(Operator name, const Problem& problem) {
 }
 
 // Code for any processor and double precision are there to be right, not to be fast; vectors of 16
-// bytes are all that NEON has, and all that the sanitizers see of these paths.
-#if defined(__aarch64__) || defined(LITE_FOCUS_PORTABLE)
-constexpr int kFastBytes = 16;
+// bytes are all that NEON has. For the sanitizers one precision is enough: their code is the same.
+#if defined(LITE_FOCUS_PORTABLE)
+template <typename T, int kBytes>
+constexpr bool kIsFast = std::is_same_v<T, float>;
+#elif defined(__aarch64__)
+template <typename T, int kBytes>
+constexpr bool kIsFast = !std::is_same_v<T, double>;
 #else
-constexpr int kFastBytes = 32;
+template <typename T, int kBytes>
+constexpr bool kIsFast = kBytes > 16 && !std::is_same_v<T, double>;
 #endif
 
 // Heads of any other width use vectors of 64 bytes only where they fill them, otherwise (nullptr)
@@ -52,7 +57,7 @@ constexpr int kFastBytes = 32;
 template <typename T, int kBytes>
 Kernel select_sizes(Operator name, const Problem& problem) {
   constexpr int kLanes = kBytes / sizeof(float);
-  if constexpr (kBytes >= kFastBytes && !std::is_same_v<T, double>) {
+  if constexpr (kIsFast<T, kBytes>) {
     const bool offsets_fit = problem.tokens * problem.token_stride <= INT32_MAX;
     switch (offsets_fit ? problem.channels : 0) {
       case 16:
