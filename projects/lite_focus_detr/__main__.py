@@ -29,6 +29,8 @@ COMMANDS = {
     "analyze": "analyze_model",
     "benchmark": "benchmark",
     "visualize": "visualize",
+    "points": "visualize_attention",
+    "tokens": "visualize_tokens",
     "sparsify": "sparsify",
     "study": "study",
     "env": "check_env",

@@ -1,6 +1,6 @@
 """Draws the points that attention samples, with their weights on each level, for some queries.
 
-    python -m lite_focus_detr.tools.visualize_attention IMAGE --output PICTURE \
+    lite-focus-detr points IMAGE --output PICTURE \
         --weights PATH [PATH ...] [--config-file NAME_OR_PATH ...] \
         [--attention encoder|decoder] [--layer -1] [--point X Y] [--opts KEY VALUE ...]
 
@@ -96,7 +96,7 @@ def _relative_points(points: Sequence[Sequence[float]], width: int, height: int)
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.visualize_attention",
+        prog="lite-focus-detr points",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

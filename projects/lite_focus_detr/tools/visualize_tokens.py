@@ -1,6 +1,6 @@
 """Shows which tokens a selective encoder keeps.
 
-    python -m lite_focus_detr.tools.visualize_tokens --weights PATH [--config-file NAME_OR_PATH] \
+    lite-focus-detr tokens --weights PATH [--config-file NAME_OR_PATH] \
         --output FOLDER [--dataset NAME] [--num-pictures 4] [--num-images 100] \
         [--opts KEY VALUE ...]
 
@@ -115,7 +115,7 @@ def summary_table(summary: SelectionSummary) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m lite_focus_detr.tools.visualize_tokens",
+        prog="lite-focus-detr tokens",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
