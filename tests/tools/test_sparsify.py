@@ -92,6 +92,15 @@ def test_what_is_added_moves_and_everything_does_in_the_fine_tuning(dense, tmp_p
     assert not torch.equal(second[scorer], first[scorer])
 
 
+def test_the_same_command_again_says_the_same(dense, tmp_path):
+    states, reports = [], []
+    for _ in range(2):
+        states.append(run(tmp_path, "lite", "--fine-tune", "1"))
+        reports.append((tmp_path / "sparse/sparsify.md").read_text())
+    assert reports[0] == reports[1]
+    assert all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+
+
 def test_shortcuts_are_fitted_to_the_dense_encoder(dense, tmp_path):
     state = run(tmp_path, "sparse")
     options = ["MODEL.WEIGHTS", str(tmp_path / "dense.pth")]
