@@ -1,5 +1,4 @@
 """The extension in processes that a script starts."""
-# the name is that of the extension
 
 import subprocess
 import sys
