@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,8 @@ def detect_labels(
         height, width = inputs["height"], inputs["width"]
         file = str(Path(record["file_name"]).absolute())
         images.append({"id": number, "file_name": file, "height": height, "width": width})
-        with torch.inference_mode():
-            found = model([inputs])[0]["instances"].to("cpu")
-        found = found[found.scores >= least_score]
-        boxes = box_convert(found.pred_boxes.tensor, "xyxy", "xywh").tolist()
-        for box, label in zip(boxes, found.pred_classes.tolist(), strict=True):
-            annotation = {"id": len(annotations) + 1, "image_id": number, "category_id": label + 1}
-            area = box[2] * box[3]
-            annotations.append({**annotation, "bbox": box, "area": area, "iscrowd": 0})
+        for found in _detections(model, inputs, least_score):
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **found})
     if not annotations:
         raise ValueError(
             f"the dense detector finds nothing with a score of {least_score} or more in "
@@ -76,3 +71,15 @@ def detect_labels(
     cfg.DATASETS.COCO = [*cfg.DATASETS.COCO, [DATASET, str(path), str(folder)]]
     cfg.DATASETS.TRAIN = (DATASET,)
     return cfg
+
+
+def _detections(
+    model: DetectionTransformer, inputs: dict[str, Any], least_score: float
+) -> Iterator[dict[str, Any]]:
+    """What annotations say of the detections in an image."""
+    with torch.inference_mode():
+        found = model([inputs])[0]["instances"].to("cpu")
+    found = found[found.scores >= least_score]
+    boxes = box_convert(found.pred_boxes.tensor, "xyxy", "xywh").tolist()
+    for box, label in zip(boxes, found.pred_classes.tolist(), strict=True):
+        yield {"category_id": label + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
