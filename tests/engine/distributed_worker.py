@@ -1,18 +1,18 @@
 """Trains the tiny detector on the same images with any number of processes.
 
-    python distributed_worker.py PROCESSES OUTPUT
+    python distributed_worker.py --num-gpus PROCESSES --dist-url auto OUTPUT
 
 ``OUTPUT`` becomes a file of the weights at the start and after three steps, for each of ``CASES``.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
-import sys
 from pathlib import Path
 
 import torch
-from detectron2.engine import launch
+from detectron2.engine import default_argument_parser
 from detectron2.engine.defaults import create_ddp_model
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -20,7 +20,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 
 from lite_focus_detr.config import load_config
-from lite_focus_detr.engine import TrainStep
+from lite_focus_detr.engine import TrainStep, run
 
 TINY = str(Path(__file__).with_name("tiny.yaml"))
 REFINE = ["MODEL.DETR.BOX_REFINE", "True"]
@@ -98,7 +98,8 @@ def stop_together(output: str) -> None:
         Path(f"{output}.error{comm.get_rank()}").write_text(str(error))
 
 
-def main(output: str) -> None:
+def main(args: argparse.Namespace) -> None:
+    (output,) = args.opts
     logging.disable(logging.CRITICAL)
     torch.set_num_threads(1)
     weights = {name: train(*case) for name, case in CASES.items()}
@@ -110,4 +111,4 @@ def main(output: str) -> None:
 
 
 if __name__ == "__main__":
-    launch(main, int(sys.argv[1]), dist_url="auto", args=(sys.argv[2],))
+    run(main, default_argument_parser().parse_args())

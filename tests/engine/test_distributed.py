@@ -11,12 +11,27 @@ from .distributed_worker import CASES, train
 
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("distributed_worker.py")
+TWO = ("--num-gpus", 2, "--dist-url", "auto")
 TINY = Path(__file__).with_name("tiny.yaml")
 
 
-def run(script, *arguments):
+# Stands for threads of gloo, which now and then abort a process while it is taken apart.
+ENDS_BADLY = """
+import atexit, os
+from detectron2.engine import default_argument_parser
+from lite_focus_detr.engine import run
+
+def main(args):
+    atexit.register(os.abort)
+
+if __name__ == "__main__":
+    run(main, default_argument_parser().parse_args())
+"""
+
+
+def run(script, *arguments, launcher=()):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "projects"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(script), *map(str, arguments)]
+    command = [sys.executable, *launcher, str(script), *map(str, arguments)]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
@@ -27,7 +42,7 @@ def run(script, *arguments):
 def results(tmp_path_factory):
     """Path of what the worker leaves with two processes."""
     path = tmp_path_factory.mktemp("distributed") / "weights.pth"
-    run(WORKER, 2, path)
+    run(WORKER, *TWO, path)
     return path
 
 
@@ -53,8 +68,15 @@ def test_all_processes_stop_together_at_a_loss_that_is_not_finite(results):
 
 
 def test_two_cpu_processes_train_and_evaluate_from_the_command_line(options, tmp_path):
-    command = ["--config-file", TINY, "--num-gpus", 2, "--dist-url", "auto", *options]
+    command = ["--config-file", TINY, *TWO, *options]
     run(ROOT / "train_net.py", *command, "SOLVER.ACCUMULATION_STEPS", 2)
     metrics = (tmp_path / "out/metrics.json").read_text().splitlines()
     assert "bbox/AP" in json.loads(metrics[-1])
     assert (tmp_path / "out/model_final.pth").exists()
+
+
+def test_a_finished_run_does_not_fail_while_its_processes_are_taken_apart(tmp_path):
+    script = tmp_path / "ends_badly.py"
+    script.write_text(ENDS_BADLY)
+    run(script, *TWO)
+    run(script, launcher=("-m", "torch.distributed.run", "--nproc-per-node", "2"))

@@ -59,8 +59,9 @@ class Place(NamedTuple):
 def run(main: Main, args: argparse.Namespace) -> None:
     """Call ``main(args)`` in as many processes as the command line or a launcher asks for.
 
-    Under torchrun, and under ``srun`` of SLURM, this process is one of them. Otherwise
-    ``--num-gpus`` processes are started here; without a GPU this is a number of CPU processes.
+    Under torchrun, and under ``srun`` of SLURM, this process is one of them, and ends with
+    ``main``. Otherwise ``--num-gpus`` processes are started here; without a GPU this is a number
+    of CPU processes.
 
     SIGTERM, SIGUSR1 and Ctrl-C end all of them: in a training after the iteration and a
     checkpoint, with the exit status 128 + the signal's number; a second signal at once.
@@ -74,6 +75,7 @@ def run(main: Main, args: argparse.Namespace) -> None:
         try:
             if place is not None:
                 _run_launched(main, args, place)
+                _leave(SystemExit(0))
             elif args.num_gpus * args.num_machines > 1:
                 run_spawned(main, args)
             else:
@@ -183,7 +185,7 @@ def _run_launched(main: Main, args: argparse.Namespace, place: Place) -> None:
 
 
 def _join_and_run(main: Main, args: argparse.Namespace, place: Place) -> None:
-    """Meet the other processes and call ``main``."""
+    """Meet the other processes, call ``main``."""
     with user_errors():
         has_gpu = torch.cuda.is_available()
         if has_gpu:
@@ -249,6 +251,7 @@ def _spawned(local_rank: int, parent: int, main: Main, args: argparse.Namespace,
     with signals.handled():
         try:
             _join_and_run(main, args, place)
+            _leave(SystemExit(0))
         except SystemExit as end:
             _leave(end)
         finally:
@@ -256,7 +259,11 @@ def _spawned(local_rank: int, parent: int, main: Main, args: argparse.Namespace,
 
 
 def _leave(end: SystemExit) -> None:
-    """Exit without taking the interpreter apart, which can last for seconds."""
+    """Exit without taking the interpreter apart.
+
+    That can last for seconds, and can abort a process whose work is done: gloo's threads need the
+    interpreter to let go of tensors, and Python ends threads that ask for it at that time.
+    """
     status = end.code
     if isinstance(status, str):
         report(status)
