@@ -92,6 +92,26 @@ def test_what_is_added_moves_and_everything_does_in_the_fine_tuning(dense, tmp_p
     assert not torch.equal(second[scorer], first[scorer])
 
 
+@pytest.mark.parametrize(("fine_ap", "taken"), [(49.9, "added"), (50.0, "fine_tuned")])
+def test_a_fine_tuning_that_lost_is_not_taken(dense, tmp_path, monkeypatch, fine_ap, taken):
+    trained, measured, aps = sparsify.train, [], iter([50.0, fine_ap])
+    monkeypatch.setattr(sparsify, "train", lambda *arguments: (trained(*arguments)[0], next(aps)))
+    budgets = sparsify.measure_budgets
+    monkeypatch.setattr(
+        sparsify,
+        "measure_budgets",
+        lambda cfg, model, ratios: measured.append(model) or budgets(cfg, model, ratios),
+    )
+    run(tmp_path, "sparse", "--fine-tune", "1")
+    report = (tmp_path / "sparse/sparsify.md").read_text()
+    assert "- sparse, 2 iterations of what it adds: 50.0 AP\n" in report
+    assert f"- sparse, 1 iterations of everything: {fine_ap} AP\n" in report
+    assert f"- weights to use: {taken}/model_final.pth\n" in report
+    saved = torch.load(tmp_path / f"sparse/{taken}/model_final.pth", weights_only=True)["model"]
+    for name, tensor in measured[0].state_dict().items():
+        assert torch.equal(saved[name], tensor), name
+
+
 def test_the_same_command_again_says_the_same(dense, tmp_path):
     states, reports = [], []
     for _ in range(2):

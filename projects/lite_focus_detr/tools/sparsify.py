@@ -11,7 +11,8 @@ feed-forward part of the low levels. The shortcuts are fitted to the dense encod
 the rest is trained on ``DATASETS.TRAIN``, and with --fine-tune the whole detector afterwards;
 --without-labels takes the detections of the dense detector there for the ground truth. AP on
 ``DATASETS.TEST`` before and after, and that of other keep ratios, goes to sparsify.md in the
-folder; the weights to model_final.pth in its folders ``added`` and ``fine_tuned``.
+folder; the weights to model_final.pth in its folders ``added`` and ``fine_tuned``. A fine-tuning
+after which the AP is lower is not taken: sparsify.md and the last line name the weights to use.
 """
 
 from __future__ import annotations
@@ -299,17 +300,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
             cfg = detect_labels(cfg, dense, output, LEAST_SCORE)
     added_cfg = added_config(cfg, args.encoder, output / "added", args.iterations)
     model, ap = train(added_cfg, partial(AddedPartsTrainer, dense=dense))
+    weights = output / "added/model_final.pth"
     rows.append(f"{args.encoder}, {args.iterations} iterations of what it adds: {ap:.1f} AP")
     if args.fine_tune:
         fine_cfg = stage_config(cfg, output / "fine_tuned", args.fine_tune, FINE_TUNING_RATE)
-        fine_cfg.MODEL.WEIGHTS = str(output / "added/model_final.pth")
-        model, ap = train(fine_cfg, DetrTrainer)
-        rows.append(f"{args.encoder}, {args.fine_tune} iterations of everything: {ap:.1f} AP")
+        fine_cfg.MODEL.WEIGHTS = str(weights)
+        fine_tuned, fine_ap = train(fine_cfg, DetrTrainer)
+        rows.append(f"{args.encoder}, {args.fine_tune} iterations of everything: {fine_ap:.1f} AP")
+        # On little data it may cost more than it brings.
+        if fine_ap >= ap:
+            model, weights = fine_tuned, output / "fine_tuned/model_final.pth"
+    rows.append(f"weights to use: {weights.relative_to(output)}")
     report = "\n".join(f"- {row}" for row in rows) + "\n"
     if model.encoder.keep_ratios:
         report += f"\n{table(measure_budgets(cfg, model, KEEP_RATIOS))}\n"
     (output / "sparsify.md").write_text(report)
-    print(f"\n{report}\nThe weights are in {output}")
+    print(f"\n{report}\nThe weights are {weights}")
 
 
 def _parser() -> argparse.ArgumentParser:
