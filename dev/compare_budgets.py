@@ -1,10 +1,12 @@
 """Compares one detector for all budgets with detectors that were trained for one budget each.
 
     python dev/compare_budgets.py [--seeds 3] [--iterations 1200] [--output runs/budgets] \
-        [--coco NAME TRAIN_JSON VAL_JSON IMAGE_ROOT] [--encoder focus_keep30]
+        [--all-iterations 1200] [--coco NAME TRAIN_JSON VAL_JSON IMAGE_ROOT] \
+        [--encoder focus_keep30]
 
 Trains one of the encoders of the study with ``SOLVER.KEEP_RATIO_RANGE``, and again with each of the
-keep ratios alone, and prints the AP of both. Finished trainings are not repeated, one that was
+keep ratios alone, and prints the AP of both. It may train the one detector longer, which stands for
+five. Finished trainings are not repeated, one that was
 stopped goes on; ``--only`` leaves one training to another process.
 """
 
@@ -41,7 +43,8 @@ def budget_config(args: argparse.Namespace, name: str, seed: int) -> CfgNode:
     """The configuration of a training."""
     dataset = Dataset(*args.coco) if args.coco else None
     cell = Cell(dataset.name if dataset else "shapes", "dino", args.encoder, seed)
-    cfg = cell_config(cell, dataset, args.iterations, args.output)
+    iterations = iterations_of_all(args) if name == ALL else args.iterations
+    cfg = cell_config(cell, dataset, iterations, args.output)
     cfg.defrost()
     if name == ALL:
         cfg.SOLVER.KEEP_RATIO_RANGE = [KEEP_RATIOS[0], KEEP_RATIOS[-1]]
@@ -54,9 +57,16 @@ def budget_config(args: argparse.Namespace, name: str, seed: int) -> CfgNode:
     return cfg
 
 
+def iterations_of_all(args: argparse.Namespace) -> int:
+    """Of the training for all keep ratios."""
+    return int(args.all_iterations or args.iterations)
+
+
 def folder_of(args: argparse.Namespace, name: str, seed: int) -> Path:
     """Where a training leaves its files."""
     dataset = args.coco[0] if args.coco else "shapes"
+    if name == ALL and iterations_of_all(args) != args.iterations:
+        name = f"{ALL}{iterations_of_all(args)}"
     folder: Path = args.output / f"{dataset}-{args.encoder}-{name}-seed{seed}"
     return folder
 
@@ -117,6 +127,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, default=1200)
+    parser.add_argument("--all-iterations", type=int, help="of the one detector; default as many")
     encoders = [encoder for encoder in ENCODERS if "focus" in encoder]
     parser.add_argument("--encoder", choices=encoders, default="focus_keep30", metavar="NAME")
     parser.add_argument("--output", type=Path, default=Path("runs/budgets"))
