@@ -5,9 +5,9 @@
         [--encoder focus_keep30]
 
 Trains one of the encoders of the study with ``SOLVER.KEEP_RATIO_RANGE``, and again with each of the
-keep ratios alone, and prints the AP of both. It may train the one detector longer, which stands for
-five. Finished trainings are not repeated, one that was
-stopped goes on; ``--only`` leaves one training to another process.
+keep ratios alone, and prints the AP of both; the one detector, which stands for five, may be trained
+longer. Finished trainings are not repeated, one that was stopped goes on; ``--only`` leaves one
+training to another process.
 """
 
 # ruff: noqa: T201

@@ -53,8 +53,11 @@ def test_a_budget_can_be_chosen_and_given_back(tiny_config, make_batch, architec
 def test_a_budget_of_none_of_the_tokens_is_refused(tiny_config):
     cfg = tiny_config("dino")
     cfg.MODEL.META_ARCHITECTURE = "SparseDETR"
+    model = build_model(cfg)
+    model.set_budget(0.2)
     with pytest.raises(ValueError, match=r"keep ratio is 0; it must lie in \(0, 1\]"):
-        build_model(cfg).set_budget(0)
+        model.set_budget(0)
+    assert set(model.encoder.keep_ratios) == {0.2}
 
 
 def test_an_encoder_that_updates_all_tokens_has_no_budget(tiny_config):

@@ -62,7 +62,7 @@ class Encoder(nn.Module):
         """See :meth:`DetectionTransformer.set_budget`."""
         if not self.keep_ratios:
             raise ValueError(f"{type(self).__name__} updates all tokens and has no budget")
-        self._configured_keep_ratios = self.configured_keep_ratios
-        self.keep_ratios = self._configured_keep_ratios
+        ratios = configured = self.configured_keep_ratios
         if keep_ratio is not None:
-            self.keep_ratios = spread_keep_ratio(keep_ratio, self.keep_ratios)
+            ratios = spread_keep_ratio(keep_ratio, configured)
+        self._configured_keep_ratios, self.keep_ratios = configured, ratios

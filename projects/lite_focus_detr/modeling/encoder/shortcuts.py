@@ -123,8 +123,10 @@ def _at_finer_level(coarser: Tensor, tokens: FeatureTokens, level: int) -> Tenso
 def _sources(maps: Sequence[Tensor], tokens: FeatureTokens, level: int, drawn: Tensor) -> Tensor:
     """What is around the ``drawn`` tokens (N) of a level, (B, N, K): their neighbourhood, the token
     of the next coarser level, if there is one, and a one; from the ``maps`` of all levels."""
-    x = maps[level]
-    parts = [F.unfold(x, KERNEL_SIZE, padding=KERNEL_SIZE // 2)[..., drawn]]
+    x, size = maps[level], KERNEL_SIZE
+    windows = F.pad(x, [size // 2] * 4).unfold(2, size, 1).unfold(3, size, 1)
+    row, column = drawn // x.shape[3], drawn % x.shape[3]
+    parts = [windows[:, :, row, column].permute(0, 1, 3, 4, 2).flatten(1, 3)]
     if level + 1 < len(maps):
         parts.append(_at_finer_level(maps[level + 1], tokens, level).flatten(2)[..., drawn])
     return torch.cat((*parts, torch.ones_like(parts[0][:, :1])), 1).mT
