@@ -45,7 +45,10 @@ PYTHON_ELSEWHERE = {
     "docs/write_an_encoder.md": "tests/extending/test_out_of_tree_encoder.py",
 }
 #: Commands that another document has word for word, and that take long.
-TWICE = {("README.md", "lite-focus-detr export"): "docs/export.md"}
+TWICE = {
+    ("README.md", "lite-focus-detr export"): "docs/export.md",
+    ("README.md", "lite-focus-detr sparsify"): "docs/budgets.md",
+}
 
 #: What makes a command short, behind its own options.
 SHORTER = {
