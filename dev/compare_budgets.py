@@ -5,9 +5,9 @@
         [--encoder focus_keep30]
 
 Trains one of the encoders of the study with ``SOLVER.KEEP_RATIO_RANGE``, and again with each of the
-keep ratios alone, and prints the AP of both; the one detector, which stands for five, may be trained
-longer. Finished trainings are not repeated, one that was stopped goes on; ``--only`` leaves one
-training to another process.
+keep ratios alone, and prints the AP of both; the one detector, which stands for five, may be
+trained longer. Finished trainings are not repeated, one that was stopped goes on; ``--only`` leaves
+one training to another process.
 """
 
 # ruff: noqa: T201
@@ -43,8 +43,7 @@ def budget_config(args: argparse.Namespace, name: str, seed: int) -> CfgNode:
     """The configuration of a training."""
     dataset = Dataset(*args.coco) if args.coco else None
     cell = Cell(dataset.name if dataset else "shapes", "dino", args.encoder, seed)
-    iterations = iterations_of_all(args) if name == ALL else args.iterations
-    cfg = cell_config(cell, dataset, iterations, args.output)
+    cfg = cell_config(cell, dataset, iterations_of(args, name), args.output)
     cfg.defrost()
     if name == ALL:
         cfg.SOLVER.KEEP_RATIO_RANGE = [KEEP_RATIOS[0], KEEP_RATIOS[-1]]
@@ -57,17 +56,16 @@ def budget_config(args: argparse.Namespace, name: str, seed: int) -> CfgNode:
     return cfg
 
 
-def iterations_of_all(args: argparse.Namespace) -> int:
-    """Of the training for all keep ratios."""
-    return int(args.all_iterations or args.iterations)
+def iterations_of(args: argparse.Namespace, name: str) -> int:
+    """How long a training is."""
+    return int((name == ALL and args.all_iterations) or args.iterations)
 
 
 def folder_of(args: argparse.Namespace, name: str, seed: int) -> Path:
     """Where a training leaves its files."""
     dataset = args.coco[0] if args.coco else "shapes"
-    if name == ALL and iterations_of_all(args) != args.iterations:
-        name = f"{ALL}{iterations_of_all(args)}"
-    folder: Path = args.output / f"{dataset}-{args.encoder}-{name}-seed{seed}"
+    length = f"{iterations_of(args, name)}it"
+    folder: Path = args.output / f"{dataset}-{args.encoder}-{name}-{length}-seed{seed}"
     return folder
 
 
@@ -110,7 +108,14 @@ def table(args: argparse.Namespace) -> str:
             alone = [found[ratio][seed][ratio] for seed in seeds]
             difference = [x - y for x, y in zip(one, alone, strict=True)]
             rows.append([ratio, len(seeds), spread(one), spread(alone), spread(difference)])
-    headers = ("keep ratio", "seeds", "one for all", "trained for it", "difference")
+    one, alone = (f"{iterations_of(args, name)} iterations" for name in (ALL, str(KEEP_RATIOS[0])))
+    headers = (
+        "keep ratio",
+        "seeds",
+        f"one for all, {one}",
+        f"trained for it, {alone}",
+        "difference",
+    )
     return str(tabulate(rows, headers=headers, tablefmt="github", disable_numparse=True))
 
 

@@ -15,27 +15,53 @@ TWO = ("--num-gpus", 2, "--dist-url", "auto")
 TINY = Path(__file__).with_name("tiny.yaml")
 
 
-# Stands for threads of gloo, which now and then abort a process while it is taken apart.
-ENDS_BADLY = """
-import atexit, os
+# Its thread stands for those of gloo, which let go of the last tensors after ``main``. They need
+# the interpreter, and abort a process that is taken apart by then.
+LATE = """
+import threading, time
+from pathlib import Path
 from detectron2.engine import default_argument_parser
+from detectron2.utils import comm
 from lite_focus_detr.engine import run
 
+def finish(path):
+    time.sleep(0.05)
+    Path(path).write_text("finished")
+
 def main(args):
-    atexit.register(os.abort)
+    path = f"{args.opts[0]}{comm.get_rank()}"
+    threading.Thread(target=finish, args=(path,), daemon=True).start()
 
 if __name__ == "__main__":
     run(main, default_argument_parser().parse_args())
 """
 
 
-def run(script, *arguments, launcher=()):
+FAILS = """
+from detectron2.engine import default_argument_parser
+from lite_focus_detr.engine import run
+
+def main(args):
+    raise RuntimeError("broken")
+
+if __name__ == "__main__":
+    run(main, default_argument_parser().parse_args())
+"""
+
+
+def run(script, *arguments, launcher=(), expected=0, **variables):
     environment = os.environ | {"PYTHONPATH": str(ROOT / "projects"), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *launcher, str(script), *map(str, arguments)]
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=300, check=False
+        command,
+        env=environment | variables,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    assert done.returncode == expected, done.stdout[-2000:] + done.stderr[-4000:]
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +101,22 @@ def test_two_cpu_processes_train_and_evaluate_from_the_command_line(options, tmp
     assert (tmp_path / "out/model_final.pth").exists()
 
 
-def test_a_finished_run_does_not_fail_while_its_processes_are_taken_apart(tmp_path):
-    script = tmp_path / "ends_badly.py"
-    script.write_text(ENDS_BADLY)
-    run(script, *TWO)
-    run(script, launcher=("-m", "torch.distributed.run", "--nproc-per-node", "2"))
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [((), TWO), (("-m", "torch.distributed.run", "--nproc-per-node", "2"), ())],
+    ids=["spawned", "torchrun"],
+)
+def test_threads_finish_before_a_process_is_taken_apart(tmp_path, launcher, options):
+    script, output = tmp_path / "late.py", tmp_path / "thread"
+    script.write_text(LATE)
+    run(script, *options, output, launcher=launcher)
+    assert [Path(f"{output}{rank}").read_text() for rank in (0, 1)] == ["finished"] * 2
+
+
+def test_a_failed_run_says_why_and_leaves_no_temporary_file(tmp_path):
+    script, temporary = tmp_path / "fails.py", tmp_path / "temporary"
+    script.write_text(FAILS)
+    temporary.mkdir()
+    errors = run(script, *TWO, expected=1, TMPDIR=str(temporary))
+    assert "RuntimeError: broken" in errors
+    assert not list(temporary.iterdir())

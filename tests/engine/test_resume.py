@@ -182,6 +182,7 @@ def test_a_file_without_the_state_of_a_training_is_refused(trainer):
         ("train_net.py --resume", "python train_net.py --resume"),
         ("/env/bin/lite-focus-detr train --data a", "lite-focus-detr train --resume --data a"),
         ("/x/lite_focus_detr/__main__.py train", "python -m lite_focus_detr train --resume"),
+        ("/env/bin/lite-focus-detr sparsify --output a", "lite-focus-detr sparsify --output a"),
     ],
 )
 def test_the_command_to_continue_is_the_one_that_started(started, expected):

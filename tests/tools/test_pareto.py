@@ -36,6 +36,8 @@ def test_every_budget_is_evaluated_and_drawn(trained, tmp_path, capsys, monkeypa
     assert all(0 <= ap <= 100 or np.isnan(ap) for ap in aps)
     assert gflops[0] < gflops[1]
     assert min(milliseconds) > 0
+    # The last evaluation of the training, if there was one, has its detections in this folder.
+    assert not (tmp_path / "output/inference").exists()
 
 
 def test_a_detector_without_a_budget_is_refused_in_one_line(trained, tmp_path):

@@ -1,5 +1,6 @@
 import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from torch import nn
 from lite_focus_detr import model_zoo
 from lite_focus_detr.converters import convert_state_dict
 from lite_focus_detr.data import DetrDatasetMapper, dataset_mapper
-from lite_focus_detr.data.errors import UnreadableImage
+from lite_focus_detr.data.errors import DataError, UnreadableImage
 from lite_focus_detr.engine import description_of
 from lite_focus_detr.modeling.encoder.sparse import SparseEncoder
 from lite_focus_detr.tools import sparsify
@@ -200,6 +201,43 @@ def test_too_few_iterations_are_one_line(dense, tmp_path, options, message):
         run(tmp_path, "sparse", *options)
 
 
+def test_a_fine_tuning_that_began_with_other_scores_is_not_gone_on_with(dense, tmp_path):
+    run(tmp_path, "lite", "--fine-tune", "1")
+    shutil.rmtree(tmp_path / "sparse/added")
+    with pytest.raises(SystemExit, match=r"fine_tuned has a training that began with another"):
+        run(tmp_path, "lite", "--fine-tune", "1")
+    shutil.rmtree(tmp_path / "sparse/fine_tuned")
+    run(tmp_path, "lite", "--fine-tune", "1")
+
+
+def test_weights_of_the_dense_detector_are_asked_for(dense, tmp_path):
+    files = ["--config-file", str(tmp_path / "dense.yaml"), "--output", str(tmp_path / "sparse")]
+    with pytest.raises(SystemExit, match="error: --weights is missing: the file of a trained"):
+        sparsify.main([*files, "--encoder", "lite", "--opts", "MODEL.WEIGHTS", ""])
+
+
+def test_a_test_set_without_objects_is_refused(dense, tmp_path, monkeypatch):
+    nothing_to_find = {"bbox": {"AP": float("nan")}}
+    monkeypatch.setattr(sparsify.DetrTrainer, "test", lambda *_: nothing_to_find)
+    with pytest.raises(SystemExit, match="the dense detector has no AP on shapes_val, "):
+        run(tmp_path, "lite")
+    assert not (tmp_path / "sparse/added").exists()
+
+
+@pytest.mark.parametrize("evaluations", [0, 1, 2])
+def test_what_ends_an_evaluation_is_one_line(dense, tmp_path, monkeypatch, evaluations):
+    test, count = sparsify.DetrTrainer.test, iter(range(3))
+
+    def fail(*arguments):
+        if next(count) == evaluations:
+            raise DataError("damaged.png: cannot be read")
+        return test(*arguments)
+
+    monkeypatch.setattr(sparsify.DetrTrainer, "test", staticmethod(fail))
+    with pytest.raises(SystemExit, match=r"error: damaged\.png: cannot be read"):
+        run(tmp_path, "sparse")
+
+
 def test_an_image_that_cannot_be_read_does_not_prevent_the_fit(dense, tmp_path, monkeypatch):
     read, calls = dataset_mapper.read_image, []
 
@@ -293,7 +331,7 @@ def test_images_that_cannot_be_read_are_skipped_where_labels_are_detected(
 def test_another_detector_does_not_take_what_was_trained_for_the_last(dense, tmp_path):
     run(tmp_path, "lite")
     report = (tmp_path / "sparse/sparsify.md").read_text()
-    other = {name: tensor + tensor.is_floating_point() for name, tensor in dense.items()}
+    other = {name: 1.001 * tensor for name, tensor in dense.items()}
     torch.save({"model": other}, tmp_path / "dense.pth")
     with pytest.raises(SystemExit, match="has the training of another dense detector"):
         run(tmp_path, "lite")

@@ -41,6 +41,8 @@ Main = Callable[[argparse.Namespace], Any]
 _FAILURE_SECONDS = 4.0
 _REQUEST_SECONDS = 30.0
 _KILL_SECONDS = 1.0
+# For other threads, after a process has done its work.
+_SETTLE_SECONDS = 0.5
 
 
 class Place(NamedTuple):
@@ -59,9 +61,8 @@ class Place(NamedTuple):
 def run(main: Main, args: argparse.Namespace) -> None:
     """Call ``main(args)`` in as many processes as the command line or a launcher asks for.
 
-    Under torchrun, and under ``srun`` of SLURM, this process is one of them, and ends with
-    ``main``. Otherwise ``--num-gpus`` processes are started here; without a GPU this is a number
-    of CPU processes.
+    Under torchrun, and under ``srun`` of SLURM, this process is one of them. Otherwise
+    ``--num-gpus`` processes are started here; without a GPU this is a number of CPU processes.
 
     SIGTERM, SIGUSR1 and Ctrl-C end all of them: in a training after the iteration and a
     checkpoint, with the exit status 128 + the signal's number; a second signal at once.
@@ -75,7 +76,6 @@ def run(main: Main, args: argparse.Namespace) -> None:
         try:
             if place is not None:
                 _run_launched(main, args, place)
-                _leave(SystemExit(0))
             elif args.num_gpus * args.num_machines > 1:
                 run_spawned(main, args)
             else:
@@ -185,7 +185,7 @@ def _run_launched(main: Main, args: argparse.Namespace, place: Place) -> None:
 
 
 def _join_and_run(main: Main, args: argparse.Namespace, place: Place) -> None:
-    """Meet the other processes, call ``main``."""
+    """Meet the other processes and call ``main``."""
     with user_errors():
         has_gpu = torch.cuda.is_available()
         if has_gpu:
@@ -203,6 +203,9 @@ def _join_and_run(main: Main, args: argparse.Namespace, place: Place) -> None:
         comm.create_local_process_group(place.local_world_size)
     main(args)
     dist.destroy_process_group()
+    # Threads of gloo may still have to let go of tensors, for which they need the interpreter.
+    # Python ends threads that ask for it while it is taken apart, which aborts the process.
+    time.sleep(_SETTLE_SECONDS)
 
 
 def _meet(place: Place, backend: str) -> None:
@@ -228,6 +231,7 @@ def run_spawned(main: Main, args: argparse.Namespace) -> None:
     """Start the processes of this machine and wait for them."""
     with user_errors():
         url = meeting_point(args)
+    end: SystemExit | None = None
     with tempfile.NamedTemporaryFile(prefix="lite_focus_detr_") as shared, signals.deferred():
         os.environ[REPORT_FILE] = shared.name
         try:
@@ -236,11 +240,15 @@ def run_spawned(main: Main, args: argparse.Namespace) -> None:
             )
             failed = _wait_for(context.processes)
             if signals.requested():
-                raise signals.Interrupted(signals.requested(), reported=True)
-            if failed is not None:
-                _leave(_failure(failed, context))
+                end = signals.Interrupted(signals.requested(), reported=True)
+            elif failed is not None:
+                end = _failure(failed, context)
+            for file in context.error_files:
+                Path(file).unlink(missing_ok=True)
         finally:
             del os.environ[REPORT_FILE]
+    if end is not None:
+        _leave(end)
 
 
 def _spawned(local_rank: int, parent: int, main: Main, args: argparse.Namespace, url: str) -> None:
@@ -251,7 +259,6 @@ def _spawned(local_rank: int, parent: int, main: Main, args: argparse.Namespace,
     with signals.handled():
         try:
             _join_and_run(main, args, place)
-            _leave(SystemExit(0))
         except SystemExit as end:
             _leave(end)
         finally:
@@ -259,11 +266,7 @@ def _spawned(local_rank: int, parent: int, main: Main, args: argparse.Namespace,
 
 
 def _leave(end: SystemExit) -> None:
-    """Exit without taking the interpreter apart.
-
-    That can last for seconds, and can abort a process whose work is done: gloo's threads need the
-    interpreter to let go of tensors, and Python ends threads that ask for it at that time.
-    """
+    """Exit without taking the interpreter apart, which can last for seconds."""
     status = end.code
     if isinstance(status, str):
         report(status)

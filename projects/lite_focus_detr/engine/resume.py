@@ -25,6 +25,10 @@ logger = logging.getLogger(__name__)
 _WITHOUT_EFFECT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "VERSION", "MODEL.WEIGHTS")
 
 
+# Commands that go on with what they find in their folder, without --resume.
+_GO_ON = ("sparsify", "study")
+
+
 def continue_command(argv: Sequence[str]) -> str:
     """The command line that goes on with what a command line has started.
 
@@ -40,7 +44,9 @@ def continue_command(argv: Sequence[str]) -> str:
     else:
         module = _module_name(program)
         start = ["python", "-m", module] if module else ["python", program]
-    return shlex.join([*start, *(["--resume"] if "--resume" not in options else []), *options])
+    if "--resume" not in options and start[-1].rpartition(".")[2] not in _GO_ON:
+        options = ["--resume", *options]
+    return shlex.join([*start, *options])
 
 
 def _module_name(program: str) -> str | None:

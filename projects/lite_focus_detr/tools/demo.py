@@ -245,7 +245,10 @@ def _first_image(source: Source) -> Iterator[Any]:
             yield path
         return
     with VideoReader(source.place) as video:
-        yield next(iter(video)).image
+        frame = next(iter(video), None)
+        if frame is None:
+            raise ValueError(f"--latency: {source.place} has no frame")
+        yield frame.image
 
 
 def parse_latency(text: str) -> float:

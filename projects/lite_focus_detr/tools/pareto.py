@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 import warnings
 from collections.abc import Sequence
@@ -18,10 +19,10 @@ from ..analysis.complexity import measure_complexity
 from ..config import ConfigFile
 from ..data import DetrDatasetMapper
 from ..data.validation import check_datasets
-from ..engine import DetrTrainer, user_errors
+from ..engine import RUN_ERRORS, DetrTrainer, user_errors
 from ..modeling import DetectionTransformer
 from ..predictor import load_inference_config
-from .command_line import picture_file
+from .command_line import output_errors, picture_file
 
 KEEP_RATIOS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 #: Images of the test set that the time is the median of, each in so many rounds.
@@ -53,9 +54,11 @@ def pareto(config_file: ConfigFile, options: list[str], file: str) -> None:
         model = DetrTrainer.load_model(cfg)
         assert isinstance(model, DetectionTransformer)
         model.set_budget(None)
-    budgets = measure_budgets(cfg, model, KEEP_RATIOS)
+    with user_errors(*RUN_ERRORS):
+        budgets = measure_budgets(cfg, model, KEEP_RATIOS)
     print(table(budgets))
-    plot(budgets).savefig(picture)
+    with output_errors("--pareto"):
+        plot(budgets).savefig(picture)
     print(f"\nThe picture is {picture}")
 
 
@@ -73,13 +76,15 @@ def measure_budgets(
     height, width = inputs[0]["image"].shape[-2:]
 
     costs = []
-    for keep_ratio in keep_ratios:
-        model.set_budget(keep_ratio)
-        results = DetrTrainer.test(cfg, model)["bbox"]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            flops = measure_complexity(model, height, width).flops["total"]
-        costs.append((keep_ratio, float(results["AP"]), flops / 1e9))
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.OUTPUT_DIR = folder  # that of the detector keeps its own detections
+        for keep_ratio in keep_ratios:
+            model.set_budget(keep_ratio)
+            results = DetrTrainer.test(cfg, model)["bbox"]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                flops = measure_complexity(model, height, width).flops["total"]
+            costs.append((keep_ratio, float(results["AP"]), flops / 1e9))
     seconds = _interleaved_seconds(model, inputs, keep_ratios)
     model.set_budget(None)
     return [Budget(*row, seconds[row[0]]) for row in costs]

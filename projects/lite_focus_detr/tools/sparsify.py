@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -35,7 +36,7 @@ from torch import nn
 from .. import model_zoo
 from ..config import validate_config
 from ..data import DetrDatasetMapper
-from ..engine import BudgetHook, DetrTrainer, prepare_run, user_errors
+from ..engine import RUN_ERRORS, BudgetHook, DetrTrainer, prepare_run, user_errors
 from ..engine.resume import changed_options
 from ..modeling import DetectionTransformer
 from ..modeling.encoder.selective import SelectiveEncoder
@@ -259,6 +260,44 @@ def require_same(cfg: CfgNode) -> None:
             )
 
 
+def load_dense(cfg: CfgNode) -> DetectionTransformer:
+    """Load the dense detector.
+
+    Raises:
+        ValueError: ``MODEL.WEIGHTS`` is empty.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise ValueError("--weights is missing: the file of a trained dense detector")
+    dense = DetrTrainer.load_model(cfg)
+    assert isinstance(dense, DetectionTransformer)
+    return dense
+
+
+def evaluate_dense(cfg: CfgNode, dense: DetectionTransformer) -> float:
+    """The AP that the sparse detector is compared with.
+
+    Raises:
+        ValueError: there is none.
+    """
+    ap = float(DetrTrainer.test(cfg, dense)["bbox"]["AP"])
+    if math.isnan(ap):
+        raise ValueError(
+            f"the dense detector has no AP on {cfg.DATASETS.TEST[0]}, where it finds nothing or "
+            "nothing is to be found"
+        )
+    return ap
+
+
+def require_no_other_start(output: Path) -> None:
+    """Raise a ValueError if there is a fine-tuning of which the start is gone."""
+    start, fine_tuned = output / "added/model_final.pth", output / "fine_tuned"
+    if (fine_tuned / "last_checkpoint").is_file() and not start.is_file():
+        raise ValueError(
+            f"{fine_tuned} has a training that began with another {start}; choose another "
+            "--output, or remove that folder"
+        )
+
+
 def train(
     cfg: CfgNode, trainer: Callable[[CfgNode], DetrTrainer]
 ) -> tuple[DetectionTransformer, float]:
@@ -272,7 +311,8 @@ def train(
         prepare_run(cfg, default_argument_parser().parse_args([]))
         training = trainer(cfg)
         training.resume_or_load(resume=training.checkpointer.has_checkpoint())
-    training.train()
+    with user_errors(*RUN_ERRORS):
+        training.train()
     ap, _ = training.storage.latest()["bbox/AP"]
     return training.checkpointer.model, float(ap)
 
@@ -291,9 +331,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         cfg.OUTPUT_DIR = str(output)
         dense_cfg.OUTPUT_DIR = str(output / "dense")
         prepare_run(dense_cfg, default_argument_parser().parse_args([]))
-        dense = DetrTrainer.load_model(dense_cfg)
-        assert isinstance(dense, DetectionTransformer)
-    ap = float(DetrTrainer.test(dense_cfg, dense)["bbox"]["AP"])
+        if args.fine_tune:
+            require_no_other_start(output)
+        dense = load_dense(dense_cfg)
+    with user_errors(ValueError, *RUN_ERRORS):
+        ap = evaluate_dense(dense_cfg, dense)
     rows = [f"dense: {ap:.1f} AP"]
     if args.without_labels:
         with user_errors():
@@ -313,7 +355,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows.append(f"weights to use: {weights.relative_to(output)}")
     report = "\n".join(f"- {row}" for row in rows) + "\n"
     if model.encoder.keep_ratios:
-        report += f"\n{table(measure_budgets(cfg, model, KEEP_RATIOS))}\n"
+        with user_errors(*RUN_ERRORS):
+            report += f"\n{table(measure_budgets(cfg, model, KEEP_RATIOS))}\n"
     (output / "sparsify.md").write_text(report)
     print(f"\n{report}\nThe weights are {weights}")
 
