@@ -24,7 +24,6 @@ logger = logging.getLogger(__name__)
 # Where the files lie and how many processes read them changes nothing.
 _WITHOUT_EFFECT = ("OUTPUT_DIR", "DATALOADER.NUM_WORKERS", "VERSION", "MODEL.WEIGHTS")
 
-
 # Commands that go on with what they find in their folder, without --resume.
 _GO_ON = ("sparsify", "study")
 

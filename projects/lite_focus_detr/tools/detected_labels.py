@@ -46,12 +46,10 @@ def detect_labels(
         mapper.skip_unreadable(len(records))
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, record in enumerate(tqdm(records, desc="detecting", leave=False), start=1):
-        inputs = mapper(record)
-        if inputs is None:
-            continue
+    readable = filter(None, map(mapper, tqdm(records, desc="detecting", leave=False)))
+    for number, inputs in enumerate(readable, start=1):
         height, width = inputs["height"], inputs["width"]
-        file = str(Path(record["file_name"]).absolute())
+        file = str(Path(inputs["file_name"]).absolute())
         images.append({"id": number, "file_name": file, "height": height, "width": width})
         for found in _detections(model, inputs, least_score):
             annotations.append({"id": len(annotations) + 1, "image_id": number, **found})
